@@ -1,0 +1,1 @@
+"""The agent program, one per host node: VIPs and the kernel."""

@@ -1,0 +1,129 @@
+"""The seams to the kernel, each met by the real thing and by the shipped fake (:mod:`cloudprovider.dataplane.fake`).
+
+All calls work on one network namespace, are safe to repeat, and raise
+:class:`~cloudprovider.core.errors.DataPlaneError` when the kernel refuses; a refused call changed nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import Protocol
+
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
+
+
+class Engine(Protocol):
+    """The packet rules of one namespace: groups and forwards (``Plan.vips`` is the Announcer's)."""
+
+    async def start(self) -> None:
+        """Bring the static chains in place; adopt what a predecessor left, without cutting a flow."""
+        ...
+
+    async def apply(self, changes: Changes) -> None:
+        """Apply one delta in one kernel transaction. A forward to a group that neither exists nor comes with the
+        same delta, and the removal of a group that a forward still uses, are refused."""
+        ...
+
+    async def observe(self) -> Plan:
+        """Read back what the kernel really does now (``vips`` left empty). Elements that somebody else broke show
+        as a difference to what was applied, so that :func:`cloudprovider.core.plan.diff` repairs them."""
+        ...
+
+    async def intact(self) -> bool:
+        """Whether table and static chains are as ``start`` made them; False: ``start`` and a full ``apply`` mend it."""
+        ...
+
+    async def counters(self) -> "dict[ListenerKey, Counter]":
+        """Packets and bytes per listener since it was applied."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of sockets. Rules stay."""
+        ...
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What went through a listener."""
+
+    packets: int
+    bytes: int
+
+
+class Connections(Protocol):
+    """The namespace's conntrack table."""
+
+    async def forget_listeners(self, listeners: Iterable[ListenerKey]) -> int:
+        """Delete the entries of these listeners (the Service is gone); return how many."""
+        ...
+
+    async def forget_backends(self, backends: Iterable[IPAddress], *, protocol: str = "UDP") -> int:
+        """Delete the entries that go to these nodes (UDP would stay with a dead node for ever); return how many."""
+        ...
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The outcome of asking for an address. ``conflict`` is the MAC of somebody else who has it, "" when ours."""
+
+    address: IPAddress
+    conflict: str = ""
+
+
+class Announcer(Protocol):
+    """The VIPs of one namespace: on the link, answered by ARP (NDP), announced on arrival."""
+
+    async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
+        """Probe for conflicts (RFC 5227 section 2.1.1, all at once), then bring up and announce those that are free.
+        An address that is already ours is left as it is and not probed."""
+        ...
+
+    async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
+        """Take addresses away; unknown ones are ignored."""
+        ...
+
+    async def held(self) -> frozenset[IPAddress]:
+        """The VIPs that are on the link now."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """How a host stands on one network.
+
+    ``name`` is "namespace/name" or "" (management); ``device`` the host's bridge (or plain device: macvlan);
+    ``address`` the namespace's own address there (probes, masquerade), ``gateway`` its default route.
+    """
+
+    name: str
+    device: str
+    address: IPv4Interface | IPv6Interface | None = None
+    gateway: IPAddress | None = None
+
+
+class Segment(Protocol):
+    """One network's namespace, whole: its links, and the three seams above."""
+
+    engine: Engine
+    connections: Connections
+    announcer: Announcer
+
+    async def close(self) -> None:
+        """Let go of sockets; namespace, addresses and rules stay for the next agent."""
+        ...
+
+
+class DataPlane(Protocol):
+    """All namespaces of one instance on this host."""
+
+    async def open(self, config: NetworkConfig) -> Segment:
+        """Make the network's namespace, or adopt the one that is there. Raises DataPlaneError."""
+        ...
+
+    async def networks(self) -> list[str]:
+        """The names of the networks whose namespaces of this instance are on the host."""
+        ...
+
+    async def remove(self, network: str) -> None:
+        """Remove the network's namespace with all in it; only what this instance made. Unknown names are ignored."""
+        ...

@@ -1,0 +1,1 @@
+"""The host program: bridge server, address management."""

@@ -1,0 +1,1 @@
+"""The API servers: typed objects, watch, work queue, patches, leases, events."""

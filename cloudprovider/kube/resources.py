@@ -1,0 +1,25 @@
+"""The kinds that this project reads or writes."""
+
+from typing import Final
+
+from cloudprovider.core.api.guestcluster import GuestCluster
+from cloudprovider.core.api.kubernetes import EndpointSlice, Event, Lease, Namespace, Node, Service
+from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.pool import IPBlock, IPPool
+from cloudprovider.kube.api import Resource
+
+LOADBALANCERS: Final = Resource(
+    "loadbalancer.harvesterhci.io", "v1beta1", "loadbalancers", "LoadBalancer", LoadBalancer
+)
+IPPOOLS: Final = Resource("loadbalancer.harvesterhci.io", "v1beta1", "ippools", "IPPool", IPPool, namespaced=False)
+IPBLOCKS: Final = Resource("loadbalancer.harvesterhci.io", "v1beta1", "ipblocks", "IPBlock", IPBlock, namespaced=False)
+GUESTCLUSTERS: Final = Resource(
+    "cloudprovider.harvesterhci.io", "v1beta1", "guestclusters", "GuestCluster", GuestCluster
+)
+
+SERVICES: Final = Resource("", "v1", "services", "Service", Service)
+NODES: Final = Resource("", "v1", "nodes", "Node", Node, namespaced=False)
+NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", Namespace, namespaced=False)
+EVENTS: Final = Resource("", "v1", "events", "Event", Event)
+ENDPOINTSLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", EndpointSlice)
+LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", Lease)
