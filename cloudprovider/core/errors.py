@@ -114,12 +114,18 @@ class Unavailable(KubeError):
 
 
 class BridgeError(CloudProviderError):
-    """The bridge refused a call or did not answer; ``retryable`` says whether time alone may heal it."""
+    """The bridge refused a call or did not answer; ``retryable`` says whether time alone may heal it.
 
-    def __init__(self, message: str, *, reason: str = "", retryable: bool = True) -> None:
+    ``retry_after``: seconds the host asks to wait, None where it names none.
+    """
+
+    def __init__(
+        self, message: str, *, reason: str = "", retryable: bool = True, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.retryable = retryable
+        self.retry_after = retry_after
 
 
 class DataPlaneError(CloudProviderError):

@@ -1,0 +1,163 @@
+"""What a guest cluster and its host tell each other: plain data, the same on both sides of the bridge.
+
+The bridge's messages (``proto/``) are these on the wire; only :mod:`cloudprovider.bridge.codec` knows both. All values
+are immutable and comparable: a guest that wants what it asked for last time need not ask again, and a state equal to
+the last one need not be sent.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cloudprovider.core.plan import IPAddress, IPNetwork, L4Protocol
+
+IPFamily = Literal["IPv4", "IPv6"]
+IPFamilyPolicy = Literal["SingleStack", "PreferDualStack", "RequireDualStack"]
+Mode = Literal["auto", "dsr", "nat"]
+Ipam = Literal["pool", "dhcp"]
+TrafficPolicy = Literal["Cluster", "Local"]
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Tenant:
+    """A guest cluster as its host knows it: the GuestCluster object's namespace and name."""
+
+    namespace: str
+    cluster: str
+
+    @property
+    def path(self) -> str:
+        """ "namespace/cluster", for people."""
+        return f"{self.namespace}/{self.cluster}"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class ServiceKey:
+    """A Service of the guest. The UID tells it from its namesake of yesterday."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    @property
+    def path(self) -> str:
+        """ "namespace/name", for people."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One port of the address; ``node_port`` None where the Service allocates none."""
+
+    name: str
+    protocol: L4Protocol
+    port: int
+    node_port: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadBalancerRequest:
+    """What a guest wants for one Service.
+
+    ``ip_pool``, ``network``, ``scope_project`` and ``scope_namespace`` empty: not asked for; they only narrow the
+    choice. ``mode`` None: the tenant's default. ``endpoint_nodes``: policy Local only, sorted. ``affinity_seconds``
+    None: no session affinity. ``sources`` empty: everybody may connect.
+    """
+
+    listeners: tuple[Listener, ...]
+    ipam: Ipam = "pool"
+    ip_pool: str = ""
+    network: str = ""
+    scope_project: str = ""
+    scope_namespace: str = ""
+    addresses: tuple[IPAddress, ...] = ()
+    ip_families: tuple[IPFamily, ...] = ()
+    ip_family_policy: IPFamilyPolicy = "SingleStack"
+    mode: Mode | None = None
+    external_traffic_policy: TrafficPolicy = "Cluster"
+    endpoint_nodes: tuple[str, ...] = ()
+    health_check_node_port: int | None = None
+    affinity_seconds: int | None = None
+    sources: tuple[IPNetwork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAddress:
+    """An address that is given and programmed, and the pool it comes from."""
+
+    ip: IPAddress
+    ip_pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateCondition:
+    """A condition of the host's LoadBalancer, without its times."""
+
+    type: str
+    status: ConditionStatus
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadBalancerState:
+    """What the host has made of a Service.
+
+    ``addresses`` hold only what is programmed on a host: safe to publish. ``mode`` is empty until then.
+    ``host_object`` ("namespace/name") is for people who compare both sides.
+    """
+
+    service: ServiceKey
+    addresses: tuple[GivenAddress, ...] = ()
+    conditions: tuple[StateCondition, ...] = ()
+    host_object: str = ""
+    mode: Literal["dsr", "nat", ""] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedNode:
+    """A node that takes traffic, and its InternalIP addresses."""
+
+    name: str
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedNode:
+    """A node address that the host does not send to. ``reason``: OutsideNodeCIDRs, HostAddress, GatewayAddress,
+    LoadBalancerAddress, ReservedRange, DuplicateAddress."""
+
+    name: str
+    address: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryItem:
+    """A Service of type LoadBalancer, and the addresses that it shows now."""
+
+    service: ServiceKey
+    shown_addresses: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All load-balancer Services of a guest, as of one list.
+
+    ``complete``: the list was read to its end; an incomplete inventory deletes nothing. ``fencing_token``: the
+    ``leaseTransitions`` of the sender's leader lease.
+    """
+
+    items: tuple[InventoryItem, ...]
+    resource_version: str
+    complete: bool
+    fencing_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryResult:
+    """What an inventory led to: the Services whose load balancers go, and how many more wait for a second one."""
+
+    deleted: tuple[ServiceKey, ...] = ()
+    held_back: int = 0
