@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from cloudprovider.core.api.meta import ApiStruct, Condition, KubeObject
+from cloudprovider.core.api.loadbalancer import MAX_LISTENERS, MAX_SOURCE_RANGES
+from cloudprovider.core.api.meta import AddressText, ApiStruct, Cidr, Condition, KubeObject
 
 REBIND_ANNOTATION = "cloudprovider.harvesterhci.io/rebind"
 """Set by an operator to the new kube-system UID (or "any") to let a rebuilt cluster take over; then removed."""
@@ -18,59 +19,74 @@ REBIND_ANNOTATION = "cloudprovider.harvesterhci.io/rebind"
 class Quota(ApiStruct, frozen=True, kw_only=True):
     """Bounds of one tenant. None: the program's default."""
 
-    load_balancers: Annotated[int, Meta(ge=0)] = 10000
-    ports_per_load_balancer: Annotated[int, Meta(ge=1, le=1000)] = 250
-    source_ranges_per_load_balancer: Annotated[int, Meta(ge=0, le=1000)] = 250
-    streams: Annotated[int, Meta(ge=1, le=100)] = 4
-    calls_per_second: Annotated[int, Meta(ge=1, le=100000)] = 500
+    load_balancers: Annotated[int, Meta(ge=0, description="Load balancers at one time.")] = 10000
+    ports_per_load_balancer: Annotated[int, Meta(ge=1, le=MAX_LISTENERS, description="Ports of one of them.")] = 250
+    source_ranges_per_load_balancer: Annotated[
+        int, Meta(ge=0, le=MAX_SOURCE_RANGES, description="Source ranges of one of them.")
+    ] = 250
+    streams: Annotated[int, Meta(ge=1, le=100, description="Watch streams open at one time.")] = 4
+    calls_per_second: Annotated[int, Meta(ge=1, le=100000, description="Calls of the bridge in a second.")] = 500
 
 
 class GuestClusterSpec(ApiStruct, frozen=True, kw_only=True):
     """What the tenant may do. An empty list limits nothing."""
 
-    description: Annotated[str, Meta(max_length=1024)] = ""
+    description: Annotated[str, Meta(max_length=1024, description="For people.")] = ""
     revoked_fingerprints: Annotated[
         list[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]],
         Meta(max_length=1000, description="SHA-256 of certificates (DER) that are no longer accepted, in hex."),
     ] = []
     revoked_before: Annotated[
-        str, Meta(description="RFC 3339; certificates with an earlier notBefore are no longer accepted.")
+        str,
+        Meta(
+            pattern=r"^($|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$)",
+            description="RFC 3339; certificates with an earlier notBefore are no longer accepted.",
+        ),
     ] = ""
-    networks: Annotated[list[str], Meta(max_length=256, description="Networks whose pools may be used.")] = []
-    pools: Annotated[list[str], Meta(max_length=256, description="Pools that may be used.")] = []
+    networks: Annotated[
+        list[Annotated[str, Meta(max_length=127)]],
+        Meta(max_length=256, description="Networks whose pools may be used."),
+    ] = []
+    pools: Annotated[
+        list[Annotated[str, Meta(max_length=253)]], Meta(max_length=256, description="Pools that may be used.")
+    ] = []
     node_cidrs: Annotated[
-        list[str], Meta(max_length=64, description="Where the nodes' addresses must lie. Empty: no node is accepted.")
+        list[Cidr], Meta(max_length=64, description="Where the nodes' addresses must lie. Empty: no node is accepted.")
     ] = []
     quota: Quota = msgspec.field(default_factory=Quota)
-    default_mode: Literal["auto", "dsr", "nat"] = "auto"
-    deletion_grace_period_seconds: Annotated[int, Meta(ge=0, le=2592000)] = 3600
+    default_mode: Annotated[
+        Literal["auto", "dsr", "nat"], Meta(description="For load balancers that ask for no mode.")
+    ] = "auto"
+    deletion_grace_period_seconds: Annotated[
+        int, Meta(ge=0, le=2592000, description="Seconds from this object's deletion to its load balancers' end.")
+    ] = 3600
 
 
 class GuestNode(ApiStruct, frozen=True, kw_only=True):
     """A node of the guest cluster that takes load-balancer traffic."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=253)]
-    addresses: Annotated[list[str], Meta(min_length=1, max_length=8)]
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="As the guest names it.")]
+    addresses: Annotated[list[AddressText], Meta(min_length=1, max_length=8, description="Its internal addresses.")]
 
 
 class InventoryRecord(ApiStruct, frozen=True, kw_only=True):
     """The last complete inventory that was accepted."""
 
-    services: int = 0
-    resource_version: str = ""
-    fencing_token: int = 0
-    time: str = ""
+    services: Annotated[int, Meta(description="How many load balancers it named.")] = 0
+    resource_version: Annotated[str, Meta(description="Of the guest's list of Services.")] = ""
+    fencing_token: Annotated[int, Meta(description="Of the guest program that sent it.")] = 0
+    time: Annotated[str, Meta(description="RFC 3339; when it was accepted.")] = ""
 
 
 class GuestClusterStatus(ApiStruct, frozen=True, kw_only=True):
     """What the bridge knows of the tenant."""
 
     cluster_uid: Annotated[str, Meta(description="UID of the guest's kube-system namespace, bound at first use.")] = ""
-    guest_version: str = ""
-    last_seen_time: str = ""
-    nodes: Annotated[list[GuestNode], Meta(max_length=5000)] = []
+    guest_version: Annotated[str, Meta(description="Version of the guest's program.")] = ""
+    last_seen_time: Annotated[str, Meta(description="RFC 3339; when the guest last called.")] = ""
+    nodes: Annotated[list[GuestNode], Meta(max_length=5000, description="Its nodes that take traffic.")] = []
     inventory: InventoryRecord | None = None
-    conditions: list[Condition] = []
+    conditions: Annotated[list[Condition], Meta(description="What is wrong with the tenant, if anything.")] = []
 
 
 class GuestCluster(KubeObject, frozen=True, kw_only=True):

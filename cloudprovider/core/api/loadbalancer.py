@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from cloudprovider.core.api.meta import ApiStruct, Condition, KubeObject
+from cloudprovider.core.api.meta import ATOMIC, AddressText, ApiStruct, Cidr, Condition, KubeObject
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Protocol = Literal["TCP", "UDP"]
@@ -25,6 +25,10 @@ PROJECT_ANNOTATION = "loadbalancer.harvesterhci.io/project"
 NAMESPACE_ANNOTATION = "loadbalancer.harvesterhci.io/namespace"
 CLUSTER_ANNOTATION = "loadbalancer.harvesterhci.io/cluster"
 
+MAX_LISTENERS = 250
+MAX_SOURCE_RANGES = 1000
+"""Bounds of one load balancer: what the API server's rules on these lists may cost sets the first."""
+
 FINALIZER = "loadbalancer.harvesterhci.io/address-release"
 
 
@@ -34,102 +38,156 @@ class Listener(ApiStruct, frozen=True, kw_only=True):
     A cluster's listener has no ``backendPort`` when its Service sets ``allocateLoadBalancerNodePorts: false``.
     """
 
-    name: Annotated[str, Meta(max_length=63)] = ""
-    port: Port
-    protocol: Protocol = "TCP"
-    backend_port: Port | None = None
+    name: Annotated[str, Meta(max_length=63, description="Unique among the listeners, or empty.")] = ""
+    port: Annotated[Port, Meta(description="The address's port.")]
+    protocol: Annotated[Protocol, Meta(description="The transport protocol.")] = "TCP"
+    backend_port: Annotated[Port | None, Meta(description="Node port (cluster), or the machine's port (vm).")] = None
 
 
 class HealthCheck(ApiStruct, frozen=True, kw_only=True):
     """TCP connect check of a backend port; the defaults are those of Harvester's documentation."""
 
-    port: Port | None = None
-    success_threshold: Annotated[int, Meta(ge=1, le=100)] = 1
-    failure_threshold: Annotated[int, Meta(ge=1, le=100)] = 3
-    period_seconds: Annotated[int, Meta(ge=1, le=3600)] = 5
-    timeout_seconds: Annotated[int, Meta(ge=1, le=3600)] = 3
+    port: Annotated[
+        Port | None, Meta(description="The backendPort of a TCP listener; without it nothing is checked.")
+    ] = None
+    success_threshold: Annotated[
+        int, Meta(ge=1, le=100, description="So many successes in a row make a backend ready.")
+    ] = 1
+    failure_threshold: Annotated[
+        int, Meta(ge=1, le=100, description="So many failures in a row take a backend out.")
+    ] = 3
+    period_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds from one check to the next.")] = 5
+    timeout_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds until a check has failed.")] = 3
 
 
 class ServiceReference(ApiStruct, frozen=True, kw_only=True):
     """The guest's Service that a cluster load balancer stands for: its identity, compared, never overwritten."""
 
-    namespace: Annotated[str, Meta(min_length=1, max_length=63)]
-    name: Annotated[str, Meta(min_length=1, max_length=63)]
-    uid: Annotated[str, Meta(min_length=1, max_length=64)]
+    namespace: Annotated[str, Meta(min_length=1, max_length=63, description="Namespace in the guest cluster.")]
+    name: Annotated[str, Meta(min_length=1, max_length=63, description="Name in the guest cluster.")]
+    uid: Annotated[str, Meta(min_length=1, max_length=64, description="UID of the Service.")]
     cluster_uid: Annotated[str, Meta(max_length=64, description="UID of the guest's kube-system namespace.")] = ""
 
 
 class LoadBalancerSpec(ApiStruct, frozen=True, kw_only=True):
     """What is wanted."""
 
-    description: Annotated[str, Meta(max_length=1024)] = ""
-    workload_type: Annotated[Literal["vm", "cluster", ""], Meta(description="Empty means vm.")] = ""
-    ipam: Annotated[Literal["pool", "dhcp", ""], Meta(description="Empty means pool.")] = ""
+    description: Annotated[str, Meta(max_length=1024, description="For people.")] = ""
+    workload_type: Annotated[
+        Literal["vm", "cluster", ""],
+        Meta(
+            description="Virtual machines chosen by label, or a guest cluster's Service. Empty means vm. Immutable.",
+            extra_json_schema={"default": "vm"},
+        ),
+    ] = ""
+    ipam: Annotated[
+        Literal["pool", "dhcp", ""],
+        Meta(description="Where addresses come from. Empty means pool.", extra_json_schema={"default": "pool"}),
+    ] = ""
     ip_pool: Annotated[str, Meta(max_length=253, description="A pool by name; empty: chosen by selector.")] = ""
-    listeners: Annotated[list[Listener], Meta(max_length=1000)] = []
+    listeners: Annotated[
+        list[Listener], Meta(max_length=MAX_LISTENERS, description="The ports; each protocol and port once.")
+    ] = []
     backend_server_selector: Annotated[
         dict[str, list[str]],
-        Meta(description="A virtual machine matches when, for every key, its label's value is in the list."),
+        Meta(
+            max_length=64,
+            description="A virtual machine matches when, for every key, its label's value is in the list.",
+        ),
     ] = {}
-    health_check: HealthCheck | None = None
+    health_check: Annotated[
+        HealthCheck | None, Meta(description="TCP check of the backends; without it all count as ready.")
+    ] = None
 
-    service: ServiceReference | None = None
-    addresses: Annotated[list[str], Meta(max_length=2, description="Addresses asked for, one a family.")] = []
-    ip_families: Annotated[list[IPFamily], Meta(max_length=2)] = []
-    ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] = "SingleStack"
-    mode: Literal["auto", "dsr", "nat"] = "auto"
-    external_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
+    service: Annotated[
+        ServiceReference | None,
+        Meta(description="The guest cluster's Service that this stands for; the bridge writes it."),
+    ] = None
+    addresses: Annotated[list[AddressText], Meta(max_length=2, description="Addresses asked for, one a family.")] = []
+    ip_families: Annotated[
+        list[IPFamily], Meta(max_length=2, description="Families wanted, the first one first; empty: the pool's.")
+    ] = []
+    ip_family_policy: Annotated[
+        Literal["SingleStack", "PreferDualStack", "RequireDualStack"],
+        Meta(description="As in a Service: one family, two where possible, or two."),
+    ] = "SingleStack"
+    mode: Annotated[
+        Literal["auto", "dsr", "nat"],
+        Meta(
+            description="dsr: frames go to a node unchanged; nat: to a node's address and port;"
+            " auto: dsr where all nodes stand on the address's network, else nat."
+        ),
+    ] = "auto"
+    external_traffic_policy: Annotated[
+        Literal["Cluster", "Local"], Meta(description="As in a Service: Local sends only to nodes with endpoints.")
+    ] = "Cluster"
     endpoint_nodes: Annotated[
         list[str], Meta(max_length=5000, description="Policy Local: the nodes with endpoints to send to.")
     ] = []
-    health_check_node_port: Port | None = None
-    session_affinity: Literal["None", "ClientIP"] = "None"
-    session_affinity_timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = 10800
+    health_check_node_port: Annotated[
+        Port | None, Meta(description="Policy Local: where a node answers whether it has endpoints.")
+    ] = None
+    session_affinity: Annotated[
+        Literal["None", "ClientIP"], Meta(description="ClientIP: one client always reaches the same node.")
+    ] = "None"
+    session_affinity_timeout_seconds: Annotated[
+        int, Meta(ge=1, le=86400, description="Seconds that an idle client is remembered.")
+    ] = 10800
     source_ranges: Annotated[
-        list[str], Meta(max_length=1000, description="Clients allowed, as CIDRs; empty allows all.")
+        list[Cidr], Meta(max_length=MAX_SOURCE_RANGES, description="Clients allowed, as CIDRs; empty allows all.")
     ] = []
 
 
 class AllocatedAddress(ApiStruct, frozen=True, kw_only=True):
     """Harvester's record of the allocation (first address only)."""
 
-    ip_pool: str = ""
-    ip: str = ""
-    mask: str = ""
-    gateway: str = ""
+    ip_pool: Annotated[str, Meta(description="The pool that it is from.")] = ""
+    ip: Annotated[str, Meta(description="The address.")] = ""
+    mask: Annotated[str, Meta(description="The subnet's mask, for example 255.255.255.0.")] = ""
+    gateway: Annotated[str, Meta(description="The subnet's gateway.")] = ""
 
 
 class Address(ApiStruct, frozen=True, kw_only=True):
     """One address that this load balancer has, with all that an agent needs to bring it up."""
 
-    ip: str
-    ip_pool: str = ""
-    prefix_length: Annotated[int, Meta(ge=0, le=128)]
-    gateway: str = ""
+    ip: Annotated[str, Meta(description="The address.")]
+    ip_pool: Annotated[str, Meta(description="The pool that it is from; empty: DHCP.")] = ""
+    prefix_length: Annotated[int, Meta(ge=0, le=128, description="Of the subnet that the address is in.")]
+    gateway: Annotated[str, Meta(description="The subnet's gateway; empty: none.")] = ""
     network: Annotated[str, Meta(description='"namespace/name" of the network; empty is the management network.')] = ""
 
 
 class Holder(ApiStruct, frozen=True, kw_only=True):
     """The agent that owns the addresses and has programmed them."""
 
-    node: str
+    node: Annotated[str, Meta(description="The host's name.")]
     generation: Annotated[int, Meta(description="spec generation that the kernel now forwards by.")] = 0
-    addresses: list[str] = []
-    mode: Literal["dsr", "nat", ""] = ""
+    addresses: Annotated[list[str], Meta(description="The addresses that are up and announced.")] = []
+    mode: Annotated[Literal["dsr", "nat", ""], Meta(description="How it forwards.")] = ""
 
 
 class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
     """What is."""
 
-    address: str = ""
-    allocated_address: AllocatedAddress | None = None
-    addresses: Annotated[list[Address], Meta(max_length=2)] = []
+    address: Annotated[str, Meta(description="The first address.")] = ""
+    allocated_address: Annotated[
+        AllocatedAddress | None,
+        Meta(description="The first address, as Harvester records it.", extra_json_schema=ATOMIC),
+    ] = None
+    addresses: Annotated[
+        list[Address], Meta(max_length=2, description="All addresses, with what it takes to bring them up.")
+    ] = []
     address_key: Annotated[
         str, Meta(max_length=64, description="Fixed at allocation; decides which host owns the addresses.")
     ] = ""
-    backend_servers: list[str] = []
-    holder: Holder | None = None
-    conditions: list[Condition] = []
+    backend_servers: Annotated[list[str], Meta(description="Addresses of the virtual machines.")] = []
+    holder: Annotated[
+        Holder | None,
+        Meta(description="The host that has the addresses up; while set they are not freed.", extra_json_schema=ATOMIC),
+    ] = None
+    conditions: Annotated[
+        list[Condition], Meta(description="Allocated, Programmed, Ready, ClientAddressNotPreserved.")
+    ] = []
 
 
 class LoadBalancer(KubeObject, frozen=True, kw_only=True):

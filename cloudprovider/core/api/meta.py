@@ -5,6 +5,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+Cidr = Annotated[str, Meta(max_length=43)]
+"""As long as an IPv6 subnet can be: what an API field may hold before it is known to be one."""
+
+AddressText = Annotated[str, Meta(max_length=39)]
+"""As long as an IPv6 address can be: what an API field may hold before it is known to be one."""
+
+ATOMIC = {"x-kubernetes-map-type": "atomic"}
+"""For a map or struct with one writer: its keys stand as one field in managedFields, which keeps big maps cheap."""
+
 
 class ApiStruct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Base of all API types: immutable, camelCase on the wire, defaults left out, unknown fields ignored."""
@@ -40,13 +49,15 @@ class ObjectMeta(ApiStruct, frozen=True, kw_only=True):
 class Condition(ApiStruct, frozen=True, kw_only=True):
     """metav1.Condition, with Harvester's lastUpdateTime beside it."""
 
-    type: Annotated[str, Meta(min_length=1, max_length=316)]
-    status: Literal["True", "False", "Unknown"]
-    reason: Annotated[str, Meta(max_length=1024)] = ""
-    message: Annotated[str, Meta(max_length=32768)] = ""
-    observed_generation: Annotated[int, Meta(ge=0)] = 0
-    last_transition_time: str = ""
-    last_update_time: str = ""
+    type: Annotated[str, Meta(min_length=1, max_length=316, description="CamelCase, unique in the list.")]
+    status: Annotated[Literal["True", "False", "Unknown"], Meta(description="Whether the condition holds.")]
+    reason: Annotated[str, Meta(max_length=1024, description="Why, as a CamelCase word for programs.")] = ""
+    message: Annotated[str, Meta(max_length=32768, description="Why, and what to do, for people.")] = ""
+    observed_generation: Annotated[
+        int, Meta(ge=0, description="metadata.generation that this was found out about.")
+    ] = 0
+    last_transition_time: Annotated[str, Meta(description="RFC 3339; when the status last changed.")] = ""
+    last_update_time: Annotated[str, Meta(description="RFC 3339; when the condition was last written.")] = ""
 
 
 class KubeObject(ApiStruct, frozen=True, kw_only=True):
@@ -62,4 +73,4 @@ class KubeObject(ApiStruct, frozen=True, kw_only=True):
         return (self.metadata.namespace, self.metadata.name)
 
 
-__all__ = ["ApiStruct", "Condition", "KubeObject", "ObjectMeta", "OwnerReference"]
+__all__ = ["ATOMIC", "AddressText", "ApiStruct", "Cidr", "Condition", "KubeObject", "ObjectMeta", "OwnerReference"]

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from cloudprovider.core.api.meta import ApiStruct, Condition, KubeObject
+from cloudprovider.core.api.meta import ATOMIC, AddressText, ApiStruct, Cidr, Condition, KubeObject
 
 MANUALLY_RELEASE_ANNOTATION = "loadbalancer.harvesterhci.io/manuallyReleaseIP"
 BLOCK_POOL_LABEL = "loadbalancer.harvesterhci.io/pool"
@@ -19,46 +19,55 @@ BLOCK_SIZE = 256
 class Range(ApiStruct, frozen=True, kw_only=True):
     """A subnet and the part of it to hand out; start, end and gateway default to its first, last and first host."""
 
-    subnet: Annotated[str, Meta(min_length=1, max_length=43, description="CIDR.")]
-    range_start: Annotated[str, Meta(max_length=39)] = ""
-    range_end: Annotated[str, Meta(max_length=39)] = ""
-    gateway: Annotated[str, Meta(max_length=39)] = ""
+    subnet: Annotated[Cidr, Meta(min_length=1, description='As CIDR, for example "192.168.100.0/24".')]
+    range_start: Annotated[AddressText, Meta(description="First address to hand out; empty: the first host.")] = ""
+    range_end: Annotated[AddressText, Meta(description="Last address to hand out; empty: the last host.")] = ""
+    gateway: Annotated[AddressText, Meta(description="Never handed out; empty: the first host.")] = ""
 
 
 class Scope(ApiStruct, frozen=True, kw_only=True):
     """Whom a pool serves; each part matches when equal or ``*``."""
 
-    project: Annotated[str, Meta(max_length=127)] = ""
-    namespace: Annotated[str, Meta(max_length=63)] = ""
-    guest_cluster: Annotated[str, Meta(max_length=63)] = ""
+    project: Annotated[str, Meta(max_length=127, description='Rancher\'s project, "c-xxx/p-yyy", or "*".')] = ""
+    namespace: Annotated[str, Meta(max_length=63, description='Namespace of the load balancer, or "*".')] = ""
+    guest_cluster: Annotated[str, Meta(max_length=63, description='Name of the guest cluster, or "*".')] = ""
 
 
 class Selector(ApiStruct, frozen=True, kw_only=True):
     """Which requests a pool is for."""
 
-    priority: Annotated[int, Meta(ge=0, le=4294967295)] = 0
+    priority: Annotated[
+        int, Meta(ge=0, le=4294967295, description="Of pools that match, the highest wins; then the name decides.")
+    ] = 0
     network: Annotated[str, Meta(max_length=127, description='"namespace/name", empty: the management network.')] = ""
-    scope: Annotated[list[Scope], Meta(max_length=256)] = []
+    scope: Annotated[
+        list[Scope],
+        Meta(max_length=256, description='Who may use it. Empty: only who names it. One entry of "*": all.'),
+    ] = []
 
 
 class IPPoolSpec(ApiStruct, frozen=True, kw_only=True):
     """What is to be handed out, to whom."""
 
-    description: Annotated[str, Meta(max_length=1024)] = ""
-    ranges: Annotated[list[Range], Meta(min_length=1, max_length=64)]
+    description: Annotated[str, Meta(max_length=1024, description="For people.")] = ""
+    ranges: Annotated[list[Range], Meta(min_length=1, max_length=64, description="What it hands out, in this order.")]
     selector: Selector = msgspec.field(default_factory=Selector)
 
 
 class IPPoolStatus(ApiStruct, frozen=True, kw_only=True):
     """A summary, written at most once a second; the maps are cut at 1,000 entries (``truncated`` says so)."""
 
-    total: int = 0
-    available: int = 0
-    last_allocated: str = ""
-    allocated: dict[str, str] = {}
-    allocated_history: dict[str, str] = {}
-    truncated: bool = False
-    conditions: list[Condition] = []
+    total: Annotated[int, Meta(description="Addresses to hand out, without the gateways.")] = 0
+    available: Annotated[int, Meta(description="Of them, free.")] = 0
+    last_allocated: Annotated[str, Meta(description="The address given last.")] = ""
+    allocated: Annotated[
+        dict[str, str], Meta(description='Address to "namespace/name" of who has it.', extra_json_schema=ATOMIC)
+    ] = {}
+    allocated_history: Annotated[
+        dict[str, str], Meta(description='Address to "namespace/name" of who had it last.', extra_json_schema=ATOMIC)
+    ] = {}
+    truncated: Annotated[bool, Meta(description="The maps were cut; the pool's IPBlocks have it all.")] = False
+    conditions: Annotated[list[Condition], Meta(description="What is wrong with the pool, if anything.")] = []
 
 
 class IPPool(KubeObject, frozen=True, kw_only=True):
@@ -71,19 +80,23 @@ class IPPool(KubeObject, frozen=True, kw_only=True):
 class Allocation(ApiStruct, frozen=True, kw_only=True):
     """Who holds an address: ``owner`` is "namespace/name" of the LoadBalancer (or "agent/NODE"), ``uid`` its UID."""
 
-    owner: str
-    uid: str = ""
+    owner: Annotated[str, Meta(description='"namespace/name" of the LoadBalancer, or "agent/NODE".')]
+    uid: Annotated[str, Meta(description="UID of the LoadBalancer.")] = ""
     since: Annotated[str, Meta(description="RFC 3339.")] = ""
 
 
 class IPBlockSpec(ApiStruct, frozen=True, kw_only=True):
     """The truth about up to 256 addresses of one pool."""
 
-    pool: Annotated[str, Meta(min_length=1, max_length=253)]
-    first: Annotated[str, Meta(min_length=1, max_length=39, description="The block's first address, 256-aligned.")]
-    allocations: Annotated[dict[str, Allocation], Meta(max_length=256)] = {}
+    pool: Annotated[str, Meta(min_length=1, max_length=253, description="The pool's name. Immutable.")]
+    first: Annotated[AddressText, Meta(min_length=1, description="The block's first address, 256-aligned. Immutable.")]
+    allocations: Annotated[
+        dict[str, Allocation],
+        Meta(max_length=256, description="Address to who holds it.", extra_json_schema=ATOMIC),
+    ] = {}
     history: Annotated[
-        dict[str, str], Meta(max_length=256, description="Address to the owner that last gave it back.")
+        dict[str, str],
+        Meta(max_length=256, description="Address to the owner that last gave it back.", extra_json_schema=ATOMIC),
     ] = {}
 
 

@@ -1,0 +1,169 @@
+"""What the API server itself checks before it stores one of our objects: CEL rules, by the type they stand on.
+
+The schema's own bounds (minimum, enum, length) stand on the fields; here is what needs more than one field, an
+address library, or the object's former self. Rules see the object after defaulting. CEL can't compare or count
+addresses: that a range's start is not after its end, and that pools don't overlap, the host controller checks.
+
+Costs (https://kubernetes.io/docs/reference/using-api/cel/#resource-constraints): the API server refuses a definition
+whose rules could cost too much, so lists that a rule walks twice are bounded accordingly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from cloudprovider.core.api.guestcluster import GuestClusterSpec
+from cloudprovider.core.api.loadbalancer import LoadBalancerSpec, ServiceReference
+from cloudprovider.core.api.meta import ApiStruct
+from cloudprovider.core.api.pool import IPBlockSpec, Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One entry of ``x-kubernetes-validations``.
+
+    ``field`` is the path the error names, relative to the type. ``expression``, where set, computes the message.
+    """
+
+    rule: str
+    message: str
+    field: str = ""
+    expression: str = ""
+    reason: Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate"] = (
+        "FieldValueInvalid"
+    )
+
+
+def _immutable(field: str, message: str) -> Rule:
+    """``field`` keeps its value for the object's life."""
+    return Rule(rule=f"self.{field} == oldSelf.{field}", message=message, reason="FieldValueForbidden")
+
+
+def _in_subnet(field: str) -> Rule:
+    """An optional address of a range: inside the subnet, and not the subnet's own address."""
+    return Rule(
+        rule=f"!has(self.{field}) || self.{field} == '' || !isCIDR(self.subnet)"
+        f" || (isIP(self.{field}) && cidr(self.subnet).containsIP(self.{field})"
+        f" && (cidr(self.subnet).prefixLength() >= 31"
+        f" || string(cidr(self.subnet).masked().ip()) != self.{field}))",
+        message=f"{field} must be a host address of subnet",
+        expression=f"'\"' + self.{field} + '\" is not a host address of subnet \"' + self.subnet + '\"'",
+        field=f".{field}",
+    )
+
+
+_LOAD_BALANCER: Final = (
+    Rule(
+        rule="(has(self.workloadType) && self.workloadType == 'cluster')"
+        " == (has(oldSelf.workloadType) && oldSelf.workloadType == 'cluster')",
+        message="workloadType can't be changed; delete the load balancer and create it anew",
+        field=".workloadType",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        rule="(has(self.workloadType) && self.workloadType == 'cluster')"
+        " || (has(self.listeners) && self.listeners.size() > 0)",
+        message="a load balancer for virtual machines needs at least one listener",
+        field=".listeners",
+        reason="FieldValueRequired",
+    ),
+    Rule(
+        rule="(has(self.workloadType) && self.workloadType == 'cluster')"
+        " || !has(self.listeners) || self.listeners.all(l, has(l.backendPort))",
+        message="a listener of a load balancer for virtual machines needs a backendPort, the machine's port",
+        field=".listeners",
+        reason="FieldValueRequired",
+    ),
+    Rule(
+        rule="!has(self.listeners) || self.listeners.all(l, !has(l.name) || l.name == ''"
+        " || self.listeners.exists_one(o, has(o.name) && o.name == l.name))",
+        message="two listeners have the same name",
+        field=".listeners",
+        reason="FieldValueDuplicate",
+    ),
+    Rule(
+        rule="!has(self.listeners) || self.listeners.all(l,"
+        " self.listeners.exists_one(o, o.port == l.port && o.protocol == l.protocol))",
+        message="two listeners have the same port and protocol",
+        field=".listeners",
+        reason="FieldValueDuplicate",
+    ),
+    Rule(
+        rule="(has(self.workloadType) && self.workloadType == 'cluster')"
+        " || !has(self.healthCheck) || !has(self.healthCheck.port) || self.healthCheck.port == 0"
+        " || (has(self.listeners) && self.listeners.exists(l, l.protocol == 'TCP' && has(l.backendPort)"
+        " && l.backendPort == self.healthCheck.port))",
+        message="healthCheck.port must be the backendPort of a TCP listener",
+        field=".healthCheck.port",
+    ),
+    Rule(
+        rule="!has(self.addresses) || self.addresses.all(a, isIP(a))",
+        message="addresses must be IP addresses",
+        field=".addresses",
+    ),
+    Rule(
+        rule="!has(self.addresses) || self.addresses.size() < 2 || !self.addresses.all(a, isIP(a))"
+        " || ip(self.addresses[0]).family() != ip(self.addresses[1]).family()",
+        message="two addresses must be one of each family",
+        field=".addresses",
+    ),
+    Rule(
+        rule="!has(self.ipFamilies) || self.ipFamilies.size() < 2 || self.ipFamilies[0] != self.ipFamilies[1]",
+        message="ipFamilies must not name a family twice",
+        field=".ipFamilies",
+        reason="FieldValueDuplicate",
+    ),
+    Rule(
+        rule="!has(self.sourceRanges) || self.sourceRanges.all(r, isCIDR(r))",
+        message="sourceRanges must be CIDRs",
+        field=".sourceRanges",
+    ),
+    Rule(
+        rule="!has(self.service) || (has(self.workloadType) && self.workloadType == 'cluster')",
+        message='service is only for workloadType "cluster"; the bridge writes it',
+        field=".service",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        rule="!has(oldSelf.service) || has(self.service)",
+        message="the Service that a load balancer stands for can't be taken away",
+        field=".service",
+        reason="FieldValueForbidden",
+    ),
+)
+
+_RANGE: Final = (
+    Rule(
+        rule="isCIDR(self.subnet)",
+        message='subnet must be a CIDR, for example "192.168.100.0/24"',
+        expression="'subnet \"' + self.subnet + '\" is not a CIDR, for example \"192.168.100.0/24\"'",
+        field=".subnet",
+    ),
+    _in_subnet("rangeStart"),
+    _in_subnet("rangeEnd"),
+    _in_subnet("gateway"),
+)
+
+_SERVICE: Final = tuple(
+    _immutable(field, "the Service that a load balancer stands for can't be changed")
+    for field in ("__namespace__", "name", "uid")  # "namespace" is reserved in CEL, and escaped so
+)
+
+_GUEST_CLUSTER: Final = (
+    Rule(
+        rule="!has(self.nodeCidrs) || self.nodeCidrs.all(c, isCIDR(c))",
+        message="nodeCidrs must be CIDRs",
+        field=".nodeCidrs",
+    ),
+)
+
+RULES: Final[Mapping[type[ApiStruct], tuple[Rule, ...]]] = {
+    LoadBalancerSpec: _LOAD_BALANCER,
+    ServiceReference: _SERVICE,
+    Range: _RANGE,
+    IPBlockSpec: (
+        _immutable("pool", "a block belongs to one pool for ever"),
+        _immutable("first", "a block's first address can't be changed"),
+    ),
+    GuestClusterSpec: _GUEST_CLUSTER,
+}
