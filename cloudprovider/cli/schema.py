@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cloudprovider.core.api.meta import Condition
+from cloudprovider.core.api.meta import FILLED_IN, Condition
 from cloudprovider.core.api.validation import RULES, Rule
 
 Schema = dict[str, Any]
@@ -41,8 +41,10 @@ def _inline(node: Mapping[str, Any], components: Mapping[str, Any]) -> Schema:
     else:
         schema = _expand(own, components)
     schema |= {key: value for key, value in own.items() if key not in schema or key == "description"}
-    if node.get("default"):  # None, "", [] and {} say no more than a missing field does
-        schema.setdefault("default", node["default"])
+    if default := schema.pop(
+        FILLED_IN, node.get("default")
+    ):  # None, "", [] and {} say no more than a missing field does
+        schema.setdefault("default", default)
     if "description" in schema:
         schema["description"] = _prose(schema["description"])
     return schema

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from cloudprovider.core.api.meta import ATOMIC, AddressText, ApiStruct, Cidr, Condition, KubeObject
+from cloudprovider.core.api.meta import ATOMIC, FILLED_IN, AddressText, ApiStruct, Cidr, Condition, KubeObject
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Protocol = Literal["TCP", "UDP"]
@@ -77,12 +77,12 @@ class LoadBalancerSpec(ApiStruct, frozen=True, kw_only=True):
         Literal["vm", "cluster", ""],
         Meta(
             description="Virtual machines chosen by label, or a guest cluster's Service. Empty means vm. Immutable.",
-            extra_json_schema={"default": "vm"},
+            extra_json_schema={FILLED_IN: "vm"},
         ),
     ] = ""
     ipam: Annotated[
         Literal["pool", "dhcp", ""],
-        Meta(description="Where addresses come from. Empty means pool.", extra_json_schema={"default": "pool"}),
+        Meta(description="Where addresses come from. Empty means pool.", extra_json_schema={FILLED_IN: "pool"}),
     ] = ""
     ip_pool: Annotated[str, Meta(max_length=253, description="A pool by name; empty: chosen by selector.")] = ""
     listeners: Annotated[

@@ -14,6 +14,9 @@ AddressText = Annotated[str, Meta(max_length=39)]
 ATOMIC = {"x-kubernetes-map-type": "atomic"}
 """For a map or struct with one writer: its keys stand as one field in managedFields, which keeps big maps cheap."""
 
+FILLED_IN = "x-filled-in"
+"""Key of the value that the API server stores for a field left out, where the type reads "" as the same."""
+
 
 class ApiStruct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Base of all API types: immutable, camelCase on the wire, defaults left out, unknown fields ignored."""
@@ -73,4 +76,14 @@ class KubeObject(ApiStruct, frozen=True, kw_only=True):
         return (self.metadata.namespace, self.metadata.name)
 
 
-__all__ = ["ATOMIC", "AddressText", "ApiStruct", "Cidr", "Condition", "KubeObject", "ObjectMeta", "OwnerReference"]
+__all__ = [
+    "ATOMIC",
+    "FILLED_IN",
+    "AddressText",
+    "ApiStruct",
+    "Cidr",
+    "Condition",
+    "KubeObject",
+    "ObjectMeta",
+    "OwnerReference",
+]

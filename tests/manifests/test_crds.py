@@ -1,0 +1,333 @@
+"""The CustomResourceDefinitions on a real API server: what it takes, what it refuses and how, what it shows."""
+
+import copy
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from cloudprovider.cli.crds import DEFINITIONS
+from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.pool import IPPool
+from tests.manifests.kubectl import Kubectl, Refused
+
+pytestmark = pytest.mark.apiserver
+
+DATA = Path(__file__).parent / "data"
+GROUP = "loadbalancer.harvesterhci.io"
+
+Json = dict[str, Any]
+
+
+def documents(name: str) -> list[Json]:
+    return [d for d in yaml.safe_load_all((DATA / name).read_text()) if d]
+
+
+EXAMPLES = [*documents("pools.yaml"), *documents("loadbalancers.yaml")]
+
+MACHINES: Json = {
+    "apiVersion": f"{GROUP}/v1beta1",
+    "kind": "LoadBalancer",
+    "metadata": {"name": "machines", "namespace": "default"},
+    "spec": {
+        "workloadType": "vm",
+        "listeners": [
+            {"name": "a", "port": 80, "protocol": "TCP", "backendPort": 8080},
+            {"name": "b", "port": 53, "protocol": "UDP", "backendPort": 5353},
+        ],
+        "backendServerSelector": {"app": ["web"]},
+        "healthCheck": {"port": 8080},
+    },
+}
+SERVICE: Json = {
+    "apiVersion": f"{GROUP}/v1beta1",
+    "kind": "LoadBalancer",
+    "metadata": {"name": "service", "namespace": "default"},
+    "spec": {
+        "workloadType": "cluster",
+        "listeners": [{"name": "a", "port": 80, "protocol": "TCP"}],
+        "service": {"namespace": "shop", "name": "web", "uid": "1", "clusterUid": "c"},
+        "addresses": ["192.0.2.1", "2001:db8::1"],
+        "ipFamilies": ["IPv4", "IPv6"],
+        "sourceRanges": ["192.0.2.0/24", "2001:db8::/32"],
+    },
+}
+POOL: Json = {
+    "apiVersion": f"{GROUP}/v1beta1",
+    "kind": "IPPool",
+    "metadata": {"name": "pool"},
+    "spec": {"ranges": [{"subnet": "192.0.2.0/24"}]},
+}
+BLOCK: Json = {
+    "apiVersion": f"{GROUP}/v1beta1",
+    "kind": "IPBlock",
+    "metadata": {"name": "pool-192.0.2.0"},
+    "spec": {"pool": "pool", "first": "192.0.2.0", "allocations": {"192.0.2.7": {"owner": "default/a", "uid": "1"}}},
+}
+TENANT: Json = {
+    "apiVersion": "cloudprovider.harvesterhci.io/v1beta1",
+    "kind": "GuestCluster",
+    "metadata": {"name": "c1", "namespace": "default"},
+    "spec": {
+        "nodeCidrs": ["192.0.2.0/24"],
+        "revokedBefore": "2026-01-02T03:04:05Z",
+        "revokedFingerprints": ["ab" * 32],
+        "quota": {"loadBalancers": 5},
+    },
+}
+
+
+def changed(base: Mapping[str, Any], **spec: Any) -> Json:
+    """``base`` with other spec fields (None: without the field), under a name of its own."""
+    result = copy.deepcopy(dict(base))
+    result["metadata"]["name"] = f"test-{uuid.uuid4().hex[:12]}"
+    for field, value in spec.items():
+        if value is None:
+            del result["spec"][field]
+        else:
+            result["spec"][field] = value
+    return result
+
+
+def pool(**range_: str) -> Json:
+    return changed(POOL, ranges=[{"subnet": "192.0.2.0/24"} | range_])
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e['kind']}-{e['metadata']['name']}")
+def test_harvesters_examples_apply_unchanged(crds: Kubectl, example: Json) -> None:
+    """Strictly: a field that the schema does not know would be an error."""
+    stored = crds.json("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=example)
+    for field, value in example["spec"].items():
+        written = stored["spec"][field]
+        if isinstance(value, dict):
+            written = {key: written[key] for key in value}
+        assert written == value
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e['kind']}-{e['metadata']['name']}")
+def test_what_the_server_stores_decodes(crds: Kubectl, example: Json) -> None:
+    stored = crds("apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=example)
+    type_ = IPPool if example["kind"] == "IPPool" else LoadBalancer
+    before = msgspec.convert(example, type_)
+    assert msgspec.json.decode(stored, type=type_).metadata.name == before.metadata.name
+
+
+@pytest.mark.parametrize("entry", documents("statuses.yaml")[0], ids=lambda e: f"{e['resource']}-{e['name']}")
+def test_harvesters_status_is_kept_and_decodes(crds: Kubectl, entry: Json) -> None:
+    (example,) = (e for e in EXAMPLES if e["metadata"]["name"] == entry["name"])
+    mine = changed(example)
+    crds("create", "-f", "-", stdin=mine)
+    name = [f"{entry['resource']}.{GROUP}", mine["metadata"]["name"], *_namespace(mine)]
+    try:
+        patch = json.dumps({"status": entry["status"]})
+        stored = crds.json("patch", *name, "--subresource=status", "--type=merge", "-p", patch)
+        assert stored["status"] == entry["status"]
+        type_ = IPPool if example["kind"] == "IPPool" else LoadBalancer
+        decoded = msgspec.convert(stored, type_)
+        assert decoded.status.conditions[0].type == "Ready"
+    finally:
+        crds("delete", *name)
+
+
+@pytest.mark.parametrize("good", [MACHINES, SERVICE, POOL, BLOCK, TENANT], ids=lambda o: str(o["kind"]))
+def test_our_own_objects_are_taken(crds: Kubectl, good: Json) -> None:
+    crds("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=changed(good))
+
+
+def listener(name: str, port: int, protocol: str = "TCP", **more: int) -> Json:
+    return {"name": name, "port": port, "protocol": protocol, **({"backendPort": port} | more)}
+
+
+@pytest.mark.parametrize(
+    ("bad", "field", "says"),
+    [
+        (changed(MACHINES, listeners=[], healthCheck=None), "spec.listeners", "at least one listener"),
+        (changed(MACHINES, listeners=None, healthCheck=None), "spec.listeners", "at least one listener"),
+        (changed(MACHINES, workloadType="", listeners=[], healthCheck=None), "spec.listeners", "at least one"),
+        (changed(MACHINES, listeners=[{"port": 80}], healthCheck=None), "spec.listeners", "backendPort"),
+        (changed(MACHINES, listeners=[listener("a", 8080), listener("a", 81)]), "spec.listeners", "same name"),
+        (changed(MACHINES, listeners=[listener("a", 8080), listener("b", 8080)]), "spec.listeners", "same port"),
+        (
+            changed(MACHINES, listeners=[{"port": 8080, "backendPort": 8080}, listener("b", 8080)]),
+            "spec.listeners",
+            "same port and protocol",
+        ),
+        (changed(MACHINES, listeners=[listener("a", 0)]), "spec.listeners[0].port", "greater than or equal to 1"),
+        (changed(MACHINES, listeners=[listener("a", 65536)]), "spec.listeners[0].port", "less than or equal to 65535"),
+        (changed(MACHINES, listeners=[listener("a", 80, "SCTP")]), "spec.listeners[0].protocol", '"TCP", "UDP"'),
+        (
+            changed(MACHINES, listeners=[listener(f"p{i}", i) for i in range(1, 252)]),
+            "spec.listeners",
+            "at most 250 items",
+        ),
+        (changed(MACHINES, healthCheck={"port": 80}), "spec.healthCheck.port", "backendPort of a TCP listener"),
+        (changed(MACHINES, healthCheck={"port": 5353}), "spec.healthCheck.port", "backendPort of a TCP listener"),
+        (
+            changed(MACHINES, healthCheck={"port": 8080, "failureThreshold": 0}),
+            "spec.healthCheck.failureThreshold",
+            "greater than or equal to 1",
+        ),
+        (changed(MACHINES, workloadType="pod"), "spec.workloadType", '"cluster", "vm"'),
+        (changed(MACHINES, ipam="static"), "spec.ipam", '"dhcp", "pool"'),
+        (changed(MACHINES, service=SERVICE["spec"]["service"]), "spec.service", "only for workloadType"),
+        (changed(SERVICE, addresses=["192.0.2.300"]), "spec.addresses", "must be IP addresses"),
+        (changed(SERVICE, addresses=["192.0.2.1", "192.0.2.2"]), "spec.addresses", "one of each family"),
+        (changed(SERVICE, ipFamilies=["IPv4", "IPv4"]), "spec.ipFamilies", "twice"),
+        (changed(SERVICE, sourceRanges=["192.0.2.1"]), "spec.sourceRanges", "must be CIDRs"),
+        (changed(SERVICE, service={"namespace": "shop", "name": "web"}), "spec.service.uid", "Required"),
+        (changed(POOL, ranges=[]), "spec.ranges", "at least 1 items"),
+        (changed(POOL, ranges=None), "spec.ranges", "Required"),
+        (pool(subnet="192.0.2.0"), "spec.ranges[0].subnet", '"192.0.2.0" is not a CIDR'),
+        (pool(subnet="192.0.2.0/33"), "spec.ranges[0].subnet", "is not a CIDR"),
+        (pool(rangeStart="192.0.3.1"), "spec.ranges[0].rangeStart", '"192.0.3.1" is not a host address of subnet'),
+        (pool(rangeStart="192.0.2.0"), "spec.ranges[0].rangeStart", "is not a host address of subnet"),
+        (pool(rangeEnd="2001:db8::1"), "spec.ranges[0].rangeEnd", "is not a host address of subnet"),
+        (pool(rangeEnd="192.0.2.0/25"), "spec.ranges[0].rangeEnd", "is not a host address of subnet"),
+        (pool(gateway="gateway"), "spec.ranges[0].gateway", '"gateway" is not a host address of subnet'),
+        (changed(POOL, selector={"priority": -1}), "spec.selector.priority", "greater than or equal to 0"),
+        (changed(POOL, selector={"scope": {"namespace": "default"}}), "spec.selector.scope.namespace", "unknown field"),
+        (changed(TENANT, nodeCidrs=["192.0.2.1"]), "spec.nodeCidrs", "must be CIDRs"),
+        (changed(TENANT, revokedBefore="yesterday"), "spec.revokedBefore", "should match"),
+        (changed(TENANT, revokedFingerprints=["AB:CD"]), "spec.revokedFingerprints[0]", "should match"),
+    ],
+)
+def test_bad_input_is_refused_with_field_and_reason(crds: Kubectl, bad: Json, field: str, says: str) -> None:
+    with pytest.raises(Refused) as refused:
+        crds("create", "--dry-run=server", "-f", "-", stdin=bad)
+    lines = [line for line in str(refused.value).splitlines() if field in line]
+    assert any(says in line for line in lines), str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "says"),
+    [
+        (MACHINES, {"workloadType": "cluster"}, "workloadType can't be changed"),
+        (SERVICE, {"workloadType": "vm", "service": None}, "workloadType can't be changed"),
+        (SERVICE, {"service": SERVICE["spec"]["service"] | {"uid": "2"}}, "can't be changed"),
+        (SERVICE, {"service": SERVICE["spec"]["service"] | {"namespace": "other"}}, "can't be changed"),
+        (SERVICE, {"service": None}, "can't be taken away"),
+        (BLOCK, {"pool": "other"}, "one pool for ever"),
+        (BLOCK, {"first": "192.0.3.0"}, "can't be changed"),
+    ],
+)
+def test_identity_is_immutable(crds: Kubectl, base: Json, change: Json, says: str) -> None:
+    mine = changed(base)
+    crds("create", "-f", "-", stdin=mine)
+    name = [mine["kind"], mine["metadata"]["name"], *_namespace(mine)]
+    try:
+        with pytest.raises(Refused, match=says):
+            crds("patch", *name, "--type=merge", "-p", json.dumps({"spec": change}))
+    finally:
+        crds("delete", *name)
+
+
+def test_a_mode_left_out_and_an_empty_one_are_the_same(crds: Kubectl) -> None:
+    """Harvester's dashboard writes empty strings; "" to "vm" is no change of type."""
+    mine = changed(MACHINES, workloadType="")
+    crds("create", "-f", "-", stdin=mine)
+    name = [mine["kind"], mine["metadata"]["name"], *_namespace(mine)]
+    try:
+        assert crds.json("get", *name)["spec"]["workloadType"] == ""
+        crds("patch", *name, "--type=merge", "-p", '{"spec":{"workloadType":"vm"}}')
+    finally:
+        crds("delete", *name)
+
+
+def test_defaults_are_those_of_harvesters_documentation(crds: Kubectl) -> None:
+    mine = changed(MACHINES, workloadType=None)
+    del mine["spec"]["listeners"][0]["protocol"]
+    spec = crds.json("create", "--dry-run=server", "-f", "-", stdin=mine)["spec"]
+    assert (spec["workloadType"], spec["ipam"], spec["mode"]) == ("vm", "pool", "auto")
+    assert spec["listeners"][0]["protocol"] == "TCP"
+    assert spec["healthCheck"] == {
+        "port": 8080,
+        "successThreshold": 1,
+        "failureThreshold": 3,
+        "periodSeconds": 5,
+        "timeoutSeconds": 3,
+    }
+
+
+def test_two_writers_share_the_conditions(crds: Kubectl) -> None:
+    """The controller's and the agent's applies live side by side, and giving one up leaves the other's."""
+    mine = changed(SERVICE)
+    crds("create", "-f", "-", stdin=mine)
+    name = mine["metadata"]["name"]
+
+    def apply(manager: str, status: Json) -> list[str]:
+        body = {k: mine[k] for k in ("apiVersion", "kind", "metadata")} | {"status": status}
+        stored = crds.json(
+            "apply", "--server-side", "--subresource=status", f"--field-manager={manager}", "-f", "-", stdin=body
+        )
+        return sorted(c["type"] for c in stored.get("status", {}).get("conditions", []))
+
+    try:
+        allocated = [{"type": "Allocated", "status": "True"}]
+        programmed = [{"type": "Programmed", "status": "True"}, {"type": "Ready", "status": "True"}]
+        assert apply("controller", {"address": "192.0.2.1", "conditions": allocated}) == ["Allocated"]
+        assert apply("agent", {"holder": {"node": "n1"}, "conditions": programmed}) == [
+            "Allocated",
+            "Programmed",
+            "Ready",
+        ]
+        assert apply("agent", {}) == ["Allocated"]
+        status = crds.json("get", "lb", name)["status"]
+        assert status["address"] == "192.0.2.1"
+        assert "holder" not in status
+    finally:
+        crds("delete", "lb", name)
+
+
+def test_status_is_a_subresource(crds: Kubectl) -> None:
+    """Who may write the spec can't write the status by the way, nor the other way round."""
+    mine = changed(POOL) | {"status": {"total": 1}}
+    assert "status" not in crds.json("create", "-f", "-", stdin=mine)
+    name = ["pool", mine["metadata"]["name"]]
+    try:
+        patch = '{"status":{"total":253},"spec":{"description":"no"}}'
+        stored = crds.json("patch", *name, "--subresource=status", "--type=merge", "-p", patch)
+        assert stored["status"] == {"total": 253}
+        assert "description" not in stored["spec"]
+    finally:
+        crds("delete", *name)
+
+
+def test_a_blocks_allocations_are_one_field_to_the_server(crds: Kubectl) -> None:
+    """Else managedFields would hold an entry for each address, and every replace would pay for it."""
+    mine = changed(BLOCK)
+    stored = crds.json("create", "--show-managed-fields", "-f", "-", stdin=mine)
+    crds("delete", "ipblock", mine["metadata"]["name"])
+    (entry,) = stored["metadata"]["managedFields"]
+    assert entry["fieldsV1"]["f:spec"]["f:allocations"] == {}
+
+
+def test_a_cluster_load_balancer_may_have_as_many_ports_as_the_bound(crds: Kubectl) -> None:
+    ports = [listener(f"{'p' * 55}-{i:03}", i) for i in range(1, 251)]
+    ranges = [f"2001:db8:1111:2222:3333:4444:5555:{i:x}/128" for i in range(1000)]
+    crds("create", "--dry-run=server", "-f", "-", stdin=changed(SERVICE, listeners=ports, sourceRanges=ranges))
+
+
+def test_kubectl_get_shows_what_harvester_shows(crds: Kubectl) -> None:
+    mine = changed(MACHINES, description="hello", ipam="pool")
+    crds("create", "-f", "-", stdin=mine)
+    try:
+        head, row = crds("get", "lb", mine["metadata"]["name"]).splitlines()
+        assert head.split() == ["NAME", "DESCRIPTION", "WORKLOADTYPE", "IPAM", "ADDRESS", "AGE"]
+        assert row.split()[1:4] == ["hello", "vm", "pool"]
+    finally:
+        crds("delete", "lb", mine["metadata"]["name"])
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda d: str(d.resource.kind))
+def test_kubectl_explains_the_kind(crds: Kubectl, definition: Any) -> None:
+    told = crds("explain", f"{definition.resource.plural}.{definition.resource.group}.spec")
+    assert "<no description>" not in told
+
+
+def _namespace(obj: Json) -> list[str]:
+    return ["-n", obj["metadata"]["namespace"]] if "namespace" in obj["metadata"] else []
