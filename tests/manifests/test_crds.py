@@ -14,7 +14,8 @@ import yaml
 from cloudprovider.cli.crds import DEFINITIONS
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPPool
-from tests.manifests.kubectl import Kubectl, Refused
+from tests.lab.controlplane import ControlPlane
+from tests.lab.process import LabError
 
 pytestmark = pytest.mark.apiserver
 
@@ -94,14 +95,22 @@ def changed(base: Mapping[str, Any], **spec: Any) -> Json:
     return result
 
 
+def answer(control_plane: ControlPlane, *arguments: str, stdin: str | None = None) -> Json:
+    """The object that kubectl prints."""
+    result: Json = json.loads(control_plane.kubectl(*arguments, "-o", "json", stdin=stdin))
+    return result
+
+
 def pool(**range_: str) -> Json:
     return changed(POOL, ranges=[{"subnet": "192.0.2.0/24"} | range_])
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e['kind']}-{e['metadata']['name']}")
-def test_harvesters_examples_apply_unchanged(crds: Kubectl, example: Json) -> None:
+def test_harvesters_examples_apply_unchanged(control_plane: ControlPlane, example: Json) -> None:
     """Strictly: a field that the schema does not know would be an error."""
-    stored = crds.json("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=example)
+    stored = answer(
+        control_plane, "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(example)
+    )
     for field, value in example["spec"].items():
         written = stored["spec"][field]
         if isinstance(value, dict):
@@ -110,33 +119,33 @@ def test_harvesters_examples_apply_unchanged(crds: Kubectl, example: Json) -> No
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e['kind']}-{e['metadata']['name']}")
-def test_what_the_server_stores_decodes(crds: Kubectl, example: Json) -> None:
-    stored = crds("apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=example)
+def test_what_the_server_stores_decodes(control_plane: ControlPlane, example: Json) -> None:
+    stored = control_plane.kubectl("apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(example))
     type_ = IPPool if example["kind"] == "IPPool" else LoadBalancer
     before = msgspec.convert(example, type_)
     assert msgspec.json.decode(stored, type=type_).metadata.name == before.metadata.name
 
 
 @pytest.mark.parametrize("entry", documents("statuses.yaml")[0], ids=lambda e: f"{e['resource']}-{e['name']}")
-def test_harvesters_status_is_kept_and_decodes(crds: Kubectl, entry: Json) -> None:
+def test_harvesters_status_is_kept_and_decodes(control_plane: ControlPlane, entry: Json) -> None:
     (example,) = (e for e in EXAMPLES if e["metadata"]["name"] == entry["name"])
     mine = changed(example)
-    crds("create", "-f", "-", stdin=mine)
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(mine))
     name = [f"{entry['resource']}.{GROUP}", mine["metadata"]["name"], *_namespace(mine)]
     try:
         patch = json.dumps({"status": entry["status"]})
-        stored = crds.json("patch", *name, "--subresource=status", "--type=merge", "-p", patch)
+        stored = answer(control_plane, "patch", *name, "--subresource=status", "--type=merge", "-p", patch)
         assert stored["status"] == entry["status"]
         type_ = IPPool if example["kind"] == "IPPool" else LoadBalancer
         decoded = msgspec.convert(stored, type_)
         assert decoded.status.conditions[0].type == "Ready"
     finally:
-        crds("delete", *name)
+        control_plane.kubectl("delete", *name)
 
 
 @pytest.mark.parametrize("good", [MACHINES, SERVICE, POOL, BLOCK, TENANT], ids=lambda o: str(o["kind"]))
-def test_our_own_objects_are_taken(crds: Kubectl, good: Json) -> None:
-    crds("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=changed(good))
+def test_our_own_objects_are_taken(control_plane: ControlPlane, good: Json) -> None:
+    control_plane.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(changed(good)))
 
 
 def listener(name: str, port: int, protocol: str = "TCP", **more: int) -> Json:
@@ -196,9 +205,11 @@ def listener(name: str, port: int, protocol: str = "TCP", **more: int) -> Json:
         (changed(TENANT, revokedFingerprints=["AB:CD"]), "spec.revokedFingerprints[0]", "should match"),
     ],
 )
-def test_bad_input_is_refused_with_field_and_reason(crds: Kubectl, bad: Json, field: str, says: str) -> None:
-    with pytest.raises(Refused) as refused:
-        crds("create", "--dry-run=server", "-f", "-", stdin=bad)
+def test_bad_input_is_refused_with_field_and_reason(
+    control_plane: ControlPlane, bad: Json, field: str, says: str
+) -> None:
+    with pytest.raises(LabError) as refused:
+        control_plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(bad))
     lines = [line for line in str(refused.value).splitlines() if field in line]
     assert any(says in line for line in lines), str(refused.value)
 
@@ -215,33 +226,33 @@ def test_bad_input_is_refused_with_field_and_reason(crds: Kubectl, bad: Json, fi
         (BLOCK, {"first": "192.0.3.0"}, "can't be changed"),
     ],
 )
-def test_identity_is_immutable(crds: Kubectl, base: Json, change: Json, says: str) -> None:
+def test_identity_is_immutable(control_plane: ControlPlane, base: Json, change: Json, says: str) -> None:
     mine = changed(base)
-    crds("create", "-f", "-", stdin=mine)
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(mine))
     name = [mine["kind"], mine["metadata"]["name"], *_namespace(mine)]
     try:
-        with pytest.raises(Refused, match=says):
-            crds("patch", *name, "--type=merge", "-p", json.dumps({"spec": change}))
+        with pytest.raises(LabError, match=says):
+            control_plane.kubectl("patch", *name, "--type=merge", "-p", json.dumps({"spec": change}))
     finally:
-        crds("delete", *name)
+        control_plane.kubectl("delete", *name)
 
 
-def test_a_mode_left_out_and_an_empty_one_are_the_same(crds: Kubectl) -> None:
+def test_a_mode_left_out_and_an_empty_one_are_the_same(control_plane: ControlPlane) -> None:
     """Harvester's dashboard writes empty strings; "" to "vm" is no change of type."""
     mine = changed(MACHINES, workloadType="")
-    crds("create", "-f", "-", stdin=mine)
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(mine))
     name = [mine["kind"], mine["metadata"]["name"], *_namespace(mine)]
     try:
-        assert crds.json("get", *name)["spec"]["workloadType"] == ""
-        crds("patch", *name, "--type=merge", "-p", '{"spec":{"workloadType":"vm"}}')
+        assert answer(control_plane, "get", *name)["spec"]["workloadType"] == ""
+        control_plane.kubectl("patch", *name, "--type=merge", "-p", '{"spec":{"workloadType":"vm"}}')
     finally:
-        crds("delete", *name)
+        control_plane.kubectl("delete", *name)
 
 
-def test_defaults_are_those_of_harvesters_documentation(crds: Kubectl) -> None:
+def test_defaults_are_those_of_harvesters_documentation(control_plane: ControlPlane) -> None:
     mine = changed(MACHINES, workloadType=None)
     del mine["spec"]["listeners"][0]["protocol"]
-    spec = crds.json("create", "--dry-run=server", "-f", "-", stdin=mine)["spec"]
+    spec = answer(control_plane, "create", "--dry-run=server", "-f", "-", stdin=json.dumps(mine))["spec"]
     assert (spec["workloadType"], spec["ipam"], spec["mode"]) == ("vm", "pool", "auto")
     assert spec["listeners"][0]["protocol"] == "TCP"
     assert spec["healthCheck"] == {
@@ -253,16 +264,23 @@ def test_defaults_are_those_of_harvesters_documentation(crds: Kubectl) -> None:
     }
 
 
-def test_two_writers_share_the_conditions(crds: Kubectl) -> None:
+def test_two_writers_share_the_conditions(control_plane: ControlPlane) -> None:
     """The controller's and the agent's applies live side by side, and giving one up leaves the other's."""
     mine = changed(SERVICE)
-    crds("create", "-f", "-", stdin=mine)
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(mine))
     name = mine["metadata"]["name"]
 
     def apply(manager: str, status: Json) -> list[str]:
         body = {k: mine[k] for k in ("apiVersion", "kind", "metadata")} | {"status": status}
-        stored = crds.json(
-            "apply", "--server-side", "--subresource=status", f"--field-manager={manager}", "-f", "-", stdin=body
+        stored = answer(
+            control_plane,
+            "apply",
+            "--server-side",
+            "--subresource=status",
+            f"--field-manager={manager}",
+            "-f",
+            "-",
+            stdin=body,
         )
         return sorted(c["type"] for c in stored.get("status", {}).get("conditions", []))
 
@@ -276,56 +294,57 @@ def test_two_writers_share_the_conditions(crds: Kubectl) -> None:
             "Ready",
         ]
         assert apply("agent", {}) == ["Allocated"]
-        status = crds.json("get", "lb", name)["status"]
+        status = answer(control_plane, "get", "lb", name)["status"]
         assert status["address"] == "192.0.2.1"
         assert "holder" not in status
     finally:
-        crds("delete", "lb", name)
+        control_plane.kubectl("delete", "lb", name)
 
 
-def test_status_is_a_subresource(crds: Kubectl) -> None:
+def test_status_is_a_subresource(control_plane: ControlPlane) -> None:
     """Who may write the spec can't write the status by the way, nor the other way round."""
     mine = changed(POOL) | {"status": {"total": 1}}
-    assert "status" not in crds.json("create", "-f", "-", stdin=mine)
+    assert "status" not in answer(control_plane, "create", "-f", "-", stdin=json.dumps(mine))
     name = ["pool", mine["metadata"]["name"]]
     try:
         patch = '{"status":{"total":253},"spec":{"description":"no"}}'
-        stored = crds.json("patch", *name, "--subresource=status", "--type=merge", "-p", patch)
+        stored = answer(control_plane, "patch", *name, "--subresource=status", "--type=merge", "-p", patch)
         assert stored["status"] == {"total": 253}
         assert "description" not in stored["spec"]
     finally:
-        crds("delete", *name)
+        control_plane.kubectl("delete", *name)
 
 
-def test_a_blocks_allocations_are_one_field_to_the_server(crds: Kubectl) -> None:
+def test_a_blocks_allocations_are_one_field_to_the_server(control_plane: ControlPlane) -> None:
     """Else managedFields would hold an entry for each address, and every replace would pay for it."""
     mine = changed(BLOCK)
-    stored = crds.json("create", "--show-managed-fields", "-f", "-", stdin=mine)
-    crds("delete", "ipblock", mine["metadata"]["name"])
+    stored = answer(control_plane, "create", "--show-managed-fields", "-f", "-", stdin=json.dumps(mine))
+    control_plane.kubectl("delete", "ipblock", mine["metadata"]["name"])
     (entry,) = stored["metadata"]["managedFields"]
     assert entry["fieldsV1"]["f:spec"]["f:allocations"] == {}
 
 
-def test_a_cluster_load_balancer_may_have_as_many_ports_as_the_bound(crds: Kubectl) -> None:
+def test_a_cluster_load_balancer_may_have_as_many_ports_as_the_bound(control_plane: ControlPlane) -> None:
     ports = [listener(f"{'p' * 55}-{i:03}", i) for i in range(1, 251)]
     ranges = [f"2001:db8:1111:2222:3333:4444:5555:{i:x}/128" for i in range(1000)]
-    crds("create", "--dry-run=server", "-f", "-", stdin=changed(SERVICE, listeners=ports, sourceRanges=ranges))
+    many = changed(SERVICE, listeners=ports, sourceRanges=ranges)
+    control_plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(many))
 
 
-def test_kubectl_get_shows_what_harvester_shows(crds: Kubectl) -> None:
+def test_kubectl_get_shows_what_harvester_shows(control_plane: ControlPlane) -> None:
     mine = changed(MACHINES, description="hello", ipam="pool")
-    crds("create", "-f", "-", stdin=mine)
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(mine))
     try:
-        head, row = crds("get", "lb", mine["metadata"]["name"]).splitlines()
+        head, row = control_plane.kubectl("get", "lb", mine["metadata"]["name"]).splitlines()
         assert head.split() == ["NAME", "DESCRIPTION", "WORKLOADTYPE", "IPAM", "ADDRESS", "AGE"]
         assert row.split()[1:4] == ["hello", "vm", "pool"]
     finally:
-        crds("delete", "lb", mine["metadata"]["name"])
+        control_plane.kubectl("delete", "lb", mine["metadata"]["name"])
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda d: str(d.resource.kind))
-def test_kubectl_explains_the_kind(crds: Kubectl, definition: Any) -> None:
-    told = crds("explain", f"{definition.resource.plural}.{definition.resource.group}.spec")
+def test_kubectl_explains_the_kind(control_plane: ControlPlane, definition: Any) -> None:
+    told = control_plane.kubectl("explain", f"{definition.resource.plural}.{definition.resource.group}.spec")
     assert "<no description>" not in told
 
 
