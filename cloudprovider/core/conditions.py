@@ -1,0 +1,36 @@
+"""Conditions as Kubernetes means them (API conventions, "Typical status properties")."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cloudprovider.core.api.meta import Condition
+
+
+def carry_times(before: Iterable[Condition], after: Sequence[Condition], now: str) -> list[Condition]:
+    """Give ``after`` its times: a condition that keeps its status keeps ``lastTransitionTime``; one that says just
+    what it said keeps ``lastUpdateTime`` too, so that it compares equal. ``now``: RFC 3339."""
+    known = {c.type: c for c in before}
+    result = []
+    for condition in after:
+        old = known.get(condition.type)
+        transition = old.last_transition_time if old and old.status == condition.status else ""
+        update = old.last_update_time if old and _says(old) == _says(condition) else ""
+        result.append(
+            msgspec.structs.replace(condition, last_transition_time=transition or now, last_update_time=update or now)
+        )
+    return result
+
+
+def same(a: Iterable[Condition], b: Iterable[Condition]) -> bool:
+    """Whether two lists say the same, times and order aside."""
+    return {c.type: _says(c) for c in a} == {c.type: _says(c) for c in b}
+
+
+def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
+    """The condition of one type."""
+    return next((c for c in conditions if c.type == kind), None)
+
+
+def _says(condition: Condition) -> tuple[str, str, str, int]:
+    return (condition.status, condition.reason, condition.message, condition.observed_generation)
