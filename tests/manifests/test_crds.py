@@ -136,8 +136,9 @@ def test_harvesters_status_is_kept_and_decodes(control_plane: ControlPlane, entr
         patch = json.dumps({"status": entry["status"]})
         stored = answer(control_plane, "patch", *name, "--subresource=status", "--type=merge", "-p", patch)
         assert stored["status"] == entry["status"]
-        type_ = IPPool if example["kind"] == "IPPool" else LoadBalancer
-        decoded = msgspec.convert(stored, type_)
+        decoded: IPPool | LoadBalancer = (
+            msgspec.convert(stored, IPPool) if example["kind"] == "IPPool" else msgspec.convert(stored, LoadBalancer)
+        )
         assert decoded.status.conditions[0].type == "Ready"
     finally:
         control_plane.kubectl("delete", *name)
@@ -271,7 +272,7 @@ def test_two_writers_share_the_conditions(control_plane: ControlPlane) -> None:
     name = mine["metadata"]["name"]
 
     def apply(manager: str, status: Json) -> list[str]:
-        body = {k: mine[k] for k in ("apiVersion", "kind", "metadata")} | {"status": status}
+        body = json.dumps({k: mine[k] for k in ("apiVersion", "kind", "metadata")} | {"status": status})
         stored = answer(
             control_plane,
             "apply",
