@@ -4,7 +4,7 @@ Every call has a deadline of its own and raises a :class:`~cloudprovider.core.er
 anything else (but ``asyncio.CancelledError``). No call retries by itself: callers own a queue with backoff.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -35,10 +35,14 @@ class Resource(Generic[T]):
 
 @dataclass(frozen=True)
 class ListResult(Generic[T]):
-    """A consistent list: every object as of ``resource_version``, from which a watch can go on."""
+    """A consistent list: every object as of ``resource_version``, from which a watch can go on.
+
+    ``undecodable`` has the keys (namespace, name) of objects that exist but don't fit the type: not listed, not gone.
+    """
 
     items: Sequence[T]
     resource_version: str
+    undecodable: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,9 @@ class KubeClient(Protocol):
         resource_version: str,
         label_selector: str = "",
         field_selector: str = "",
-    ) -> AsyncIterator[WatchEvent[T]]:
-        """Yield the changes after ``resource_version``; ends when the server ends the watch. Raises Gone."""
+    ) -> AsyncGenerator[WatchEvent[T], None]:
+        """Yield the changes after ``resource_version``; ends when the server ends the watch, or has been silent for
+        long: watch again from the last version seen. Raises Gone. Close it (``aclosing``) when leaving early."""
         ...
 
     async def create(self, resource: Resource[T], obj: T) -> T:
