@@ -1,0 +1,362 @@
+"""Between the bridge's messages and the plain data of :mod:`cloudprovider.core.exchange`.
+
+``*_to_wire`` never fail. What comes from the other side is checked here as far as it can be without knowing the
+tenant: ``*_from_wire`` raise InvalidRequest with every violation found, so what they return is well formed.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from cloudprovider.bridge.api import Hello
+from cloudprovider.bridge.v1 import bridge_pb2 as pb
+from cloudprovider.core.errors import InvalidRequest, Violation
+from cloudprovider.core.exchange import (
+    ConditionStatus,
+    GivenAddress,
+    Inventory,
+    InventoryItem,
+    Ipam,
+    IPFamily,
+    IPFamilyPolicy,
+    Listener,
+    LoadBalancerRequest,
+    LoadBalancerState,
+    Mode,
+    RejectedNode,
+    ReportedNode,
+    ServiceKey,
+    StateCondition,
+    TrafficPolicy,
+)
+from cloudprovider.core.plan import IPAddress, IPNetwork, L4Protocol
+
+_PROTOCOLS: dict[int, L4Protocol] = {pb.PROTOCOL_TCP: "TCP", pb.PROTOCOL_UDP: "UDP"}
+_FAMILIES: dict[int, IPFamily] = {pb.IP_FAMILY_IPV4: "IPv4", pb.IP_FAMILY_IPV6: "IPv6"}
+_FAMILY_POLICIES: dict[int, IPFamilyPolicy] = {
+    pb.IP_FAMILY_POLICY_UNSPECIFIED: "SingleStack",
+    pb.IP_FAMILY_POLICY_SINGLE_STACK: "SingleStack",
+    pb.IP_FAMILY_POLICY_PREFER_DUAL_STACK: "PreferDualStack",
+    pb.IP_FAMILY_POLICY_REQUIRE_DUAL_STACK: "RequireDualStack",
+}
+_IPAMS: dict[int, Ipam] = {pb.IPAM_UNSPECIFIED: "pool", pb.IPAM_POOL: "pool", pb.IPAM_DHCP: "dhcp"}
+_MODES: dict[int, Mode | None] = {
+    pb.MODE_UNSPECIFIED: None,
+    pb.MODE_AUTO: "auto",
+    pb.MODE_DSR: "dsr",
+    pb.MODE_NAT: "nat",
+}
+_TRAFFIC_POLICIES: dict[int, TrafficPolicy] = {
+    pb.EXTERNAL_TRAFFIC_POLICY_UNSPECIFIED: "Cluster",
+    pb.EXTERNAL_TRAFFIC_POLICY_CLUSTER: "Cluster",
+    pb.EXTERNAL_TRAFFIC_POLICY_LOCAL: "Local",
+}
+_STATUSES: dict[str, ConditionStatus] = {"True": "True", "False": "False"}
+
+_PROTOCOLS_OUT: dict[L4Protocol, pb.Protocol.ValueType] = {"TCP": pb.PROTOCOL_TCP, "UDP": pb.PROTOCOL_UDP}
+_FAMILIES_OUT: dict[IPFamily, pb.IpFamily.ValueType] = {"IPv4": pb.IP_FAMILY_IPV4, "IPv6": pb.IP_FAMILY_IPV6}
+_FAMILY_POLICIES_OUT: dict[IPFamilyPolicy, pb.IpFamilyPolicy.ValueType] = {
+    "SingleStack": pb.IP_FAMILY_POLICY_SINGLE_STACK,
+    "PreferDualStack": pb.IP_FAMILY_POLICY_PREFER_DUAL_STACK,
+    "RequireDualStack": pb.IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
+}
+_IPAMS_OUT: dict[Ipam, pb.Ipam.ValueType] = {"pool": pb.IPAM_POOL, "dhcp": pb.IPAM_DHCP}
+_MODES_OUT: dict[Mode | None, pb.Mode.ValueType] = {
+    None: pb.MODE_UNSPECIFIED,
+    "auto": pb.MODE_AUTO,
+    "dsr": pb.MODE_DSR,
+    "nat": pb.MODE_NAT,
+}
+_TRAFFIC_POLICIES_OUT: dict[TrafficPolicy, pb.ExternalTrafficPolicy.ValueType] = {
+    "Cluster": pb.EXTERNAL_TRAFFIC_POLICY_CLUSTER,
+    "Local": pb.EXTERNAL_TRAFFIC_POLICY_LOCAL,
+}
+
+T = TypeVar("T")
+
+
+class _Checker:
+    """Collects violations, so that a request tells all that is wrong with it at once."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def bad(self, field: str, reason: str, message: str) -> None:
+        self.violations.append(Violation(field=field, reason=reason, message=message))
+
+    def done(self) -> None:
+        if self.violations:
+            raise InvalidRequest(*self.violations)
+
+    def text(self, field: str, value: str, limit: int, *, required: bool = False) -> str:
+        if required and not value:
+            self.bad(field, "Required", "must not be empty")
+        if len(value) > limit:
+            self.bad(field, "TooLong", f"has {len(value)} characters, {limit} are allowed")
+        return value
+
+    def enum(self, field: str, table: dict[int, T], value: int, default: T) -> T:
+        found = table.get(value, default)
+        if value not in table:
+            self.bad(field, "Unsupported", f"value {value} is not known to this host, whose program may be older")
+        return found
+
+    def port(self, field: str, value: int, *, optional: bool) -> int | None:
+        if optional and value == 0:
+            return None
+        if not 1 <= value <= 65535:
+            self.bad(field, "OutOfRange", f"{value} is no port: use 1 to 65535")
+        return value
+
+    def parsed(self, field: str, values: Iterable[str], parse: Callable[[str], T], what: str) -> tuple[T, ...]:
+        result: list[T] = []
+        for i, value in enumerate(values):
+            try:
+                result.append(parse(value))
+            except ValueError as e:
+                self.bad(f"{field}[{i}]", "Malformed", f"{value[:64]!r} is no {what}: {e}")
+        return tuple(result)
+
+    def addresses(self, field: str, values: Sequence[str], limit: int = 2) -> tuple[IPAddress, ...]:
+        if len(values) > limit:
+            self.bad(field, "TooMany", f"has {len(values)} addresses, {limit} are allowed")
+            return ()
+        found = self.parsed(field, values, _address, "IP address")
+        if len({a.version for a in found}) < len(found):
+            self.bad(field, "TooMany", "has more than one address of a family")
+        return found
+
+    def service(self, field: str, message: pb.ServiceKey) -> ServiceKey:
+        return ServiceKey(
+            self.text(f"{field}.namespace", message.namespace, 63, required=True),
+            self.text(f"{field}.name", message.name, 63, required=True),
+            self.text(f"{field}.uid", message.uid, 64, required=True),
+        )
+
+
+def _address(text: str) -> IPAddress:
+    return ipaddress.ip_address(text)
+
+
+def _network(text: str) -> IPNetwork:
+    return ipaddress.ip_network(text)
+
+
+def service_to_wire(key: ServiceKey) -> pb.ServiceKey:
+    """Write a Service's key."""
+    return pb.ServiceKey(namespace=key.namespace, name=key.name, uid=key.uid)
+
+
+def service_from_wire(message: pb.ServiceKey) -> ServiceKey:
+    """Read a Service's key."""
+    check = _Checker()
+    key = check.service("service", message)
+    check.done()
+    return key
+
+
+def hello_from_wire(message: pb.ConnectRequest) -> Hello:
+    """Read how a guest introduces itself."""
+    check = _Checker()
+    hello = Hello(
+        cluster_uid=check.text("cluster_uid", message.cluster_uid, 64, required=True),
+        guest_version=check.text("guest_version", message.guest_version, 64),
+    )
+    check.done()
+    return hello
+
+
+def ensure_to_wire(
+    service: ServiceKey, request: LoadBalancerRequest, shown: tuple[IPAddress, ...]
+) -> pb.EnsureLoadBalancerRequest:
+    """Write what a Service is to get."""
+    return pb.EnsureLoadBalancerRequest(
+        service=service_to_wire(service),
+        shown_addresses=[str(a) for a in shown],
+        spec=pb.LoadBalancerSpec(
+            listeners=[
+                pb.Listener(
+                    name=each.name,
+                    protocol=_PROTOCOLS_OUT[each.protocol],
+                    port=each.port,
+                    node_port=each.node_port or 0,
+                )
+                for each in request.listeners
+            ],
+            ipam=_IPAMS_OUT[request.ipam],
+            ip_pool=request.ip_pool,
+            network=request.network,
+            scope_project=request.scope_project,
+            scope_namespace=request.scope_namespace,
+            addresses=[str(a) for a in request.addresses],
+            ip_families=[_FAMILIES_OUT[f] for f in request.ip_families],
+            ip_family_policy=_FAMILY_POLICIES_OUT[request.ip_family_policy],
+            mode=_MODES_OUT[request.mode],
+            external_traffic_policy=_TRAFFIC_POLICIES_OUT[request.external_traffic_policy],
+            endpoint_nodes=request.endpoint_nodes,
+            health_check_node_port=request.health_check_node_port or 0,
+            client_ip_affinity_seconds=request.affinity_seconds or 0,
+            source_ranges=[str(n) for n in request.sources],
+        ),
+    )
+
+
+def ensure_from_wire(
+    message: pb.EnsureLoadBalancerRequest,
+) -> tuple[ServiceKey, LoadBalancerRequest, tuple[IPAddress, ...]]:
+    """Read what a Service is to get: the Service, the request, the addresses that it shows."""
+    check = _Checker()
+    spec = message.spec
+    families = [check.enum(f"spec.ipFamilies[{i}]", _FAMILIES, f, "IPv4") for i, f in enumerate(spec.ip_families)]
+    if len(families) > len(set(families)):
+        check.bad("spec.ipFamilies", "Duplicate", "names a family twice")
+    if spec.client_ip_affinity_seconds > 86400:
+        check.bad(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            "OutOfRange",
+            f"{spec.client_ip_affinity_seconds} is more than a day: use 1 to 86400",
+        )
+    policy = check.enum("spec.externalTrafficPolicy", _TRAFFIC_POLICIES, spec.external_traffic_policy, "Cluster")
+    if policy == "Cluster" and spec.endpoint_nodes:
+        check.bad("endpoint_nodes", "Unexpected", "is for externalTrafficPolicy Local only")
+    request = LoadBalancerRequest(
+        listeners=_listeners(check, spec.listeners),
+        ipam=check.enum("spec.ipam", _IPAMS, spec.ipam, "pool"),
+        ip_pool=check.text("spec.ipPool", spec.ip_pool, 253),
+        network=check.text("spec.network", spec.network, 127),
+        scope_project=check.text("spec.project", spec.scope_project, 127),
+        scope_namespace=check.text("spec.namespace", spec.scope_namespace, 63),
+        addresses=check.addresses("spec.addresses", spec.addresses),
+        ip_families=tuple(families),
+        ip_family_policy=check.enum("spec.ipFamilyPolicy", _FAMILY_POLICIES, spec.ip_family_policy, "SingleStack"),
+        mode=check.enum("spec.mode", _MODES, spec.mode, None),
+        external_traffic_policy=policy,
+        endpoint_nodes=tuple(
+            check.text(f"endpoint_nodes[{i}]", name, 253, required=True) for i, name in enumerate(spec.endpoint_nodes)
+        ),
+        health_check_node_port=check.port("spec.healthCheckNodePort", spec.health_check_node_port, optional=True),
+        affinity_seconds=spec.client_ip_affinity_seconds or None,
+        sources=check.parsed("spec.loadBalancerSourceRanges", spec.source_ranges, _network, "CIDR"),
+    )
+    service = check.service("service", message.service)
+    shown = check.addresses("shown_addresses", message.shown_addresses)
+    check.done()
+    return service, request, shown
+
+
+def _listeners(check: _Checker, messages: Sequence[pb.Listener]) -> tuple[Listener, ...]:
+    if not messages:
+        check.bad("spec.ports", "Required", "a load balancer needs at least one port")
+    seen: set[tuple[str, int]] = set()
+    listeners: list[Listener] = []
+    for i, each in enumerate(messages):
+        field = f"spec.ports[{i}]"
+        protocol = check.enum(f"{field}.protocol", _PROTOCOLS, each.protocol, "TCP")
+        port = check.port(f"{field}.port", each.port, optional=False) or 0
+        if (protocol, port) in seen:
+            check.bad(f"{field}.port", "Duplicate", f"{protocol} {port} is there twice")
+        seen.add((protocol, port))
+        listeners.append(
+            Listener(
+                name=check.text(f"{field}.name", each.name, 63),
+                protocol=protocol,
+                port=port,
+                node_port=check.port(f"{field}.nodePort", each.node_port, optional=True),
+            )
+        )
+    return tuple(listeners)
+
+
+def state_to_wire(state: LoadBalancerState) -> pb.LoadBalancerState:
+    """Write a state."""
+    return pb.LoadBalancerState(
+        service=service_to_wire(state.service),
+        addresses=[pb.Address(ip=str(a.ip), ip_pool=a.ip_pool) for a in state.addresses],
+        conditions=[
+            pb.Condition(type=c.type, status=c.status, reason=c.reason, message=c.message) for c in state.conditions
+        ],
+        host_object=state.host_object,
+        mode=state.mode,
+    )
+
+
+def state_from_wire(message: pb.LoadBalancerState) -> LoadBalancerState:
+    """Read a state. A mode or a condition status that a newer host may know reads as not known."""
+    check = _Checker()
+    service = check.service("service", message.service)
+    ips = check.parsed("addresses", [a.ip for a in message.addresses], _address, "IP address")
+    check.done()
+    return LoadBalancerState(
+        service=service,
+        addresses=tuple(GivenAddress(ip, a.ip_pool) for ip, a in zip(ips, message.addresses, strict=True)),
+        conditions=tuple(
+            StateCondition(c.type, _STATUSES.get(c.status, "Unknown"), c.reason, c.message) for c in message.conditions
+        ),
+        host_object=message.host_object,
+        mode="dsr" if message.mode == "dsr" else "nat" if message.mode == "nat" else "",
+    )
+
+
+def nodes_to_wire(nodes: Sequence[ReportedNode]) -> pb.ReportNodesRequest:
+    """Write the nodes."""
+    return pb.ReportNodesRequest(nodes=[pb.Node(name=n.name, addresses=[str(a) for a in n.addresses]) for n in nodes])
+
+
+def nodes_from_wire(message: pb.ReportNodesRequest) -> tuple[ReportedNode, ...]:
+    """Read the nodes; names are unique."""
+    check = _Checker()
+    nodes = tuple(
+        ReportedNode(
+            check.text(f"nodes[{i}].name", n.name, 253, required=True),
+            check.addresses(f"nodes[{i}].addresses", n.addresses),
+        )
+        for i, n in enumerate(message.nodes)
+    )
+    if len({n.name for n in nodes}) < len(nodes):
+        check.bad("nodes", "Duplicate", "names a node twice")
+    check.done()
+    return nodes
+
+
+def rejected_to_wire(rejected: Sequence[RejectedNode]) -> pb.ReportNodesResponse:
+    """Write the nodes that are not accepted."""
+    return pb.ReportNodesResponse(
+        rejected=[pb.RejectedNode(name=r.name, address=r.address, reason=r.reason, message=r.message) for r in rejected]
+    )
+
+
+def rejected_from_wire(message: pb.ReportNodesResponse) -> tuple[RejectedNode, ...]:
+    """Read the nodes that are not accepted."""
+    return tuple(RejectedNode(r.name, r.address, r.reason, r.message) for r in message.rejected)
+
+
+def inventory_to_wire(inventory: Inventory) -> pb.ReportInventoryRequest:
+    """Write an inventory."""
+    return pb.ReportInventoryRequest(
+        items=[
+            pb.InventoryItem(service=service_to_wire(i.service), shown_addresses=[str(a) for a in i.shown_addresses])
+            for i in inventory.items
+        ],
+        resource_version=inventory.resource_version,
+        complete=inventory.complete,
+        fencing_token=inventory.fencing_token,
+    )
+
+
+def inventory_from_wire(message: pb.ReportInventoryRequest) -> Inventory:
+    """Read an inventory."""
+    check = _Checker()
+    inventory = Inventory(
+        items=tuple(
+            InventoryItem(
+                check.service(f"items[{i}].service", item.service),
+                check.addresses(f"items[{i}].shown_addresses", item.shown_addresses),
+            )
+            for i, item in enumerate(message.items)
+        ),
+        resource_version=check.text("resource_version", message.resource_version, 128, required=True),
+        complete=message.complete,
+        fencing_token=message.fencing_token,
+    )
+    check.done()
+    return inventory

@@ -1,0 +1,112 @@
+"""What is wrong when gRPC says no more than "UNAVAILABLE: Socket closed".
+
+gRPC tells a wrong, an expired and a missing client certificate, a server that is not there and one that is no bridge
+by the same words. So the usual causes are looked at one by one: the own certificate's dates, the name, and one bare TLS
+handshake, whose alert (RFC 8446, section 6) says what the other side did not like.
+"""
+
+import asyncio
+import socket
+import ssl
+from datetime import datetime
+
+from cloudprovider.bridge.api import Reason
+from cloudprovider.bridge.tlsfiles import TlsFiles
+from cloudprovider.core.errors import BridgeError, ConfigurationError
+
+TIMEOUT = 5.0
+"""Seconds for the name, the connection and the handshake together."""
+_ALERT_TIMEOUT = 1.0
+"""Seconds to wait for an alert: in TLS 1.3 the server judges the client's certificate after the client is done."""
+
+_ALERTS = {
+    "UNKNOWN_CA": "the client certificate is not signed by the CA that the bridge trusts: issue one from that CA",
+    "CERTIFICATE_EXPIRED": "the bridge says the client certificate has expired: renew it, or set the clocks right",
+    "CERTIFICATE_REQUIRED": "the bridge wants a client certificate, and got none",
+    "BAD_CERTIFICATE": "the bridge can't read the client certificate",
+    "DECRYPT_ERROR": "the client certificate's signature does not fit the CA that the bridge trusts: issue one from it",
+    "CERTIFICATE_UNKNOWN": "the bridge does not accept the client certificate",
+    "PROTOCOL_VERSION": "the bridge does not speak TLS 1.3",
+    "NO_APPLICATION_PROTOCOL": "what listens there speaks no HTTP/2: is it the bridge?",
+}
+
+
+async def diagnose(target: str, files: TlsFiles, now: datetime, server_name: str = "") -> BridgeError | None:
+    """Return what keeps a connection to ``target`` ("HOST:PORT") from working, None if a handshake goes through.
+
+    What a person has to mend comes as not retryable only where the own side alone is at fault.
+    """
+    try:
+        own = files.load()
+    except ConfigurationError as e:
+        return _certificate(str(e), Reason.CERTIFICATE_INVALID)
+    path = files.paths.certificate
+    if now >= own.not_after:
+        return _certificate(
+            f"the client certificate {path} has expired at {own.not_after:%Y-%m-%dT%H:%M:%SZ}: renew it",
+            Reason.CERTIFICATE_EXPIRED,
+        )
+    if now < own.not_before:
+        return _certificate(
+            f"the client certificate {path} is not valid before {own.not_before:%Y-%m-%dT%H:%M:%SZ}, and here it is"
+            f" {now:%Y-%m-%dT%H:%M:%SZ}: set the clock right",
+            Reason.CERTIFICATE_EXPIRED,
+        )
+    host, _, port = target.rpartition(":")
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await _handshake(host.strip("[]"), int(port), files, server_name)
+    except TimeoutError:
+        return _unavailable(f"{target} does not answer within {TIMEOUT:.0f} s: is there a firewall between?")
+    except ConnectionRefusedError:
+        return _unavailable(f"nothing listens on {target}: does the host's program run, and is the address right?")
+    except socket.gaierror as e:
+        return _unavailable(f"the bridge's name {host!r} can't be resolved: {e.strerror}")
+    except ssl.SSLCertVerificationError as e:
+        return _certificate(
+            f"the certificate that {target} shows is not accepted ({e.verify_message}): check the CA file"
+            f" {files.paths.ca}, and that the address is one of the certificate's names",
+            Reason.CERTIFICATE_INVALID,
+        )
+    except ssl.SSLError as e:
+        return _alert(target, e)
+    except OSError as e:
+        return _unavailable(f"no connection to {target}: {e.strerror or e}")
+
+
+async def _handshake(host: str, port: int, files: TlsFiles, server_name: str) -> BridgeError | None:
+    context = ssl.create_default_context(cafile=str(files.paths.ca))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(files.paths.certificate, files.paths.key)
+    context.set_alpn_protocols(["h2"])
+    reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=server_name or host)
+    try:
+        # The server's SETTINGS frame, or its alert. Silence is fine too.
+        async with asyncio.timeout(_ALERT_TIMEOUT):
+            first = await reader.read(1)
+    except TimeoutError:
+        return None
+    finally:
+        writer.transport.abort()
+    if not first:
+        return _unavailable(f"{host}:{port} closes the connection after the handshake: is it the bridge?")
+    return None
+
+
+def _alert(target: str, error: ssl.SSLError) -> BridgeError:
+    reason = error.reason or ""
+    for name, meaning in _ALERTS.items():
+        if reason.endswith(f"ALERT_{name}") or reason == name:
+            expired = name == "CERTIFICATE_EXPIRED"
+            return _certificate(
+                f"{target}: {meaning}", Reason.CERTIFICATE_EXPIRED if expired else Reason.CERTIFICATE_INVALID
+            )
+    return _unavailable(f"the TLS handshake with {target} fails: {reason or error}")
+
+
+def _certificate(message: str, reason: Reason) -> BridgeError:
+    return BridgeError(message, reason=reason, retryable=False)
+
+
+def _unavailable(message: str) -> BridgeError:
+    return BridgeError(message, reason=Reason.UNAVAILABLE)

@@ -1,0 +1,1 @@
+"""Generated from proto/cloudprovider/bridge/v1/bridge.proto."""
