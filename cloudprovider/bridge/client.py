@@ -113,6 +113,7 @@ class GrpcBridge:
         self._diagnosis: tuple[float, BridgeError | None] = (0.0, None)
         self._diagnosing = asyncio.Lock()
         self._closed = False
+        self._token = ""
         self._metadata = (("cluster-uid", config.hello.cluster_uid),)
 
     async def ensure(
@@ -167,18 +168,21 @@ class GrpcBridge:
 
     async def watch(self) -> AsyncIterator[BridgeEvent]:
         """See BridgeClient."""
-        token = ""
+        loop = asyncio.get_running_loop()
+        self._token = ""  # who begins to watch knows nothing yet
         failures = 0
         while not self._closed:
+            began = loop.time()
             try:
-                async for event, token in self._stream(token):  # noqa: B020 - each stream goes on where the last ended
-                    failures = 0
+                async for event in self._stream():
                     yield event
                 continue  # the certificate was renewed: the next stream is on the new channel
+            except BridgeError as e:
+                error = e
             except CloudProviderError as e:
-                error = e if isinstance(e, BridgeError) else BridgeError(str(e))
-            if self._closed:
-                return
+                error = BridgeError(str(e), retryable=False)
+            if loop.time() - began > self._config.backoff[1]:
+                failures = 0  # that stream stood; one that breaks at once keeps being waited for longer
             delay = self._backoff(failures, error.retry_after)
             failures += 1
             yield Disconnected(error=error, retry_in=delay)
@@ -193,11 +197,11 @@ class GrpcBridge:
                 await task
         await self._channel.close(None)
 
-    async def _stream(self, token: str) -> AsyncIterator[tuple[BridgeEvent, str]]:
-        """One stream: its events, each with the token to go on from. Ends when the channel is replaced."""
+    async def _stream(self) -> AsyncIterator[BridgeEvent]:
+        """One stream, from where the last ended. Ends when the channel is replaced."""
         welcome = await self.connect()
         stub = self._fresh_stub()
-        request = pb.WatchLoadBalancersRequest(resume_token=token)
+        request = pb.WatchLoadBalancersRequest(resume_token=self._token)
         call = stub.WatchLoadBalancers(request, metadata=self._metadata)
         try:
             async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
@@ -205,14 +209,12 @@ class GrpcBridge:
             if not isinstance(message, pb.WatchLoadBalancersResponse):
                 raise BridgeError("the host ended the watch stream", reason=Reason.UNAVAILABLE)
             if not message.resumed:
-                token = ""
-            yield Connected(welcome=welcome, resumed=message.resumed), token
+                self._token = ""
+            yield Connected(welcome=welcome, resumed=message.resumed)
             while True:
                 if message.updated or message.removed or message.synced:
-                    token = message.resume_token
-                    yield _change(message), token
-                elif message.resume_token:
-                    token = message.resume_token
+                    yield _change(message)
+                    self._token = message.resume_token  # only now: what was not taken in must come again
                 read = asyncio.ensure_future(call.read())
                 try:
                     while not (await asyncio.wait({read}, timeout=FILES_SECONDS))[0]:
