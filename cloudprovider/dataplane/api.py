@@ -4,12 +4,12 @@ All calls work on one network namespace, are safe to repeat, and raise
 :class:`~cloudprovider.core.errors.DataPlaneError` when the kernel refuses; a refused call changed nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
 
-from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
+from cloudprovider.core.plan import Changes, IPAddress, L4Protocol, ListenerKey, Plan
 
 
 class Engine(Protocol):
@@ -31,6 +31,11 @@ class Engine(Protocol):
 
     async def intact(self) -> bool:
         """Whether table and static chains are as ``start`` made them; False: ``start`` and a full ``apply`` mend it."""
+        ...
+
+    async def undisturbed(self) -> bool:
+        """Whether nobody but this engine has changed the namespace's rules since they were last observed. The
+        cheapest question there is; when False, ask ``intact``, and observe."""
         ...
 
     async def counters(self) -> "dict[ListenerKey, Counter]":
@@ -57,7 +62,7 @@ class Connections(Protocol):
         """Delete the entries of these listeners (the Service is gone); return how many."""
         ...
 
-    async def forget_backends(self, backends: Iterable[IPAddress], *, protocol: str = "UDP") -> int:
+    async def forget_backends(self, backends: Iterable[IPAddress], *, protocol: L4Protocol = "UDP") -> int:
         """Delete the entries that go to these nodes (UDP would stay with a dead node for ever); return how many."""
         ...
 
@@ -84,6 +89,11 @@ class Announcer(Protocol):
 
     async def held(self) -> frozenset[IPAddress]:
         """The VIPs that are on the link now."""
+        ...
+
+    def on_conflict(self, callback: Callable[[IPAddress, str], None]) -> None:
+        """Call back with address and MAC when somebody else claims an address that is held here. It is defended,
+        never given up; the callback comes at most once in ten seconds for each address."""
         ...
 
 

@@ -1,0 +1,218 @@
+"""Links, addresses and the default route of one namespace, by rtnetlink(7).
+
+Addresses come and go many at once (a thousand VIPs in one message), which is why this is not a subprocess per address.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Final
+
+from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.dataplane import netlink
+from cloudprovider.dataplane.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkSocket
+
+_RTM_NEWLINK: Final = 16
+_RTM_DELLINK: Final = 17
+_RTM_GETLINK: Final = 18
+_RTM_NEWADDR: Final = 20
+_RTM_DELADDR: Final = 21
+_RTM_GETADDR: Final = 22
+_RTM_NEWROUTE: Final = 24
+_RTM_DELROUTE: Final = 25
+
+_IFLA_ADDRESS: Final = 1
+_IFLA_IFNAME: Final = 3
+_IFLA_MTU: Final = 4
+_IFLA_LINK: Final = 5
+_IFLA_MASTER: Final = 10
+_IFLA_LINKINFO: Final = 18
+_IFLA_IFALIAS: Final = 20
+_IFLA_NET_NS_FD: Final = 28
+_IFLA_INFO_KIND: Final = 1
+_IFLA_INFO_DATA: Final = 2
+_IFLA_MACVLAN_MODE: Final = 1
+_MACVLAN_MODE_BRIDGE: Final = 4
+_VETH_INFO_PEER: Final = 1
+_IFF_UP: Final = 1
+_IFA_ADDRESS: Final = 1
+_IFA_LOCAL: Final = 2
+_RTA_OIF: Final = 4
+_RTA_GATEWAY: Final = 5
+
+_IFINFO: Final = struct.Struct("=BxHiII")
+_IFADDR: Final = struct.Struct("=BBBBi")
+_RTMSG: Final = struct.Struct("=BBBBBBBBI")
+_U32: Final = struct.Struct("=I")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network device. ``kind`` is "bridge", "veth", ... ("" for hardware), ``master`` an index or 0."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+    kind: str
+    alias: str
+    master: int
+    up: bool
+
+
+class RouteSocket:
+    """rtnetlink in the namespace of the thread that opens it. Every call raises DataPlaneError when refused."""
+
+    def __init__(self) -> None:
+        self._netlink = NetlinkSocket(socket.NETLINK_ROUTE)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._netlink.close()
+
+    def link(self, name: str) -> Link | None:
+        """The link of that name, or None."""
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.text(_IFLA_IFNAME, name)
+        try:
+            answers = [m for part in self._netlink.dump(_RTM_GETLINK, body, flags=0) for m in part]
+        except DataPlaneError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return _link(answers[0].body) if answers else None
+
+    def add_veth(self, name: str, peer: str, namespace: int, mtu: int) -> None:
+        """Make a pair: ``name`` here, ``peer`` in the namespace with that file descriptor."""
+        other = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + b"".join(
+            (
+                netlink.text(_IFLA_IFNAME, peer),
+                netlink.attribute(_IFLA_MTU, _U32.pack(mtu)),
+                netlink.attribute(_IFLA_NET_NS_FD, _U32.pack(namespace)),
+            )
+        )
+        information = netlink.nested(
+            _IFLA_LINKINFO,
+            netlink.text(_IFLA_INFO_KIND, "veth"),
+            netlink.nested(_IFLA_INFO_DATA, netlink.nested(_VETH_INFO_PEER, other)),
+        )
+        self._add_link(name, netlink.attribute(_IFLA_MTU, _U32.pack(mtu)) + information)
+
+    def add_macvlan(self, name: str, parent: int, namespace: int) -> None:
+        """Make a macvlan (mode bridge) on the link ``parent``, in the namespace with that file descriptor."""
+        mode = netlink.attribute(_IFLA_MACVLAN_MODE, _U32.pack(_MACVLAN_MODE_BRIDGE))
+        information = netlink.nested(
+            _IFLA_LINKINFO, netlink.text(_IFLA_INFO_KIND, "macvlan"), netlink.nested(_IFLA_INFO_DATA, mode)
+        )
+        where = netlink.attribute(_IFLA_LINK, _U32.pack(parent)) + netlink.attribute(
+            _IFLA_NET_NS_FD, _U32.pack(namespace)
+        )
+        self._add_link(name, where + information)
+
+    def set_up(self, link: Link, *, master: int = 0) -> None:
+        """Bring a link up, first putting it into the bridge ``master`` where one is named."""
+        if master and link.master != master:
+            put = netlink.attribute(_IFLA_MASTER, _U32.pack(master))
+            self._one(_RTM_NEWLINK, 0, _IFINFO.pack(0, 0, link.index, 0, 0) + put, f"put {link.name} into its bridge")
+        if not link.up:
+            body = _IFINFO.pack(0, 0, link.index, _IFF_UP, _IFF_UP)
+            self._one(_RTM_NEWLINK, 0, body, f"bring up link {link.name}")
+
+    def set_alias(self, link: Link, alias: str) -> None:
+        """Write a note (at most 255 bytes) onto a link."""
+        body = _IFINFO.pack(0, 0, link.index, 0, 0) + netlink.attribute(_IFLA_IFALIAS, alias.encode())
+        self._one(_RTM_NEWLINK, 0, body, f"mark link {link.name}")
+
+    def delete_link(self, link: Link) -> None:
+        """Delete a link (a pair's other end goes with it)."""
+        self._one(_RTM_DELLINK, 0, _IFINFO.pack(0, 0, link.index, 0, 0), f"delete link {link.name}")
+
+    def addresses(self, link: Link) -> list[IPv4Interface]:
+        """The IPv4 addresses on a link."""
+        found: list[IPv4Interface] = []
+        for part in self._netlink.dump(_RTM_GETADDR, _IFADDR.pack(socket.AF_INET, 0, 0, 0, link.index)):
+            for answer in part:
+                _, prefix, _, _, index = _IFADDR.unpack_from(answer.body)
+                local = netlink.attributes(answer.body[_IFADDR.size :]).get(_IFA_LOCAL)
+                if index == link.index and local is not None:
+                    found.append(IPv4Interface((bytes(local), prefix)))
+        return found
+
+    def add_addresses(self, link: Link, addresses: Sequence[IPv4Interface]) -> None:
+        """Add addresses; those that are there already are left as they are."""
+        self._addresses(_RTM_NEWADDR, link, addresses, ignore=errno.EEXIST)
+
+    def delete_addresses(self, link: Link, addresses: Sequence[IPv4Interface]) -> None:
+        """Delete addresses; those that are not there are ignored."""
+        self._addresses(_RTM_DELADDR, link, addresses, ignore=errno.EADDRNOTAVAIL)
+
+    def set_default_route(self, link: Link, gateway: IPv4Address) -> None:
+        """Make ``gateway`` the way to everywhere else."""
+        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 4, 0, 1, 0)  # main table, static, universe, unicast
+        body += netlink.attribute(_RTA_GATEWAY, gateway.packed) + netlink.attribute(_RTA_OIF, _U32.pack(link.index))
+        self._one(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"set the default route via {gateway}")
+
+    def delete_default_route(self, link: Link) -> None:
+        """Have no way to elsewhere."""
+        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 0, 0, 0, 0) + netlink.attribute(
+            _RTA_OIF, _U32.pack(link.index)
+        )
+        self._one(_RTM_DELROUTE, 0, body, "delete the default route", ignore=errno.ESRCH)
+
+    def _add_link(self, name: str, attributes: bytes) -> None:
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.text(_IFLA_IFNAME, name) + attributes
+        self._one(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make link {name}")
+
+    def _addresses(self, kind: int, link: Link, addresses: Sequence[IPv4Interface], *, ignore: int) -> None:
+        if not addresses:
+            return
+        flags = NLM_F_CREATE | NLM_F_EXCL if kind == _RTM_NEWADDR else 0
+        verb = "add" if kind == _RTM_NEWADDR else "delete"
+        messages: list[bytes] = []
+        numbers: dict[int, IPv4Interface] = {}
+        for position, address in enumerate(addresses):
+            number = self._netlink.sequence()
+            numbers[number] = address
+            packed = address.ip.packed
+            body = _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, 0, link.index)
+            body += netlink.attribute(_IFA_LOCAL, packed) + netlink.attribute(_IFA_ADDRESS, packed)
+            acknowledge = NLM_F_ACK if position == len(addresses) - 1 else 0
+            messages.append(netlink.message(kind, flags | acknowledge, number, body))
+        for refusal in self._netlink.request(b"".join(messages), number):
+            if refusal.errno != ignore:
+                what = f"{verb} {numbers.get(refusal.sequence)} on {link.name}"
+                raise DataPlaneError(f"the kernel refused to {what}: {refusal.describe()}", errno=refusal.errno)
+
+    def _one(self, kind: int, flags: int, body: bytes, what: str, *, ignore: int = 0) -> None:
+        number = self._netlink.sequence()
+        for refusal in self._netlink.request(netlink.message(kind, flags | NLM_F_ACK, number, body), number):
+            if refusal.errno != ignore:
+                raise DataPlaneError(f"the kernel refused to {what}: {refusal.describe()}", errno=refusal.errno)
+
+
+def host_interface(address: IPv4Address) -> IPv4Interface:
+    """A VIP as it stands on a link: /32, so that it brings no route to its neighbours with it."""
+    return IPv4Interface((address, 32))
+
+
+def vips(addresses: Iterable[IPv4Interface], own: IPv4Interface) -> frozenset[IPv4Address]:
+    """Which of a link's addresses are VIPs: the /32 ones but the namespace's own."""
+    return frozenset(a.ip for a in addresses if a.network.prefixlen == 32 and a.ip != own.ip)
+
+
+def _link(body: memoryview) -> Link:
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    found = netlink.attributes(body[_IFINFO.size :])
+    info = netlink.attributes(found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else {}
+    return Link(
+        index=index,
+        name=netlink.string(found[_IFLA_IFNAME]),
+        mac=bytes(found.get(_IFLA_ADDRESS, b"")).hex(":"),
+        mtu=_U32.unpack(found[_IFLA_MTU])[0] if _IFLA_MTU in found else 0,
+        kind=netlink.string(info[_IFLA_INFO_KIND]) if _IFLA_INFO_KIND in info else "",
+        alias=netlink.string(found[_IFLA_IFALIAS]) if _IFLA_IFALIAS in found else "",
+        master=_U32.unpack(found[_IFLA_MASTER])[0] if _IFLA_MASTER in found else 0,
+        up=bool(flags & _IFF_UP),
+    )
