@@ -1,0 +1,108 @@
+"""The settings of each program, as flags: what they are called, what they mean, what they may be."""
+
+import ipaddress
+from pathlib import Path
+from typing import Final
+
+from cloudprovider.cli.settings import Option
+from cloudprovider.core.plan import IPNetwork
+
+DEFAULT_TRUST_DOMAIN: Final = "cloudprovider.local"
+
+
+def host_port(text: str) -> str:
+    """ "HOST:PORT" with a name or an address (IPv6 in brackets), as gRPC takes it."""
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not host or (":" in host) != bracketed or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f'"{text}" is not HOST:PORT: write it as bridge.example.org:8443, 192.0.2.1:8443, [::1]:8443')
+    return text
+
+
+def network(text: str) -> IPNetwork:
+    """A CIDR without host bits."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as e:
+        raise ValueError(f'"{text}" is not a CIDR: {e}; write it as 10.42.0.0/16') from None
+
+
+def file(text: str) -> Path:
+    """A file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(f'"{text}" is not a file')
+    return path
+
+
+def days(text: str) -> int:
+    """A number of days, at least one."""
+    if not text.isdecimal() or not 0 < int(text) <= 36500:
+        raise ValueError(f'"{text}" is not a number of days from 1 to 36500')
+    return int(text)
+
+
+LOGGING: Final = (
+    Option(name="log-level", metavar="LEVEL", default="info", choices=("debug", "info", "warning", "error"),
+           help="how much is logged"),
+    Option(name="log-format", metavar="FORMAT", default="auto", choices=("auto", "json", "text"),
+           help="auto is text on a terminal, else one JSON object a line"),
+)  # fmt: skip
+
+
+def _api_server(which: str) -> tuple[Option, ...]:
+    return (
+        Option(name="kubeconfig", metavar="FILE", default="",
+               help=f"how to reach the {which} cluster's API server; without it the pod's service account, else what"
+               " kubectl would take"),
+        Option(name="context", metavar="NAME", default="", help="the kubeconfig's context; without it the current one"),
+    )  # fmt: skip
+
+
+def _endpoint(port: int) -> Option:
+    return Option(name="endpoint", metavar="ADDRESS:PORT", default=f"127.0.0.1:{port}", parse=host_port,
+                  help="where /livez, /readyz and /metrics are served")  # fmt: skip
+
+
+GUEST: Final = (
+    Option(name="bridge", metavar="HOST:PORT", required=True, parse=host_port, help="the host's bridge"),
+    Option(name="bridge-ca", metavar="FILE", required=True, parse=file, help="CA of the bridge's certificate, PEM"),
+    Option(name="client-cert", metavar="FILE", required=True, parse=file,
+           help="this guest's certificate, PEM; read again when it changes"),
+    Option(name="client-key", metavar="FILE", required=True, parse=file, help="its key, PEM"),
+    Option(name="load-balancer-class", metavar="CLASS", default="",
+           help="handle only Services with this spec.loadBalancerClass; without it those that name none"),
+    Option(name="lease-namespace", metavar="NAMESPACE", default="cloudprovider-system",
+           help="where the Lease is by which one of several copies leads"),
+    *_api_server("guest"),
+    _endpoint(8081),
+    *LOGGING,
+)  # fmt: skip
+
+HOST: Final = (
+    Option(name="bridge-address", metavar="ADDRESS:PORT", default="0.0.0.0:8443", parse=host_port,
+           help="where the bridge listens for guests"),
+    Option(name="tls-cert", metavar="FILE", required=True, parse=file,
+           help="the bridge's certificate, PEM; read again when it changes"),
+    Option(name="tls-key", metavar="FILE", required=True, parse=file, help="its key, PEM"),
+    Option(name="tenant-ca", metavar="FILE", required=True, parse=file, help="CA of the guests' certificates, PEM"),
+    Option(name="trust-domain", metavar="NAME", default=DEFAULT_TRUST_DOMAIN,
+           help="first part of the identity in guests' certificates, spiffe://NAME/ns/.../cluster/..."),
+    Option(name="reserved-cidrs", metavar="CIDR", many=True, parse=network,
+           help="the host cluster's pod and service ranges: no guest's node may claim an address in them"),
+    *_api_server("host"),
+    _endpoint(8082),
+    *LOGGING,
+)  # fmt: skip
+
+AGENT: Final = (
+    Option(name="node-name", metavar="NAME", required=True, help="the host's name, as its Node object's"),
+    Option(name="networks", metavar="FILE", required=True, parse=file,
+           help="YAML that says by which device the host stands on each network"),
+    Option(name="instance", metavar="NAME", default="default",
+           help="part of the names of what is made in the kernel, so that two installations do not meet"),
+    Option(name="namespace", metavar="NAMESPACE", default="cloudprovider-system", help="where the agents' Leases are"),
+    *_api_server("host"),
+    _endpoint(8083),
+    *LOGGING,
+)  # fmt: skip
