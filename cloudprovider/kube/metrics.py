@@ -36,3 +36,16 @@ class RequestCounter:
             and (resource is None or request.resource == resource)
             and (code is None or request.code == code)
         )
+
+
+def exposition(requests: RequestCounter) -> str:
+    """The counts in Prometheus' text format."""
+    lines = [
+        "# HELP cloudprovider_kube_requests_total Requests to the API server.",
+        "# TYPE cloudprovider_kube_requests_total counter",
+    ]
+    lines += [
+        f'cloudprovider_kube_requests_total{{verb="{r.verb}",resource="{r.resource}",code="{r.code}"}} {count}'
+        for r, count in sorted(requests.snapshot().items())
+    ]
+    return "\n".join(lines) + "\n"

@@ -4,7 +4,6 @@ Bounded by nature: a key stands in it once, however often it is added. Time is t
 """
 
 import asyncio
-import heapq
 import logging
 import random
 from collections import deque
@@ -98,28 +97,127 @@ class WorkQueue(Generic[K]):
         self._rng = rng
         self._backoff = backoff
         self._drain_seconds = drain_seconds
-        self._ready: _Fair[K] = _Fair(group or _same_group)
-        self._active: set[K] = set()
+        self._ready: _Fair[K] = _Fair(group or _one_group)
+        self._active: dict[K, asyncio.Task[None]] = {}
         self._again: set[K] = set()
-        self._due: dict[K, float] = {}
-        self._heap: list[tuple[float, int, K]] = []
-        self._sequence = 0
+        self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
         self._failed = 0
-        self._draining = False
-        self._work = asyncio.Condition()
-        self._wake_timer = asyncio.Event()
+        self._running = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._news = asyncio.Event()
-
-    def __len__(self) -> int:
-        """Keys that wait for a worker (delayed ones apart)."""
-        return len(self._ready)
 
     @property
     def stats(self) -> QueueStats:
         """How the queue stands, for metrics."""
-        return QueueStats(
-            len(self._ready), len(self._due), len(self._active), len(self._failures), self._failed
+        return QueueStats(len(self._ready), len(self._timers), len(self._active), len(self._failures), self._failed)
+
+    def add(self, key: K) -> None:
+        """Have ``key`` handled as soon as a worker is free (once, if it waits already)."""
+        self._stop_timer(key)
+        if key in self._active:
+            self._again.add(key)
+        elif key not in self._ready:
+            self._ready.push(key)
+            self._idle.clear()
+            self._dispatch()
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Have ``key`` handled after ``seconds``; does nothing if it is to be handled sooner anyway."""
+        if key in self._ready or key in self._again:
+            return
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(key)
+        if timer is not None and timer.when() <= loop.time() + seconds:
+            return
+        self._stop_timer(key)
+        self._timers[key] = loop.call_later(seconds, self.add, key)
+
+    def forget(self, key: K) -> None:
+        """Forget the failures of ``key`` and its delayed return: what it stood for is gone."""
+        self._failures.pop(key, None)
+        self._stop_timer(key)
+
+    async def idle(self) -> None:
+        """Wait until no key is ready or being handled (delayed ones don't count)."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Work until cancelled; then take nothing new, let handlers finish for ``drain_seconds``, cancel the rest, and
+        return when all have ended. What was not handled stays in the queue, for another :meth:`run`."""
+        if self._running:
+            raise RuntimeError(f"queue {self._name} is already running")
+        self._running = True
+        try:
+            self._dispatch()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._running = False
+            try:
+                if self._active:
+                    await asyncio.wait(self._active.values(), timeout=self._drain_seconds)
+            finally:
+                rest = list(self._active.values())
+                for task in rest:
+                    task.cancel()
+                if rest:
+                    await asyncio.wait(rest)
+
+    def _dispatch(self) -> None:
+        while self._running and self._ready and len(self._active) < self._workers:
+            key = self._ready.pop()
+            self._active[key] = asyncio.get_running_loop().create_task(self._work(key), name=f"{self._name} {key}")
+        if not self._ready and not self._active:
+            self._idle.set()
+
+    async def _work(self, key: K) -> None:
+        delay: float | None = None
+        try:
+            delay = await self._handle(key)
+            self._failures.pop(key, None)
+        except asyncio.CancelledError as error:
+            if not self._running:
+                self._again.add(key)  # unfinished: it belongs to the next run
+                raise
+            delay = self._failure(key, error)  # something that the handler waited for was cancelled, not the handler
+        except Exception as error:  # noqa: BLE001 - one key's bug must not stop the others; it is logged and retried
+            delay = self._failure(key, error)
+        finally:
+            del self._active[key]
+            if key in self._again:
+                self._again.remove(key)
+                self.add(key)
+            elif delay is not None:
+                self.add_after(key, delay)
+            self._dispatch()
+
+    def _failure(self, key: K, error: BaseException) -> float:
+        """Seconds until the next try."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self._failed += 1
+        delay = self._backoff.delay(failures, self._rng)
+        if isinstance(error, KubeError) and error.retry_after is not None:
+            delay = max(delay, error.retry_after)
+        expected = isinstance(error, CloudProviderError)
+        _log.log(
+            logging.WARNING if expected else logging.ERROR,
+            "Work on a key failed; it will be tried again.",
+            extra={
+                "queue": self._name,
+                "key": str(key),
+                "error": str(error),
+                "failures": failures,
+                "delay": round(delay, 3),
+            },
+            exc_info=None if expected else error,
         )
+        return delay
+
+    def _stop_timer(self, key: K) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def _one_group(_: Hashable) -> Hashable:
+    return None
