@@ -114,9 +114,14 @@ class NetworkConfig:
 class Segment(Protocol):
     """One network's namespace, whole: its links, and the three seams above."""
 
-    engine: Engine
-    connections: Connections
-    announcer: Announcer
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def connections(self) -> Connections: ...
+
+    @property
+    def announcer(self) -> Announcer: ...
 
     async def close(self) -> None:
         """Let go of sockets; namespace, addresses and rules stay for the next agent."""

@@ -1,0 +1,132 @@
+"""The agent as a process: wiring, readiness, SIGTERM, and leaving a host for good."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from cloudprovider import __version__
+from cloudprovider.agent.config import AgentConfig
+from cloudprovider.agent.controller import AgentController, give_up
+from cloudprovider.agent.ownership import Ownership
+from cloudprovider.dataplane.api import DataPlane
+from cloudprovider.dataplane.segment import HostDataPlane
+from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.client import HttpKubeClient
+from cloudprovider.kube.credentials import load
+from cloudprovider.kube.endpoint import Probes, serve
+from cloudprovider.kube.metrics import RequestCounter, exposition
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One agent: stands by until the Lease is its own, then serves until another agent has it."""
+
+    def __init__(self, config: AgentConfig, client: KubeClient, dataplane: DataPlane, rng: random.Random) -> None:
+        self._config = config
+        self._client = client
+        self._dataplane = dataplane
+        self._rng = rng
+        self._controller: AgentController | None = None
+        self._mine = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._heard = False
+
+    @property
+    def not_ready(self) -> Sequence[str]:
+        """Why not; a standby is ready as soon as it knows who serves."""
+        if self._controller is not None:
+            return self._controller.not_ready
+        return (
+            () if self._heard else (f"the API server has not said yet which agent of {self._config.instance} serves",)
+        )
+
+    async def run(self) -> None:
+        """Work until cancelled. Rules and addresses stay in the kernel for the next agent."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ownership().run(self._on_contact))
+            group.create_task(self._serve())
+
+    async def leave(self) -> None:
+        """Remove everything of this instance from the host, and let others have its load balancers."""
+        for network in await self._dataplane.networks():
+            await self._dataplane.remove(network)
+            log.info("network left", extra={"network": network or "management"})
+        count = await give_up(self._client, self._config.node_name)
+        await self._ownership().release()
+        log.info("left", extra={"node": self._config.node_name, "load_balancers": count})
+
+    def _ownership(self) -> Ownership:
+        return Ownership(
+            self._client,
+            self._config.namespace,
+            f"cloudprovider-agent-{self._config.instance}",
+            self._config.node_name,
+            monotonic=time.monotonic,
+            jitter=self._rng.random,
+        )
+
+    def _on_contact(self, serving: bool) -> None:  # noqa: FBT001
+        self._heard = True
+        if serving != self._mine.is_set():
+            (self._mine.set if serving else self._mine.clear)()
+            self._changed.set()
+
+    async def _serve(self) -> None:
+        """Serve while the Lease is ours. A fault ends the process: a new one adopts what the kernel does meanwhile."""
+        while True:
+            await self._mine.wait()
+            self._changed.clear()
+            config = self._config
+            self._controller = AgentController(
+                config.node_name, config.networks, self._client, self._dataplane, rng=self._rng
+            )
+            serving = asyncio.create_task(self._controller.run())
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait({serving, changed}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    serving.result()
+            finally:
+                self._controller = None
+                serving.cancel()
+                changed.cancel()
+                await asyncio.gather(serving, changed, return_exceptions=True)
+            # Another agent announces the addresses from its host now: two must not.
+            for network in await self._dataplane.networks():
+                await self._dataplane.remove(network)
+
+
+async def run(config: AgentConfig) -> None:
+    """Run the agent until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
+    await _with_agent(config, _serve)
+
+
+async def leave(config: AgentConfig) -> None:
+    """Remove what this agent's instance has on the host, and only that. Raises KubeError, DataPlaneError."""
+    await _with_agent(config, lambda agent, _, __: agent.leave())
+
+
+async def _serve(agent: Agent, config: AgentConfig, requests: RequestCounter) -> None:
+    task = asyncio.create_task(agent.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    probes = Probes(ready=lambda: agent.not_ready, metrics=lambda: exposition(requests))
+    async with serve(config.endpoint, probes):
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    log.info("stopped", extra={"node": config.node_name})
+
+
+async def _with_agent(
+    config: AgentConfig, work: Callable[[Agent, AgentConfig, RequestCounter], Awaitable[None]]
+) -> None:
+    rng = random.Random()  # noqa: S311 - jitter, no secret
+    credentials = load(config.kubeconfig or None, config.context or None)
+    async with HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client:
+        await work(Agent(config, client, HostDataPlane(config.instance), rng), config, client.requests)
