@@ -113,7 +113,9 @@ class NetworkForwarder:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                await self._turn(segment)
+                if delay := await self._turn(segment):
+                    await asyncio.sleep(delay)
+                    self._wake.set()
         finally:
             for task in (repair, *self._tasks):
                 task.cancel()
@@ -124,6 +126,7 @@ class NetworkForwarder:
         while True:
             try:
                 segment = await self._open_segment()
+                await segment.engine.start()
                 self._held = set(await segment.announcer.held())
                 segment.announcer.on_conflict(_defended)
             except DataPlaneError as err:
@@ -142,7 +145,9 @@ class NetworkForwarder:
         log.error("kernel refused", extra={"network": self._network, "error": str(err), "retry_in": round(delay, 1)})
         return delay
 
-    async def _turn(self, segment: Segment) -> None:
+    async def _turn(self, segment: Segment) -> float:
+        """Bring the kernel up to the table; return the seconds to wait before the next try if it refused, else 0."""
+        delay = 0.0
         batch, self._pending = self._pending, {}
         changes = self._table.take_changes(self._network)
         try:
@@ -158,7 +163,7 @@ class NetworkForwarder:
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
             self._resync = True
-            asyncio.get_running_loop().call_later(self._refused(err), self._wake.set)
+            delay = self._refused(err)
         else:
             self._attempt, self._resync, self._refusal = 0, False, ""
             self._generations.update(batch)
@@ -168,6 +173,7 @@ class NetworkForwarder:
         self._claim(segment)
         for key in batch:
             self._report(key)
+        return delay
 
     async def _repair(self, segment: Segment) -> None:
         if not await segment.engine.intact():

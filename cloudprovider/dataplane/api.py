@@ -115,13 +115,19 @@ class Segment(Protocol):
     """One network's namespace, whole: its links, and the three seams above."""
 
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> Engine:
+        """The packet rules."""
+        ...
 
     @property
-    def connections(self) -> Connections: ...
+    def connections(self) -> Connections:
+        """The conntrack table."""
+        ...
 
     @property
-    def announcer(self) -> Announcer: ...
+    def announcer(self) -> Announcer:
+        """The VIPs."""
+        ...
 
     async def close(self) -> None:
         """Let go of sockets; namespace, addresses and rules stay for the next agent."""

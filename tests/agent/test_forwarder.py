@@ -1,0 +1,188 @@
+"""One network's forwarder on the shipped fake of the kernel."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Interface, ip_address
+
+import pytest
+
+from cloudprovider.agent import forwarder as module
+from cloudprovider.agent.forwarder import NetworkForwarder
+from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.forwarding import ForwardingTable, LoadBalancerKey
+from cloudprovider.core.plan import Forward, GroupId, ListenerKey
+from cloudprovider.dataplane.api import NetworkConfig
+from cloudprovider.dataplane.fake import FakeDataPlane, FakeFlow, FakeNetwork
+from tests.core.test_forwarding import HTTP, cluster, key, lb
+
+CONFIG = NetworkConfig("", "mgmt-br", IPv4Interface("10.0.0.2/24"))
+VIP = ip_address("10.0.0.100")
+A: LoadBalancerKey = ("t", "a")
+
+
+class World:
+    """A host, what it should forward, and the forwarder between them."""
+
+    def __init__(self) -> None:
+        self.dataplane = FakeDataPlane()
+        self.network = self.dataplane.namespaces.setdefault("", FakeNetwork())
+        self.table = ForwardingTable([""])
+        self.table.set_cluster(cluster("n1", "n2"))
+        self.reported: list[LoadBalancerKey] = []
+        self.forwarder = NetworkForwarder(
+            "", lambda: self.dataplane.open(CONFIG), self.table, self.reported.append, jitter=lambda: 0.0
+        )
+
+    def put(self, name: str = "a", vip: str = "10.0.0.100", generation: int = 1) -> None:
+        self.table.set_load_balancer(lb(name, vip, HTTP))
+        self.forwarder.touch(("t", name), generation)
+
+    def delete(self, name: str = "a") -> None:
+        gone = self.table.remove_load_balancer(("t", name))
+        self.forwarder.touch(("t", name), 1)
+        self.forwarder.forget(listeners=gone)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.forwarder.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - the fake has no events to wait for
+                await asyncio.sleep(0.001)
+
+    def in_line(self) -> bool:
+        plan = self.table.plan("")
+        have = self.network.ledger.plan()
+        return (have.forwards, have.groups) == (plan.forwards, plan.groups) and self.network.vips == plan.vips
+
+
+async def test_rules_are_in_place_and_the_address_is_announced() -> None:
+    world = World()
+    async with world.running():
+        world.put()
+        await world.until(lambda: A in world.reported and bool(world.forwarder.held([VIP])))
+    assert world.in_line()
+    assert world.forwarder.generation(A) == 1
+    assert world.network.announced == [VIP]
+
+
+async def test_what_comes_together_goes_into_one_transaction() -> None:
+    world = World()
+    async with world.running():
+        world.put()
+        await world.until(world.in_line)
+        before = len(world.network.applied)
+        for i in range(50):
+            world.put(f"b{i}", f"10.0.1.{i}")
+        await world.until(world.in_line)
+    assert len(world.network.applied) == before + 1
+
+
+async def test_deletion_withdraws_the_address_and_forgets_its_connections() -> None:
+    world = World()
+    async with world.running():
+        world.put()
+        await world.until(world.in_line)
+        world.network.flows.add(FakeFlow(key("10.0.0.100"), ip_address("10.0.0.11")))
+        world.delete()
+        await world.until(lambda: not world.network.flows)
+    assert world.in_line()
+    assert not world.forwarder.on_link([VIP])
+    assert world.forwarder.generation(A) == 0
+
+
+async def test_a_dead_nodes_udp_connections_are_forgotten() -> None:
+    world = World()
+    async with world.running():
+        world.put()
+        await world.until(world.in_line)
+        dns = ListenerKey(VIP, "UDP", 53)
+        world.network.flows |= {FakeFlow(dns, ip_address("10.0.0.11")), FakeFlow(dns, ip_address("10.0.0.12"))}
+        world.forwarder.forget(backends=world.table.set_cluster(cluster("n2")))
+        await world.until(lambda: len(world.network.flows) == 1)
+    assert world.in_line()
+
+
+async def test_a_refusal_is_told_then_mended() -> None:
+    world = World()
+    async with world.running():
+        await world.until(lambda: world.network.static)
+        world.network.refusals.append(DataPlaneError("no memory"))
+        world.put()
+        await world.until(lambda: world.forwarder.problem([VIP]) is not None)
+        problem = world.forwarder.problem([VIP])
+        assert problem is not None
+        assert (problem.reason, problem.message) == ("KernelRefused", "no memory")
+        await world.until(world.in_line)
+        await world.until(lambda: world.forwarder.generation(A) == 1)
+        assert world.forwarder.problem([VIP]) is None
+
+
+async def test_an_address_of_somebody_else_is_not_announced_but_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONFLICT_RETRY", 0.05)
+    world = World()
+    world.network.neighbours[VIP] = "02:00:00:00:00:99"
+    async with world.running():
+        world.put()
+        await world.until(lambda: world.forwarder.problem([VIP]) is not None)
+        problem = world.forwarder.problem([VIP])
+        assert problem is not None
+        assert problem.reason == "AddressConflict"
+        assert "02:00:00:00:00:99" in problem.message
+        assert not world.network.vips
+        world.network.neighbours.clear()
+        await world.until(world.in_line)
+    assert world.forwarder.problem([VIP]) is None
+
+
+async def test_what_others_break_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
+    world = World()
+    async with world.running():
+        world.put()
+        await world.until(world.in_line)
+        world.network.tamper(key("10.0.0.100"), Forward(GroupId(0), 1))
+        await world.until(world.in_line)
+        world.network.flush()
+        world.network.vips.clear()
+        await world.until(world.in_line)
+        world.network.vips.add(ip_address("10.0.0.77"))
+        await world.until(world.in_line)
+
+
+async def test_a_new_agent_adopts_and_sweeps() -> None:
+    world = World()
+    async with world.running():
+        world.put()
+        world.put("b", "10.0.0.101")
+        await world.until(world.in_line)
+    assert world.network.vips == {VIP, ip_address("10.0.0.101")}  # stopping takes nothing away
+    second = World()
+    second.dataplane.namespaces[""] = second.network = world.network
+    second.table.set_load_balancer(lb("a", "10.0.0.100", HTTP))
+    world.network.announced.clear()
+    world.network.applied.clear()
+    async with second.running():
+        await second.until(second.in_line)
+    assert world.network.announced == []
+    assert len(world.network.applied) == 1  # the one listener that nobody wants any more
+
+
+async def test_a_network_that_can_not_be_opened_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_FIRST", 0.01)
+    world = World()
+    world.dataplane.devices.clear()
+    world.put()
+    async with world.running():
+        await world.until(lambda: A in world.reported)
+        assert "mgmt-br" in world.forwarder.trouble
+        world.dataplane.devices.add("mgmt-br")
+        await world.until(world.in_line)
+        await world.until(lambda: not world.forwarder.trouble)
