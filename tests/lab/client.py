@@ -3,8 +3,10 @@
 It is not the project's client (``cloudprovider.kube``) on purpose: what checks the programs shares no code with them.
 """
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 import threading
 import urllib.parse
@@ -43,6 +45,11 @@ class Api:
         if certificate is not None:
             self._context.load_cert_chain(certificate, key)
         self._local = threading.local()
+        self._ca = ca
+        self._pair = (certificate, key)
+        self._lock = threading.Lock()
+        self._open: set[http.client.HTTPSConnection] = set()
+        self._closed = False
 
     def request(
         self,
@@ -66,7 +73,7 @@ class Api:
                 connection.request(method, target, payload, headers)
                 response = connection.getresponse()
             except (http.client.RemoteDisconnected, ConnectionError):
-                connection.close()
+                self._disconnect(connection)
                 if kept is None or method != "GET":
                     raise
                 connection = self._connect(REQUEST_LIMIT_SECONDS)
@@ -74,7 +81,7 @@ class Api:
                 response = connection.getresponse()
             data = response.read()
         except BaseException as error:
-            connection.close()
+            self._disconnect(connection)
             if isinstance(error, http.client.HTTPException):
                 raise ConnectionError(f"{method} {path}: {error!r}") from error
             raise
@@ -82,14 +89,41 @@ class Api:
         return _decoded(method, path, response.status, data)
 
     def _connect(self, timeout: float) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(self._host, self._port, context=self._context, timeout=timeout)
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._context, timeout=timeout)
+        with self._lock:
+            if self._closed:
+                raise ConnectionAbortedError("this client is closed")
+            self._open.add(connection)
+        return connection
 
-    def close(self) -> None:
-        """Close the calling thread's connection."""
+    def _disconnect(self, connection: http.client.HTTPSConnection) -> None:
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+    def release(self) -> None:
+        """Close the calling thread's connection: for a thread that ends before the client does."""
         connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
         self._local.connection = None
         if connection is not None:
-            connection.close()
+            self._disconnect(connection)
+
+    def close(self) -> None:
+        """Close every thread's connections; calls and watches under way, and later ones, raise OSError."""
+        with self._lock:
+            self._closed = True
+            connections = list(self._open)
+        for connection in connections:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # wakes whoever reads from it
+        self.release()
+
+    def sibling(self) -> "Api":
+        """Another client with the same rights, to be closed on its own."""
+        return Api(
+            f"https://{_bracketed(self._host)}:{self._port}", self._ca, certificate=self._pair[0], key=self._pair[1]
+        )
 
     def get(self, path: str) -> Object:
         return self.request("GET", path)
@@ -153,7 +187,11 @@ class Api:
         except http.client.HTTPException as error:
             raise ConnectionError(f"WATCH {path}: {error!r}") from error
         finally:
-            connection.close()
+            self._disconnect(connection)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _decoded(method: str, path: str, status: int, data: bytes) -> Object:

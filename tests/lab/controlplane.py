@@ -87,6 +87,7 @@ class ControlPlane:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self.api.close()
 
     def start(self) -> None:
         """Start what does not run, and wait until it serves. Raises LabError with the end of the log if it does not."""
@@ -97,7 +98,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """Stop everything; a later :meth:`start` finds the same objects."""
-        self.api.close()
+        self.api.release()
         for component in reversed(self.processes):
             if component == "etcd":
                 self.processes[component].kill()  # it would first wait for its clients; no fsync, nothing to lose

@@ -24,7 +24,10 @@ class KeyPair:
 
 
 def write_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """A new P-256 key, written to ``path`` (SEC 1, PEM: the one form that Kubernetes reads token keys in), readable by its owner alone."""
+    """A new P-256 key, written to ``path``, readable by its owner alone.
+
+    SEC 1 in PEM: the one form that Kubernetes reads token keys in.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     path.touch(mode=0o600)
     path.write_bytes(
