@@ -95,7 +95,10 @@ class KubeClient(Protocol):
         self, resource: Resource[T], namespace: str, name: str, patch: Json, *, subresource: str = ""
     ) -> T:
         """RFC 7386. ``metadata.resourceVersion`` or ``metadata.uid`` in the patch are preconditions. Raises
-        Conflict, NotFound, Invalid."""
+        Conflict, NotFound, Invalid.
+
+        On the status of a custom resource, API servers ignore the UID: there a Conflict is raised after the write.
+        """
         ...
 
     async def apply(
@@ -109,8 +112,11 @@ class KubeClient(Protocol):
         subresource: str = "",
     ) -> T:
         """Server-side apply with force: ``patch`` is all that ``field_manager`` wants to own. ``metadata.uid`` or
-        ``metadata.resourceVersion`` in it are preconditions. Raises Conflict, Invalid, NotFound (of a
-        subresource)."""
+        ``metadata.resourceVersion`` in it are preconditions, of an object that exists; one that does not is created,
+        unless a UID is given. Raises Conflict, Invalid, NotFound (of a subresource).
+
+        On the status of a custom resource, API servers ignore the UID: there a Conflict is raised after the write.
+        """
         ...
 
     async def delete(self, resource: Resource[T], namespace: str, name: str, *, uid: str = "") -> None:

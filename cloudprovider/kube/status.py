@@ -33,6 +33,8 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
+_UID = "metadata.uid"
+
 _decode = msgspec.json.Decoder(_Status).decode
 
 _BY_CODE: Mapping[int, type[KubeError]] = {
@@ -64,6 +66,8 @@ def error_of(what: str, code: int, body: bytes | msgspec.Raw, retry_after: str |
     kind = _BY_CODE.get(code, Unavailable)
     if kind is Conflict and status.reason == "AlreadyExists":
         kind = AlreadyExists
+    elif kind is Invalid and status.details is not None and _UID in (c.field for c in status.details.causes or ()):
+        kind = Conflict  # a patch with another UID is refused as if it wanted to change it: a failed precondition
     elif kind is Gone or status.reason == "Expired":
         kind = Gone
     return kind(
