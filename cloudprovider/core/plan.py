@@ -6,10 +6,14 @@ and a node that comes or goes changes its group once and no forward at all. A *g
 shared by every Service of a cluster that goes to the same nodes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal, NewType
+from itertools import islice
+from typing import Literal, NewType, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -72,3 +76,26 @@ def diff(have: Plan, want: Plan) -> Changes:
     forwards: dict[ListenerKey, Forward | None] = {k: f for k, f in want.forwards.items() if have.forwards.get(k) != f}
     forwards.update(dict.fromkeys(have.forwards.keys() - want.forwards.keys()))
     return Changes(groups=groups, forwards=forwards)
+
+
+def chunks(changes: Changes, size: int) -> Iterator[Changes]:
+    """Cut a big delta into deltas of at most ``size`` groups or forwards, each applicable after the ones before it:
+    groups first, then forwards, and last the groups that go. Only for start-up: between chunks others may see a part.
+    """
+    if size < 1:
+        msg = f"a chunk of {size} changes nothing; use at least 1"
+        raise ValueError(msg)
+    wanted: dict[GroupId, frozenset[IPAddress] | None] = {g: n for g, n in changes.groups.items() if n is not None}
+    gone: dict[GroupId, frozenset[IPAddress] | None] = {g: None for g, n in changes.groups.items() if n is None}
+    for group_part in _parts(wanted, size):
+        yield Changes(groups=group_part)
+    for forward_part in _parts(changes.forwards, size):
+        yield Changes(forwards=forward_part)
+    for group_part in _parts(gone, size):
+        yield Changes(groups=group_part)
+
+
+def _parts(items: Mapping[K, V], size: int) -> Iterator[dict[K, V]]:
+    pairs = iter(items.items())
+    while part := dict(islice(pairs, size)):
+        yield part

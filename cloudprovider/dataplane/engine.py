@@ -23,6 +23,13 @@ from cloudprovider.dataplane.nftables import Nftables, Transaction, each_element
 K = TypeVar("K")
 V = TypeVar("V")
 
+_AGREEING_READS: Final = 6
+"""How often to read again what is not as it should be, until two readings agree. The kernel's hash tables resize
+in the background after a big change, and a dump meanwhile misses elements and repeats others, without saying so."""
+
+_PAUSE: Final = 0.02
+"""Seconds between those readings."""
+
 _DUMPS_BESIDE_CHANGES: Final = 3
 """How often a set is read while others may change it; then it is read in one go, without yielding to the loop."""
 
@@ -47,6 +54,10 @@ class _Held:
     def group(self, number: int) -> GroupElements:
         """What is held for a group, to be written to."""
         return self.groups.setdefault(GroupId(number), GroupElements())
+
+    def differences(self, other: "_Held") -> tuple[set[ListenerKey], set[GroupId]]:
+        """The listeners and groups that are not the same in both."""
+        return _unequal(self.listeners, other.listeners), _unequal(self.groups, other.groups)
 
 
 class NftablesEngine:
@@ -117,7 +128,7 @@ class NftablesEngine:
         async with self._reading:
             self._touched_listeners, self._touched_groups = set(), set()
             generation, commits = self._nftables.generation(), self._commits
-            found = await self._read()
+            found = await self._read_surely()
             nodes = {group: await self._nodes(group, held) for group, held in found.groups.items()}
             # From here on without yielding: what is applied from now on finds the new state.
             for key in self._touched_listeners:
@@ -166,6 +177,21 @@ class NftablesEngine:
     async def _load(self, script: str) -> None:
         await asyncio.to_thread(self._enter, lambda: ruleset.run(script))
 
+    async def _read_surely(self) -> _Held:
+        """All elements. What readings don't agree about counts as touched: the next ``observe`` will tell."""
+        found = await self._read()
+        unsure = found.differences(self._held)
+        for _ in range(_AGREEING_READS):
+            if unsure[0] <= self._touched_listeners and unsure[1] <= self._touched_groups:
+                break
+            await asyncio.sleep(_PAUSE)
+            again = await self._read()
+            unsure = again.differences(found)
+            found = again
+        self._touched_listeners |= unsure[0]
+        self._touched_groups |= unsure[1]
+        return found
+
     async def _read(self) -> _Held:
         """All elements, with a yield to the event loop after every 32 KiB."""
         found = _Held()
@@ -198,6 +224,10 @@ class NftablesEngine:
 
 _NO_LISTENER: Final = ListenerElements()
 _NO_GROUP: Final = GroupElements()
+
+
+def _unequal(one: Mapping[K, V], other: Mapping[K, V]) -> set[K]:
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 def _take(key: K, source: Mapping[K, V], target: dict[K, V]) -> None:

@@ -1,0 +1,207 @@
+"""The data plane in memory, as strict as the kernel: meets every seam of :mod:`cloudprovider.dataplane.api`.
+
+A :class:`FakeDataPlane` stands for the host: what was programmed outlives the segments that are opened on it, as the
+kernel outlives an agent. Attributes of :class:`FakeNetwork` are for tests to look at, and to break things with.
+"""
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
+
+from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.plan import Changes, Forward, IPAddress, L4Protocol, ListenerKey, Plan
+from cloudprovider.dataplane.api import Claim, Counter, NetworkConfig
+from cloudprovider.dataplane.ledger import Ledger
+from cloudprovider.dataplane.naming import Names
+
+
+@dataclass(frozen=True)
+class FakeFlow:
+    """An entry of the conntrack table."""
+
+    listener: ListenerKey
+    backend: IPAddress
+
+
+@dataclass
+class FakeNetwork:
+    """One namespace and the network around it, as the kernel has them."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    vips: set[IPAddress] = field(default_factory=set)
+    flows: set[FakeFlow] = field(default_factory=set)
+    neighbours: dict[IPAddress, str] = field(default_factory=dict)
+    """Addresses that somebody else on the network has, with the MAC."""
+    announced: list[IPAddress] = field(default_factory=list)
+    applied: list[Changes] = field(default_factory=list)
+    """Every delta, in order: one entry is one kernel transaction."""
+    static: bool = False
+    """Whether the static chains are in place."""
+    foreign: int = 0
+    """How often somebody else changed the rules."""
+    refusals: list[DataPlaneError] = field(default_factory=list)
+    """Errors to be raised, one by each of the next applies."""
+
+    def tamper(self, key: ListenerKey, forward: Forward | None) -> None:
+        """Change a forward behind the engine's back."""
+        self.ledger.commit(Changes(forwards={key: forward}))
+        self.foreign += 1
+
+    def flush(self) -> None:
+        """Lose all rules, as ``nft flush ruleset`` does."""
+        self.ledger = Ledger()
+        self.static = False
+        self.foreign += 1
+
+
+class FakeEngine:
+    """See :class:`~cloudprovider.dataplane.api.Engine`."""
+
+    def __init__(self, network: FakeNetwork) -> None:
+        self._network = network
+        self._seen = 0
+
+    async def start(self) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        self._network.static = True
+        self._seen = self._network.foreign
+
+    async def apply(self, changes: Changes) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        if not self._network.static:
+            raise DataPlaneError("the static rules are not in place; start the engine", errno=errno.ENOENT)
+        self._network.ledger.check(changes)
+        if self._network.refusals:
+            raise self._network.refusals.pop(0)
+        self._network.ledger.commit(changes)
+        self._network.applied.append(changes)
+
+    async def observe(self) -> Plan:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        self._seen = self._network.foreign
+        return self._network.ledger.plan()
+
+    async def intact(self) -> bool:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return self._network.static
+
+    async def undisturbed(self) -> bool:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return self._seen == self._network.foreign
+
+    async def counters(self) -> dict[ListenerKey, Counter]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return {key: Counter(packets=0, bytes=0) for key in self._network.ledger.forwards}
+
+    async def close(self) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+
+
+class FakeConnections:
+    """See :class:`~cloudprovider.dataplane.api.Connections`."""
+
+    def __init__(self, network: FakeNetwork) -> None:
+        self._network = network
+
+    async def forget_listeners(self, listeners: Iterable[ListenerKey]) -> int:
+        """See :class:`~cloudprovider.dataplane.api.Connections`."""
+        wanted = frozenset(listeners)
+        return self._forget({flow for flow in self._network.flows if flow.listener in wanted})
+
+    async def forget_backends(self, backends: Iterable[IPAddress], *, protocol: L4Protocol = "UDP") -> int:
+        """See :class:`~cloudprovider.dataplane.api.Connections`."""
+        wanted = frozenset(backends)
+        flows = self._network.flows
+        return self._forget({f for f in flows if f.backend in wanted and f.listener.protocol == protocol})
+
+    def _forget(self, flows: set[FakeFlow]) -> int:
+        self._network.flows -= flows
+        return len(flows)
+
+
+class FakeAnnouncer:
+    """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+
+    def __init__(self, network: FakeNetwork) -> None:
+        self._network = network
+        self._callback: Callable[[IPAddress, str], None] | None = None
+
+    async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        for address in addresses:
+            if not isinstance(address, IPv4Address):
+                raise DataPlaneError(
+                    f"{address} is IPv6, which this data plane does not announce yet", errno=errno.EAFNOSUPPORT
+                )
+        claims: list[Claim] = []
+        for address in addresses:
+            mac = "" if address in self._network.vips else self._network.neighbours.get(address, "")
+            claims.append(Claim(address=address, conflict=mac))
+            if not mac and address not in self._network.vips:
+                self._network.vips.add(address)
+                self._network.announced.append(address)
+        return claims
+
+    async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        self._network.vips.difference_update(addresses)
+
+    async def held(self) -> frozenset[IPAddress]:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        return frozenset(self._network.vips)
+
+    def on_conflict(self, callback: Callable[[IPAddress, str], None]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        self._callback = callback
+
+    def hear(self, address: IPAddress, mac: str) -> None:
+        """Stand for a foreign ARP frame."""
+        if self._callback is not None and address in self._network.vips:
+            self._callback(address, mac)
+
+
+class FakeSegment:
+    """See :class:`~cloudprovider.dataplane.api.Segment`."""
+
+    def __init__(self, network: FakeNetwork, forget: Callable[[], object]) -> None:
+        self.engine = FakeEngine(network)
+        self.connections = FakeConnections(network)
+        self.announcer = FakeAnnouncer(network)
+        self._forget = forget
+
+    async def close(self) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        self._forget()
+
+
+class FakeDataPlane:
+    """See :class:`~cloudprovider.dataplane.api.DataPlane`. ``devices`` are those that the host has."""
+
+    def __init__(self, instance: str = "fake", *, devices: Iterable[str] = ("mgmt-br",)) -> None:
+        Names(instance)  # as strict about it as the kernel's
+        self.devices = set(devices)
+        self.namespaces: dict[str, FakeNetwork] = {}
+        self.segments: dict[str, FakeSegment] = {}
+
+    async def open(self, config: NetworkConfig) -> FakeSegment:
+        """See :class:`~cloudprovider.dataplane.api.DataPlane`."""
+        if config.name in self.segments:
+            raise DataPlaneError(f"network {config.name!r} is open already; close it first")
+        if config.device not in self.devices:
+            raise DataPlaneError(f"network {config.name!r}: there is no device {config.device} on this host")
+        if not isinstance(config.address, IPv4Interface):
+            raise DataPlaneError(f"network {config.name!r} has no IPv4 address for this host")
+        network = self.namespaces.setdefault(config.name, FakeNetwork())
+        segment = FakeSegment(network, lambda: self.segments.pop(config.name, None))
+        self.segments[config.name] = segment
+        return segment
+
+    async def networks(self) -> list[str]:
+        """See :class:`~cloudprovider.dataplane.api.DataPlane`."""
+        return sorted(self.namespaces)
+
+    async def remove(self, network: str) -> None:
+        """See :class:`~cloudprovider.dataplane.api.DataPlane`."""
+        self.segments.pop(network, None)
+        self.namespaces.pop(network, None)

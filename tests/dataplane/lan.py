@@ -1,0 +1,162 @@
+"""A small network in namespaces: a bridge, and hosts on it whose sockets are used from the test's event loop."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+from cloudprovider.dataplane.api import NetworkConfig
+from cloudprovider.dataplane.namespace import call_in
+
+BRIDGE = "br0"
+OWN = IPv4Interface("10.99.0.2/24")
+HOST = IPv4Address("10.99.0.1")
+"""The host's own address on the bridge, which is the gateway too."""
+CONFIG = NetworkConfig(name="", device=BRIDGE, address=OWN, gateway=HOST)
+LIMIT = 5.0
+"""Seconds that anything on this network may take."""
+
+
+def run(command: str) -> str:
+    """Run a command and return its output."""
+    return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
+
+
+@dataclass(frozen=True)
+class Station:
+    """A host on the bridge, in a namespace of its own."""
+
+    name: str
+    address: IPv4Address
+
+    @property
+    def path(self) -> Path:
+        return Path("/run/netns") / self.name
+
+    @property
+    def mac(self) -> str:
+        return run(f"ip -n {self.name} -br link show eth0").split()[2]
+
+    def socket(self, kind: socket.SocketKind, port: int = 0, address: IPv4Address | None = None) -> socket.socket:
+        """A socket in this host, bound to a port and an address (else to any)."""
+
+        def make() -> socket.socket:
+            made = socket.socket(socket.AF_INET, kind)
+            made.setblocking(False)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((str(address or ""), port))
+            return made
+
+        return call_in(self.path, make)
+
+    async def ask_tcp(self, vip: IPv4Address, port: int, *, source: int = 0) -> str:
+        """Connect, and return the name that the server says. Raises ConnectionRefusedError, TimeoutError."""
+        reader, writer = await self.connect(vip, port, source=source)
+        async with asyncio.timeout(LIMIT):
+            name = (await reader.readline()).decode().strip()
+        writer.transport.abort()
+        return name
+
+    async def connect(
+        self, vip: IPv4Address, port: int, *, source: int = 0, limit: float = LIMIT
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect and keep the connection."""
+        made = self.socket(socket.SOCK_STREAM, source)
+        try:
+            async with asyncio.timeout(limit):
+                await asyncio.get_running_loop().sock_connect(made, (str(vip), port))
+            return await asyncio.open_connection(sock=made)
+        except BaseException:
+            made.close()
+            raise
+
+    async def ask_udp(self, vip: IPv4Address, port: int, *, source: int = 0, limit: float = LIMIT) -> str:
+        """Send a datagram and return the name in the answer. Raises ConnectionRefusedError (ICMP), TimeoutError."""
+        made = self.socket(socket.SOCK_DGRAM, source)
+        try:
+            loop = asyncio.get_running_loop()
+            made.connect((str(vip), port))
+            async with asyncio.timeout(limit):
+                await loop.sock_sendall(made, b"?")
+                return (await loop.sock_recv(made, 100)).decode()
+        finally:
+            made.close()
+
+    @contextlib.asynccontextmanager
+    async def serving_tcp(self, port: int) -> AsyncIterator[list[str]]:
+        """Say this host's name to everybody who connects, then echo; yields the list of who came."""
+        came: list[str] = []
+        open_now: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            came.append(writer.get_extra_info("peername")[0])
+            open_now[writer] = asyncio.current_task()
+            with contextlib.suppress(ConnectionError):
+                writer.write(self.name.encode() + b"\n")
+                while line := await reader.readline():
+                    writer.write(line)
+            writer.transport.abort()
+            del open_now[writer]
+
+        made = self.socket(socket.SOCK_STREAM, port)
+        made.listen(1000)
+        server = await asyncio.start_server(serve, sock=made)
+        try:
+            yield came
+        finally:
+            server.close()
+            tasks = [task for task in open_now.values() if task is not None]
+            for writer in list(open_now):
+                writer.transport.abort()
+            await asyncio.gather(*tasks)
+
+    @contextlib.asynccontextmanager
+    async def serving_udp(self, port: int, address: IPv4Address | None = None) -> AsyncIterator[None]:
+        """Answer each datagram with this host's name."""
+        made = self.socket(socket.SOCK_DGRAM, port, address)
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                _, asker = made.recvfrom(2048)
+                made.sendto(self.name.encode(), asker)
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(made, answer)
+        try:
+            yield
+        finally:
+            loop.remove_reader(made)
+            made.close()
+
+
+@contextlib.contextmanager
+def bridge() -> Iterator[None]:
+    """The host's bridge, for as long as the block lasts."""
+    run(f"ip link add {BRIDGE} type bridge")
+    try:
+        run(f"ip address add {HOST}/24 dev {BRIDGE}")
+        run(f"ip link set {BRIDGE} up")
+        yield
+    finally:
+        run(f"ip link del {BRIDGE}")
+
+
+@contextlib.contextmanager
+def station(name: str, address: str) -> Iterator[Station]:
+    """A host on the bridge, for as long as the block lasts."""
+    run(f"ip netns add {name}")
+    try:
+        run(f"ip link add v-{name} type veth peer name eth0 netns {name}")
+        run(f"ip link set v-{name} master {BRIDGE} up")
+        run(f"ip -n {name} address add {address}/24 dev eth0")
+        run(f"ip -n {name} link set eth0 up")
+        run(f"ip -n {name} link set lo up")
+        run(f"ip -n {name} route add default via {HOST}")
+        yield Station(name, IPv4Address(address))
+    finally:
+        run(f"ip link del v-{name}")
+        run(f"ip netns del {name}")
