@@ -1,0 +1,231 @@
+"""The whole agent between an API server in memory and a kernel in memory."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from ipaddress import IPv4Interface, ip_address
+
+import msgspec
+
+from cloudprovider.agent.config import AgentConfig
+from cloudprovider.agent.program import Agent
+from cloudprovider.core.api.loadbalancer import Address, Listener, LoadBalancer
+from cloudprovider.core.api.meta import Condition
+from cloudprovider.core.conditions import find
+from cloudprovider.core.errors import Unavailable
+from cloudprovider.dataplane.api import NetworkConfig
+from cloudprovider.dataplane.fake import FakeDataPlane, FakeNetwork
+from cloudprovider.kube.fake import FakeKubeClient
+from cloudprovider.kube.fakestore import Call, FakeCluster
+from cloudprovider.kube.resources import GUESTCLUSTERS, LEASES, LOADBALANCERS
+from tests.core.test_forwarding import HTTP, cluster, key, lb
+
+VIP = ip_address("10.0.0.100")
+
+
+class World:
+    """A host cluster with one tenant of two nodes, and agents of one instance."""
+
+    def __init__(self) -> None:
+        self.cluster = FakeCluster(lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        self.client = FakeKubeClient(self.cluster, program="test")
+        self.dataplane = FakeDataPlane()
+        self.cluster.seed(GUESTCLUSTERS, cluster("n1", "n2"))
+
+    @property
+    def network(self) -> FakeNetwork:
+        return self.dataplane.namespaces.get("") or FakeNetwork()
+
+    def agent(self, node: str = "h1", dataplane: FakeDataPlane | None = None, device: str = "mgmt-br") -> Agent:
+        networks = (NetworkConfig("", device, IPv4Interface("10.0.0.2/24")),)
+        config = AgentConfig(node_name=node, instance="fake", networks=networks)
+        client = FakeKubeClient(self.cluster, program=node)
+        return Agent(config, client, dataplane or self.dataplane, random.Random(1))
+
+    def seed(self, name: str = "a", vip: str = "10.0.0.100", *listeners: Listener) -> LoadBalancer:
+        return self.cluster.seed(LOADBALANCERS, lb(name, vip, *(listeners or (HTTP,))))
+
+    async def lb(self, name: str = "a") -> LoadBalancer:
+        return await self.client.get(LOADBALANCERS, "t", name)
+
+    async def holds(self, name: str = "a", node: str = "h1") -> bool:
+        holder = (await self.lb(name)).status.holder
+        return holder is not None and holder.node == node
+
+    async def condition(self, kind: str, name: str = "a") -> Condition | None:
+        return find((await self.lb(name)).status.conditions, kind)
+
+    async def says(self, kind: str, reason: str, name: str = "a") -> bool:
+        found = await self.condition(kind, name)
+        return found is not None and found.reason == reason
+
+
+@asynccontextmanager
+async def running(agent: Agent) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(agent.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            result = condition()
+            if await result if asyncio.iscoroutine(result) else result:
+                return
+            await asyncio.sleep(0.002)
+
+
+async def test_a_load_balancer_is_forwarded_announced_and_reported_in_one_write() -> None:
+    world = World()
+    world.seed()
+    agent = world.agent()
+    async with running(agent):
+        await until(world.holds)
+        assert not agent.not_ready
+    obj = await world.lb()
+    assert obj.status.holder is not None
+    assert obj.status.holder.addresses == ["10.0.0.100"]
+    assert obj.status.holder.generation == obj.metadata.generation
+    assert {c.type: c.status for c in obj.status.conditions} == {
+        "Programmed": "True",
+        "Ready": "True",
+        "ClientAddressNotPreserved": "True",
+    }
+    assert world.network.vips == {VIP}
+
+
+async def test_the_status_is_written_once() -> None:
+    world = World()
+    world.seed()
+    agent = world.agent()
+    async with running(agent):
+        await until(world.holds)
+        world.seed("b", "10.0.0.101")
+        await until(lambda: world.holds("b"))
+        client = agent._client
+        assert isinstance(client, FakeKubeClient)
+        assert client.requests.total(resource="loadbalancers/status") == 2
+
+
+async def test_a_deleted_one_is_withdrawn_before_the_holder_goes() -> None:
+    world = World()
+    obj = world.seed()
+    await world.client.merge_patch(LOADBALANCERS, "t", "a", {"metadata": {"finalizers": ["x/y"]}})
+    async with running(world.agent()):
+        await until(world.holds)
+        await world.client.delete(LOADBALANCERS, *obj.key)
+
+        async def released() -> bool:
+            status = (await world.lb()).status
+            assert status.holder is None or status.holder.addresses
+            return status.holder is None
+
+        await until(released)
+        assert not world.network.vips
+        assert not world.network.ledger.plan().forwards
+        # The controller's fields are not the agent's to take away.
+        assert (await world.lb()).status.addresses
+
+
+async def test_a_changed_port_follows_and_the_generation_is_told() -> None:
+    world = World()
+    world.seed()
+    async with running(world.agent()):
+        await until(world.holds)
+        patch = {"spec": {"listeners": [{"port": 81, "backendPort": 30081}]}}
+        generation = (await world.client.merge_patch(LOADBALANCERS, "t", "a", patch)).metadata.generation
+
+        async def followed() -> bool:
+            holder = (await world.lb()).status.holder
+            return holder is not None and holder.generation == generation
+
+        await until(followed)
+        assert set(world.network.ledger.plan().forwards) == {key("10.0.0.100", 81)}
+
+
+async def test_nodes_that_go_are_told_and_those_that_come_heal() -> None:
+    world = World()
+    world.seed()
+    async with running(world.agent()):
+        await until(world.holds)
+        await world.client.merge_patch(GUESTCLUSTERS, "t", "c", {"status": {"nodes": []}}, subresource="status")
+        await until(lambda: world.says("Ready", "NoNodes"))
+        assert world.network.vips == {VIP}  # refused, not withdrawn
+        nodes = msgspec.to_builtins(cluster("n1").status)
+        await world.client.merge_patch(GUESTCLUSTERS, "t", "c", {"status": nodes}, subresource="status")
+        await until(lambda: world.says("Ready", "Ready"))
+
+
+async def test_an_unknown_network_is_told() -> None:
+    world = World()
+    obj = lb("a", "10.0.0.100", HTTP)
+    obj.status.addresses[0] = Address(ip="10.0.0.100", prefix_length=24, network="x/y")
+    world.cluster.seed(LOADBALANCERS, obj)
+    async with running(world.agent()):
+        await until(lambda: world.says("Programmed", "NetworkNotConfigured"))
+    assert not world.network.vips
+
+
+async def test_an_outage_of_the_api_server_takes_nothing_away() -> None:
+    world = World()
+    world.seed()
+    agent = world.agent()
+    async with running(agent):
+        await until(world.holds)
+        client = agent._client
+        assert isinstance(client, FakeKubeClient)
+        down = True
+
+        async def away(call: Call) -> None:
+            if down and call.program == "h1":
+                raise Unavailable("away")
+
+        world.cluster.before = away
+        world.cluster.cut_watches()
+        await until(lambda: client.requests.total(code=0) >= 2)
+        assert world.network.vips == {VIP}
+        assert world.network.ledger.plan().forwards
+        down = False
+        world.seed("b", "10.0.0.101")
+        await until(lambda: world.holds("b"), 20)
+
+
+async def test_the_second_agent_stands_by_and_the_first_yields_to_a_newer_holder() -> None:
+    world = World()
+    world.seed()
+    other = FakeDataPlane()
+    first, second = world.agent("h1"), world.agent("h2", other)
+    async with running(first):
+        await until(world.holds)
+        async with running(second):
+            await until(lambda: not second.not_ready)
+            assert not other.namespaces
+            lease = await world.client.get(LEASES, "cloudprovider-system", "cloudprovider-agent-fake")
+            taken = msgspec.structs.replace(
+                lease,
+                spec=msgspec.structs.replace(
+                    lease.spec, holder_identity="h2", lease_transitions=lease.spec.lease_transitions + 1
+                ),
+            )
+            await world.client.replace(LEASES, taken)
+            await until(lambda: world.holds("a", "h2"), 15)
+            await until(lambda: not world.dataplane.namespaces, 15)
+            assert other.namespaces[""].vips == {VIP}
+
+
+async def test_leave_removes_what_is_its_own_and_lets_go() -> None:
+    world = World()
+    world.seed()
+    async with running(world.agent()):
+        await until(world.holds)
+    await world.agent().leave()
+    assert not world.dataplane.namespaces
+    assert (await world.lb()).status.holder is None
+    lease = await world.client.get(LEASES, "cloudprovider-system", "cloudprovider-agent-fake")
+    assert lease.spec.holder_identity == ""
