@@ -53,5 +53,5 @@ def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nowhere.yaml: No such file"):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.yaml: No such file"):
         read_networks(tmp_path / "nowhere.yaml")
