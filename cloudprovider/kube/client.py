@@ -101,6 +101,7 @@ class HttpKubeClient:
         """Close all connections."""
         await self._session.close()
         await self._watches.close()
+        await asyncio.sleep(0)  # transports say that they are closed in the loop's next round
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,8 +150,8 @@ class HttpKubeClient:
         what = f"watch {resource.plural}"
         decode = self._codec(resource).event
         response = await self._open_watch(resource, _path(resource, namespace) + "?" + urlencode(query), what)
-        async with response:
-            rest = b""
+        rest = b""
+        try:
             while True:
                 try:
                     chunk = await response.content.readany()
@@ -164,6 +165,8 @@ class HttpKubeClient:
                 for line in lines:
                     if line and (event := decode(line)) is not None:
                         yield event
+        finally:
+            _hang_up(response)
 
     async def create(self, resource: Resource[T], obj: T) -> T:
         """Create ``obj``."""
@@ -315,6 +318,15 @@ class HttpKubeClient:
         if authorization := self._credentials.authorization():
             headers["Authorization"] = authorization
         return headers
+
+
+def _hang_up(response: aiohttp.ClientResponse) -> None:
+    """Drop a watch's connection at once: there is nothing to say goodbye for, and a frozen server would not answer."""
+    connection = response.connection
+    transport = connection.transport if connection is not None else None
+    response.close()
+    if transport is not None:
+        transport.abort()
 
 
 def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
