@@ -179,6 +179,8 @@ class Api:
             if response.status != http.client.OK:
                 _decoded("WATCH", path, response.status, response.read())
             while line := response.readline():
+                if not line.endswith(b"\n"):
+                    raise ConnectionResetError(f"WATCH {path}: broken off within an event")
                 event: Object = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]

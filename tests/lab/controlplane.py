@@ -6,20 +6,25 @@ Every component can be stopped, killed and started again, one by one; its data o
 """
 
 import contextlib
+import http.client
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from tests.lab import netns
 from tests.lab.build import find
-from tests.lab.client import Api
+from tests.lab.client import Api, ApiError
 from tests.lab.pki import Authority, KeyPair, write_key
 from tests.lab.process import LabError, Process, wait_for
 
 Component = Literal["etcd", "kube-apiserver", "kube-controller-manager"]
+ETCD: Final = "etcd"
+API_SERVER: Final = "kube-apiserver"
+CONTROLLER_MANAGER: Final = "kube-controller-manager"
 START_LIMIT_SECONDS = 60.0
 KUBECTL_LIMIT_SECONDS = 60.0
 
@@ -36,6 +41,7 @@ class Settings:
     cluster_cidr: str = "10.244.0.0/16"
     node_port_range: str = "30000-32767"
     api_server_flags: tuple[str, ...] = ()
+    controller_manager_flags: tuple[str, ...] = ()
 
 
 class ControlPlane:
@@ -51,13 +57,11 @@ class ControlPlane:
         write_key(self._service_account_key)
         self.kubeconfig = self.kubeconfig_for("admin", groups=("system:masters",))
         self.processes: dict[Component, Process] = {
-            "etcd": self._process("etcd", self._etcd_flags()),
-            "kube-apiserver": self._process("kube-apiserver", self._api_server_flags()),
+            ETCD: self._process(ETCD, self._etcd_flags()),
+            API_SERVER: self._process(API_SERVER, self._api_server_flags()),
         }
         if self.settings.controller_manager:
-            self.processes["kube-controller-manager"] = self._process(
-                "kube-controller-manager", self._controller_manager_flags()
-            )
+            self.processes[CONTROLLER_MANAGER] = self._process(CONTROLLER_MANAGER, self._controller_manager_flags())
         admin = self._pair("admin")
         self.api = Api(self.url, self.ca, certificate=admin.certificate, key=admin.key)
 
@@ -89,8 +93,15 @@ class ControlPlane:
         self.stop()
         self.api.close()
 
+    def launch(self) -> None:
+        """Start etcd and the API server without waiting for them: two control planes come up in the time of one."""
+        for component in (ETCD, API_SERVER):
+            if not self.processes[component].running:
+                self.processes[component].start()
+
     def start(self) -> None:
         """Start what does not run, and wait until it serves. Raises LabError with the end of the log if it does not."""
+        self.launch()
         for component in self.processes:
             self.start_component(component)
         wait_for(f"{self.name}: namespace kube-system", lambda: self.api.find("/api/v1/namespaces/kube-system"))
@@ -100,7 +111,7 @@ class ControlPlane:
         """Stop everything; a later :meth:`start` finds the same objects."""
         self.api.release()
         for component in reversed(self.processes):
-            if component == "etcd":
+            if component == ETCD:
                 self.processes[component].kill()  # it would first wait for its clients; no fsync, nothing to lose
             else:
                 self.processes[component].terminate()
@@ -108,10 +119,9 @@ class ControlPlane:
     def start_component(self, component: Component) -> None:
         """Start one component if it does not run, and wait until it is ready."""
         process = self.processes[component]
-        if process.running:
-            return
-        process.start()
-        if component == "kube-apiserver":
+        if not process.running:
+            process.start()
+        if component == API_SERVER:
             process.wait_until("ready", self._ready, timeout=START_LIMIT_SECONDS)
 
     def stop_component(self, component: Component) -> None:
@@ -160,6 +170,19 @@ class ControlPlane:
         """Apply a folder's CustomResourceDefinitions and wait until they are served."""
         self.kubectl("apply", "--server-side", "--recursive", "-f", folder)
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        for definition in self.api.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions"):
+            spec = definition["spec"]
+            path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+            wait_for(f"{self.name}: {path} to be served", partial(self._served, path))
+
+    def _served(self, path: str) -> bool:
+        try:
+            self.api.get(path)
+        except ApiError as error:
+            if error.status in (http.client.NOT_FOUND, http.client.TOO_MANY_REQUESTS):
+                return False  # just made: not known yet, or "storage is (re)initializing"
+            raise
+        return True
 
     def _pair(self, user: str) -> KeyPair:
         folder, name = self.authority.folder, _file_name(user)
@@ -249,6 +272,7 @@ contexts:
             f"--service-account-private-key-file={self._service_account_key}",
             f"--root-ca-file={self.ca}",
             f"--cluster-cidr={self.settings.cluster_cidr}",
+            *self.settings.controller_manager_flags,
         ]
 
 

@@ -251,8 +251,8 @@ class PodRunner:
 
     def stop(self) -> None:
         """End every pod's process and namespace; the objects stay."""
-        self._stopping.set()
         with self._lock:
+            self._stopping.set()
             pods = list(self._pods.values())
         for pod in pods:
             pod.end()
@@ -318,6 +318,8 @@ class PodRunner:
             self._reconcile()
 
     def _reconcile(self) -> None:
+        if self._stopping.is_set():
+            return
         for uid, pod in list(self._pods.items()):
             wanted = self._objects.get(uid)
             if wanted is None or wanted["metadata"].get("deletionTimestamp"):

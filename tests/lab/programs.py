@@ -1,0 +1,182 @@
+"""Our programs in the lab: real processes under the accounts and roles of ``manifests/``, never as an administrator."""
+
+import contextlib
+import http.client
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+import yaml
+
+from tests.lab.client import ApiError, Object
+from tests.lab.controlplane import ControlPlane
+from tests.lab.network import Namespace
+from tests.lab.process import LabError, Process, wait_for
+
+ROOT = Path(__file__).parent.parent.parent
+MANIFESTS = ROOT / "manifests"
+SYSTEM_NAMESPACE = "cloudprovider-system"
+START_LIMIT_SECONDS = 30.0
+PROBE_LIMIT_SECONDS = 2.0
+PORTS = {"guest": 8081, "host": 8082, "agent": 8083}
+BRIDGE_PORT = 8443
+WORKLOADS = frozenset({"Deployment", "DaemonSet", "Service", "ConfigMap"})
+"""What ``manifests/`` has for pods and the lab does as processes."""
+
+
+class Program:
+    """One of ``cloudprovider guest|host|agent``, with its health endpoint on loopback of its namespace."""
+
+    def __init__(
+        self, name: str, namespace: Namespace, kubeconfig: Path, flags: Sequence[str | Path], log: Path
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self._port = PORTS[name]
+        common = [f"--kubeconfig={kubeconfig}", f"--endpoint=127.0.0.1:{self._port}", "--log-format=json"]
+        self._arguments = [*common, *map(str, flags)]
+        environment = {"PYTHONPATH": str(ROOT)}
+        self.process = Process(
+            name, [*_command(name), *self._arguments], log=log, namespace=namespace.name, environment=environment
+        )
+
+    def start(self, *, wait: bool = True) -> None:
+        self.process.start()
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, timeout: float = START_LIMIT_SECONDS) -> None:
+        self.process.wait_until("ready", self.ready, timeout=timeout)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self.process.kill()
+
+    def stop(self) -> None:
+        """SIGTERM, as Kubernetes would."""
+        self.process.terminate()
+
+    def run_action(self, action: str) -> str:
+        """Run another of the program's actions to its end, with the same settings (``agent leave``)."""
+        return self.namespace.run(*_command(self.name), action, *self._arguments)
+
+    def ready(self) -> bool:
+        try:
+            return self._ask("/readyz")[0] == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics, by name and labels as exposed. Raises OSError when it does not answer."""
+        text = self._ask("/metrics")[1]
+        return {name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)}
+
+    def _ask(self, path: str) -> tuple[int, str]:
+        def ask() -> tuple[int, str]:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PROBE_LIMIT_SECONDS)
+            with contextlib.closing(connection):
+                connection.request("GET", path)
+                response = connection.getresponse()
+                return response.status, response.read().decode()
+
+        return self.namespace.call(ask)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cloudprovider.cli.main", *arguments]
+
+
+def cloudprovider(*arguments: str | Path) -> str:
+    """Run a command of the command line to its end; return what it prints. Raises LabError."""
+    done = subprocess.run(
+        _command(*map(str, arguments)), capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    if done.returncode != 0:
+        raise LabError(f"cloudprovider {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def install(plane: ControlPlane, side: str) -> None:
+    """Apply what ``manifests/SIDE`` has of accounts, roles and policies; the programs themselves run as processes."""
+    rendered = plane.kubectl("kustomize", MANIFESTS / side)
+    wanted = [item for item in yaml.safe_load_all(rendered) if item and item["kind"] not in WORKLOADS]
+    plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(wanted))
+
+
+def account(plane: ControlPlane, name: str) -> Path:
+    """A kubeconfig of a program's account."""
+    return plane.kubeconfig_for_account(SYSTEM_NAMESPACE, f"cloudprovider-{name}")
+
+
+def issue_bridge_certificate(folder: Path, address: str) -> None:
+    """``bridge.crt`` and ``bridge.key`` in ``folder``, signed by the tenants' CA there."""
+    command = ("tenant", "server-certificate", address, "--ca-dir", folder / "ca", "--out", folder, "--pem")
+    cloudprovider(*command)
+
+
+def issue_tenant(
+    folder: Path, plane: ControlPlane, name: str, *, namespace: str, bridge: str, node_cidr: IPv4Network
+) -> None:
+    """A tenant, as an operator makes one: certificate in ``folder``, its namespace and GuestCluster on the host."""
+    cloudprovider(
+        *("tenant", "issue", name, "--namespace", namespace, "--bridge", bridge, "--node-cidr", str(node_cidr)),
+        *("--ca-dir", folder / "ca", "--out", folder, "--pem"),
+    )
+    with contextlib.suppress(ApiError):  # there already: another tenant's
+        plane.api.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    plane.kubectl("apply", "-f", folder / f"{name}.host.yaml")
+
+
+def host_program(
+    namespace: Namespace, kubeconfig: Path, certificates: Path, *, reserved: Sequence[str], log: Path
+) -> Program:
+    flags = [
+        f"--bridge-address=0.0.0.0:{BRIDGE_PORT}",
+        f"--tls-cert={certificates / 'bridge.crt'}",
+        f"--tls-key={certificates / 'bridge.key'}",
+        f"--tenant-ca={certificates / 'ca.crt'}",
+        *(f"--reserved-cidrs={cidr}" for cidr in reserved),
+    ]
+    return Program("host", namespace, kubeconfig, flags, log)
+
+
+def guest_program(
+    namespace: Namespace, kubeconfig: Path, certificates: Path, *, tenant: str, bridge: str, log: Path
+) -> Program:
+    flags = [
+        f"--bridge={bridge}",
+        f"--bridge-ca={certificates / 'ca.crt'}",
+        f"--client-cert={certificates / f'{tenant}.crt'}",
+        f"--client-key={certificates / f'{tenant}.key'}",
+    ]
+    return Program("guest", namespace, kubeconfig, flags, log)
+
+
+def agent_program(
+    namespace: Namespace, kubeconfig: Path, networks: Path, *, node: str, instance: str, log: Path
+) -> Program:
+    flags = [f"--node-name={node}", f"--instance={instance}", f"--networks={networks}"]
+    return Program("agent", namespace, kubeconfig, flags, log)
+
+
+def write_networks(path: Path, device: str, address: IPv4Interface, gateway: IPv4Address) -> None:
+    """The agent's networks file: the management network alone."""
+    network: Mapping[str, str] = {"name": "", "device": device, "address": str(address), "gateway": str(gateway)}
+    path.write_text(yaml.safe_dump({"networks": [dict(network)]}))
+
+
+def wait_permitted(plane: ControlPlane, accounts: Sequence[str]) -> None:
+    """Wait until the API server has learnt of the accounts' roles (its authorizer follows by watch)."""
+    for name in accounts:
+        user = f"system:serviceaccount:{SYSTEM_NAMESPACE}:cloudprovider-{name}"
+        where = {"namespace": SYSTEM_NAMESPACE, "verb": "get", "group": "coordination.k8s.io", "resource": "leases"}
+        review: Object = {"spec": {"user": user, "resourceAttributes": where}}
+
+        def allowed(body: Object = review) -> bool:
+            told = plane.api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+            return bool(told["status"]["allowed"])
+
+        wait_for(f"{plane.name}: roles of {user}", allowed, timeout=10)
