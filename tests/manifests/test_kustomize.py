@@ -161,6 +161,8 @@ def test_what_a_program_does_it_may(
         *((a, "*", "*", (EVERYWHERE,)) for a in ("cloudprovider-host", "cloudprovider-agent", "cloudprovider-guest")),
         ("cloudprovider-host", "create", POOLS, ()),
         ("cloudprovider-host", "delete", POOLS, ()),
+        ("cloudprovider-host", "patch", POOLS, ()),
+        ("cloudprovider-host", "delete", BLOCKS, ()),
         ("cloudprovider-host", "create", TENANTS, (EVERYWHERE,)),
         ("cloudprovider-host", "delete", TENANTS, (EVERYWHERE,)),
         ("cloudprovider-host", "update", "leases.coordination.k8s.io", ("--namespace=kube-system",)),
