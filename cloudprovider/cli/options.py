@@ -6,6 +6,7 @@ from typing import Final
 
 from cloudprovider.cli.settings import Option
 from cloudprovider.core.plan import IPNetwork
+from cloudprovider.core.translate import DEFAULT_CLASS
 
 DEFAULT_TRUST_DOMAIN: Final = "cloudprovider.local"
 
@@ -64,16 +65,24 @@ def _endpoint(port: int) -> Option:
                   help="where /livez, /readyz and /metrics are served")  # fmt: skip
 
 
+def _lease(whose: str) -> Option:
+    return Option(name="lease-namespace", metavar="NAMESPACE", default="cloudprovider-system",
+                  help=f"where the Lease of {whose} is kept")  # fmt: skip
+
+
 GUEST: Final = (
     Option(name="bridge", metavar="HOST:PORT", required=True, parse=host_port, help="the host's bridge"),
+    Option(name="bridge-server-name", metavar="NAME", default="",
+           help="the name in the bridge's certificate, where it is not HOST"),
     Option(name="bridge-ca", metavar="FILE", required=True, parse=file, help="CA of the bridge's certificate, PEM"),
     Option(name="client-cert", metavar="FILE", required=True, parse=file,
            help="this guest's certificate, PEM; read again when it changes"),
     Option(name="client-key", metavar="FILE", required=True, parse=file, help="its key, PEM"),
     Option(name="load-balancer-class", metavar="CLASS", default="",
-           help="handle only Services with this spec.loadBalancerClass; without it those that name none"),
-    Option(name="lease-namespace", metavar="NAMESPACE", default="cloudprovider-system",
-           help="where the Lease is by which one of several copies leads"),
+           help="handle only Services with this spec.loadBalancerClass; without it those that name none, or "
+           + DEFAULT_CLASS),
+    _lease("the copy that leads"),
+    Option(name="identity", metavar="NAME", default="", help="this copy's name there; without it the host's name"),
     *_api_server("guest"),
     _endpoint(8081),
     *LOGGING,
@@ -101,7 +110,7 @@ AGENT: Final = (
            help="YAML that says by which device the host stands on each network"),
     Option(name="instance", metavar="NAME", default="default",
            help="part of the names of what is made in the kernel, so that two installations do not meet"),
-    Option(name="namespace", metavar="NAMESPACE", default="cloudprovider-system", help="where the agents' Leases are"),
+    _lease("the agent that serves"),
     *_api_server("host"),
     _endpoint(8083),
     *LOGGING,
