@@ -195,14 +195,14 @@ class EventSource(ApiStruct, frozen=True, kw_only=True):
 
 
 class Event(KubeObject, frozen=True, kw_only=True):
-    """core/v1 Event, as ``kubectl describe`` shows it."""
+    """core/v1 Event, as ``kubectl describe`` shows it. The API server sets no defaults: what is to be shown is sent."""
 
     involved_object: ObjectReference = msgspec.field(default_factory=ObjectReference)
     reason: str = ""
     message: str = ""
-    type: Literal["Normal", "Warning"] = "Normal"
+    type: Literal["Normal", "Warning", ""] = ""
     source: EventSource = msgspec.field(default_factory=EventSource)
-    count: int = 1
+    count: int = 0
     first_timestamp: str | None = None
     last_timestamp: str | None = None
     reporting_component: str = ""

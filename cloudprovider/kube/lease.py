@@ -1,0 +1,242 @@
+"""Leader election on a Lease (coordination.k8s.io/v1), with a fencing token.
+
+The leader proves itself by renewing; its work is cancelled, and awaited, before anybody else can take the lease, also
+when the API server is frozen: every request has a time-out below the retry period, and all waiting is by the event
+loop's monotonic clock. The wall clock only fills the fields that people read; a candidate judges a lease by how long
+it has itself seen no renewal, as client-go does.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from cloudprovider.core.api.kubernetes import Lease, LeaseSpec
+from cloudprovider.core.api.meta import ObjectMeta
+from cloudprovider.core.errors import Conflict, KubeError, NotFound
+from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.resources import LEASES
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. client-go's, with a bound for requests. Work must end within ``lease_duration - renew_deadline``
+    after it is cancelled."""
+
+    lease_duration: int = 15
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+    request_timeout: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.request_timeout < self.retry_period < self.renew_deadline < self.lease_duration:
+            raise ValueError(f"{self}: must be request_timeout < retry_period < renew_deadline < lease_duration")
+
+
+class _Lost(Exception):
+    """Somebody else has the lease, or it is gone."""
+
+
+@dataclass
+class _Term:
+    """One time in office. ``renewed_at``: when the last successful renewal was sent."""
+
+    lease: Lease
+    renewed_at: float
+
+    @property
+    def token(self) -> int:
+        return self.lease.spec.lease_transitions
+
+
+class Elector:
+    """One candidate for the Lease ``namespace``/``name``.
+
+    ``identity`` must be this process's alone (say pod name and a random part): two that share one would both lead.
+    ``now`` gives the wall clock in UTC.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        now: Callable[[], datetime],
+        rng: random.Random,
+        timing: Timing | None = None,
+    ) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._now = now
+        self._rng = rng
+        self._timing = timing or Timing()
+        self._seen = ""  # the version of another's lease, and when it was first seen
+        self._seen_at = 0.0
+        self._token: int | None = None
+
+    @property
+    def token(self) -> int | None:
+        """The fencing token while this candidate leads, else None."""
+        return self._token
+
+    async def run_while_leader(self, work: Callable[[int], Awaitable[None]]) -> None:
+        """Contend for the lease, and run ``work(token)`` while holding it.
+
+        ``token`` grows with every term of any candidate (``leaseTransitions``), as long as the Lease is not deleted.
+        When the lease is lost, ``work`` is cancelled and awaited, and the contest begins anew. Returns when ``work``
+        does and raises what it raises. Then, and when cancelled, the lease is released after ``work`` has ended.
+        """
+        while True:
+            term = await self._acquire()
+            _log.info("Became the leader.", extra={"lease": self._name, "token": term.token})
+            if await self._lead(term, work):
+                return
+            _log.warning("Lost the lease; work was stopped.", extra={"lease": self._name, "token": term.token})
+            await asyncio.sleep(self._rng.uniform(0.5, 1.0) * self._timing.retry_period)
+
+    async def _lead(self, term: _Term, work: Callable[[int], Awaitable[None]]) -> bool:
+        """One term. True when ``work`` ended by itself, False when the lease was lost."""
+        self._token = term.token
+        renewing = asyncio.create_task(self._renew_until_lost(term), name=f"{self._name} renew")
+        working = asyncio.create_task(_call(work, term.token), name=f"{self._name} work")
+        try:
+            await asyncio.wait({working, renewing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            finished = working.done()
+            await _end(working)  # renewed meanwhile, so that nobody else begins before it has ended
+            if not finished and not working.cancelled() and (error := working.exception()) is not None:
+                _log.error("Work failed while it was stopped.", extra={"lease": self._name}, exc_info=error)
+            self._token = None
+            held = not renewing.done()
+            await _end(renewing)
+            if held:
+                await self._release(term)
+        if not held:
+            renewing.result()
+        if finished:
+            working.result()
+        return finished
+
+    async def _acquire(self) -> _Term:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                async with asyncio.timeout(self._timing.request_timeout):
+                    lease = await self._try_acquire()
+                if lease is not None:
+                    return _Term(lease, began)
+            except (KubeError, TimeoutError) as error:
+                _log.info("The lease could not be taken.", extra={"lease": self._name, "error": str(error)})
+            await asyncio.sleep(self._rng.uniform(1.0, 1.2) * self._timing.retry_period)
+
+    async def _try_acquire(self) -> Lease | None:
+        try:
+            lease = await self._client.get(LEASES, self._namespace, self._name)
+        except NotFound:
+            metadata = ObjectMeta(namespace=self._namespace, name=self._name)
+            return await self._client.create(LEASES, Lease(metadata=metadata, spec=self._new_term(0)))
+        now = asyncio.get_running_loop().time()
+        if self._seen != lease.metadata.resource_version:
+            self._seen, self._seen_at = lease.metadata.resource_version, now
+        spec = lease.spec
+        others = spec.holder_identity not in {"", self._identity}
+        if others and now < self._seen_at + spec.lease_duration_seconds:
+            return None
+        # Also when it is ours already (an answer was lost): a new term has a new token.
+        wanted = msgspec.structs.replace(lease, spec=self._new_term(spec.lease_transitions))
+        return await self._client.replace(LEASES, wanted)
+
+    def _new_term(self, transitions: int) -> LeaseSpec:
+        time = self._time()
+        return LeaseSpec(
+            holder_identity=self._identity,
+            lease_duration_seconds=self._timing.lease_duration,
+            acquire_time=time,
+            renew_time=time,
+            lease_transitions=transitions + 1,
+        )
+
+    async def _renew_until_lost(self, term: _Term) -> None:
+        loop = asyncio.get_running_loop()
+        next_at = term.renewed_at + self._timing.retry_period
+        while True:
+            deadline = term.renewed_at + self._timing.renew_deadline
+            await asyncio.sleep(min(next_at, deadline) - loop.time())
+            began = loop.time()
+            if began >= deadline:
+                return
+            next_at = began + self._timing.retry_period
+            try:
+                async with asyncio.timeout_at(min(began + self._timing.request_timeout, deadline)):
+                    await self._renew(term)
+            except _Lost:
+                return
+            except (KubeError, TimeoutError) as error:
+                _log.warning(
+                    "The lease could not be renewed.",
+                    extra={
+                        "lease": self._name,
+                        "error": str(error) or "no answer in time",
+                        "seconds_left": round(deadline - loop.time(), 1),
+                    },
+                )
+            else:
+                term.renewed_at = began
+
+    async def _renew(self, term: _Term) -> None:
+        try:
+            try:
+                term.lease = await self._client.replace(LEASES, self._renewed(term.lease))
+            except Conflict:
+                # An answer of ours was lost, somebody labelled the object, or we are no longer the leader.
+                current = await self._client.get(LEASES, self._namespace, self._name)
+                if (current.spec.holder_identity, current.spec.lease_transitions) != (self._identity, term.token):
+                    raise _Lost from None
+                term.lease = await self._client.replace(LEASES, self._renewed(current))
+        except NotFound:
+            raise _Lost from None
+
+    def _renewed(self, lease: Lease) -> Lease:
+        return msgspec.structs.replace(lease, spec=msgspec.structs.replace(lease.spec, renew_time=self._time()))
+
+    async def _release(self, term: _Term) -> None:
+        """Let the next one begin at once. If that fails, it begins when the lease expires."""
+        spec = msgspec.structs.replace(
+            term.lease.spec, holder_identity="", lease_duration_seconds=1, renew_time=self._time()
+        )
+        try:
+            async with asyncio.timeout(self._timing.request_timeout):
+                await self._client.replace(LEASES, msgspec.structs.replace(term.lease, spec=spec))
+        except (KubeError, TimeoutError) as error:
+            _log.warning("The lease could not be released.", extra={"lease": self._name, "error": str(error)})
+
+    def _time(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+async def _call(work: Callable[[int], Awaitable[None]], token: int) -> None:
+    await work(token)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it has ended, however often we are cancelled ourselves meanwhile."""
+    task.cancel()
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
