@@ -99,6 +99,8 @@ HOST: Final = (
            help="first part of the identity in guests' certificates, spiffe://NAME/ns/.../cluster/..."),
     Option(name="reserved-cidrs", metavar="CIDR", many=True, parse=network,
            help="the host cluster's pod and service ranges: no guest's node may claim an address in them"),
+    _lease("the copy that leads"),
+    Option(name="identity", metavar="NAME", default="", help="this copy's name there; without it the host's name"),
     *_api_server("host"),
     _endpoint(8082),
     *LOGGING,

@@ -1,0 +1,60 @@
+"""The parts of the host program put together over one API server; without a process, a network port or a lease."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from cloudprovider.core.plan import IPNetwork
+from cloudprovider.host.backend import HostBackend
+from cloudprovider.host.caches import Caches
+from cloudprovider.host.clock import Clock
+from cloudprovider.host.controller import HostController
+from cloudprovider.host.guestclusters import GuestClusterStatuses
+from cloudprovider.host.hints import READOPTION_SECONDS, Hints
+from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
+from cloudprovider.host.nodes import TenantNodes
+from cloudprovider.host.registration import Registration
+from cloudprovider.kube.api import KubeClient
+
+
+class Host:
+    """One term in office. ``backend`` may be asked once ``caches`` have synced, while :meth:`run` runs.
+
+    ``time`` is monotonic, in seconds. ``settle_seconds``: see :data:`~cloudprovider.host.inventories.SETTLE_SECONDS`;
+    ``readoption_seconds``: see :data:`~cloudprovider.host.hints.READOPTION_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        version: str,
+        reserved: Sequence[IPNetwork],
+        now: Clock,
+        time: Callable[[], float],
+        rng: random.Random,
+        settle_seconds: float = SETTLE_SECONDS,
+        readoption_seconds: float = READOPTION_SECONDS,
+    ) -> None:
+        self.caches = Caches(client, rng)
+        hints = Hints(time, wait_seconds=readoption_seconds)
+        self.controller = HostController(client, self.caches, hints, now=now, rng=rng)
+        self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
+        self._nodes = TenantNodes(self.caches, self.controller.book, self._statuses, reserved=reserved, rng=rng)
+        self.backend = HostBackend(
+            client,
+            self.caches,
+            hints,
+            statuses=self._statuses,
+            registration=Registration(self._statuses, version=version),
+            nodes=self._nodes,
+            inventories=Inventories(self._statuses, now=now, time=time, settle_seconds=settle_seconds),
+        )
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.caches.run(), name="caches")
+            tasks.create_task(self.controller.run(), name="controller")
+            tasks.create_task(self._statuses.run(), name="guest cluster statuses")
+            tasks.create_task(self._nodes.run(), name="tenants' nodes")

@@ -1,0 +1,337 @@
+"""The bridge's backend: what tenants ask becomes LoadBalancers and GuestCluster status, within the tenants' limits."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+from cloudprovider.bridge.api import Hello, QuotaExceeded, Reason, TenantPolicy, Welcome
+from cloudprovider.bridge.statelog import StateLog
+from cloudprovider.core.api.guestcluster import GuestCluster
+from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.errors import AlreadyExists, BridgeError, Conflict, InvalidRequest, NotFound, Violation
+from cloudprovider.core.exchange import (
+    Inventory,
+    InventoryResult,
+    LoadBalancerRequest,
+    LoadBalancerState,
+    RejectedNode,
+    ReportedNode,
+    ServiceKey,
+    Tenant,
+)
+from cloudprovider.core.lbobject import difference, object_key, service_of, stands_for, wanted_object
+from cloudprovider.core.lbstate import state_of
+from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.tenancy import check_request
+from cloudprovider.host.caches import Caches
+from cloudprovider.host.guestclusters import GuestClusterStatuses
+from cloudprovider.host.hints import Hints
+from cloudprovider.host.inventories import Inventories
+from cloudprovider.host.nodes import TenantNodes
+from cloudprovider.host.registration import Registration
+from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.resources import LOADBALANCERS
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+
+GOING_SECONDS: Final = 0.5
+"""When to ask again for a load balancer whose predecessor is still going away."""
+QUOTA_SECONDS: Final = 30.0
+"""When to ask again where the tenant has as many load balancers as it may."""
+
+
+class HostBackend:
+    """A :class:`~cloudprovider.bridge.api.TenantBackend` over the host's API server and its caches.
+
+    Make it before the caches are filled: the logs of states live from their changes.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        caches: Caches,
+        hints: Hints,
+        *,
+        statuses: GuestClusterStatuses,
+        registration: Registration,
+        nodes: TenantNodes,
+        inventories: Inventories,
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._hints = hints
+        self._statuses = statuses
+        self._registration = registration
+        self._nodes = nodes
+        self._inventories = inventories
+        self._logs: dict[Tenant, StateLog] = {}
+        self._listeners: list[Callable[[Tenant], None]] = []
+        self._locks: dict[Key, tuple[asyncio.Lock, list[None]]] = {}
+        self._creating: dict[Tenant, int] = {}
+        self._marked: set[str] = set()
+        caches.load_balancers.on_change(self._changed)
+        caches.guest_clusters.on_change(self._tenant_changed)
+
+    # --- what the server asks at once ----------------------------------------------------------------------------
+
+    def policy(self, tenant: Tenant) -> TenantPolicy | None:
+        """See TenantBackend."""
+        cluster = self._caches.guest_cluster(tenant)
+        return None if cluster is None else _policy(cluster)
+
+    def on_policy_change(self, listener: Callable[[Tenant], None]) -> Callable[[], None]:
+        """See TenantBackend."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def states(self, tenant: Tenant) -> StateLog:
+        """See TenantBackend."""
+        log = self._logs.get(tenant)
+        if log is None:
+            log = self._logs[tenant] = StateLog()
+            for lb in self._caches.load_balancers_of(tenant):  # of a tenant that was gone for a while
+                found = service_of(lb)
+                if found is not None:
+                    log.publish(state_of(lb, found[1]))
+        return log
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    async def connect(self, tenant: Tenant, hello: Hello) -> Welcome:
+        """See TenantBackend."""
+        return await self._registration.connect(tenant, self._living(tenant), hello)
+
+    async def ensure(
+        self,
+        tenant: Tenant,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...],
+    ) -> LoadBalancerState:
+        """See TenantBackend."""
+        cluster = self._living(tenant)
+        _check_ipam(request)
+        check_request(tenant, self._caches.project_of(tenant.namespace), cluster.spec, request)
+        want = wanted_object(tenant, service, request, cluster_uid=cluster.status.cluster_uid, limits=cluster.spec)
+        async with self._alone(want.key):
+            # Before the object is seen: the controller may decide at once.
+            self._hints.tell(want.key, shown_addresses)
+            self._inventories.ensured(want.key)
+            try:
+                have = self._caches.load_balancers.get(*want.key)
+                if have is None:
+                    have = await self._create(tenant, cluster, want)
+                lb = await self._update(tenant, service, have, want)
+            finally:
+                if self._caches.load_balancers.get(*want.key) is None:
+                    self._forget(want.key)
+        return state_of(lb, service)
+
+    async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
+        """See TenantBackend."""
+        self._known(tenant)
+        await self._delete(tenant, service)
+
+    async def report_nodes(self, tenant: Tenant, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
+        """See TenantBackend."""
+        self._known(tenant)
+        return await self._nodes.report(tenant, nodes)
+
+    async def report_inventory(self, tenant: Tenant, inventory: Inventory) -> InventoryResult:
+        """See TenantBackend."""
+        cluster = self._known(tenant)
+        for item in inventory.items:
+            key = object_key(tenant, item.service)
+            if key in self._caches.load_balancers.objects:
+                self._hints.tell(key, item.shown_addresses)
+        present = {}
+        for lb in self._caches.load_balancers_of(tenant):
+            found = service_of(lb)
+            if found is not None and not self._is_going(lb):
+                present[found[1]] = lb.key
+        return await self._inventories.report(tenant, cluster, inventory, present, self._delete)
+
+    # --- one load balancer ---------------------------------------------------------------------------------------
+
+    async def _create(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> LoadBalancer:
+        """Return the object of this name: made now, or found to be there already (an earlier try of ours)."""
+        most = cluster.spec.quota.load_balancers
+        count = len(self._caches.load_balancers_of(tenant)) + self._creating.get(tenant, 0)
+        if count >= most:
+            raise QuotaExceeded(
+                f"the cluster has {count} load balancers, its limit is {most}: delete some, or ask the host's operator"
+                " for more (GuestCluster spec.quota.loadBalancers)",
+                subject="loadBalancers",
+                retry_after=QUOTA_SECONDS,
+            )
+        self._creating[tenant] = self._creating.get(tenant, 0) + 1
+        try:
+            made = await self._client.create(LOADBALANCERS, want)
+        except AlreadyExists:
+            made = await self._client.get(LOADBALANCERS, *want.key)
+        finally:
+            self._creating[tenant] -= 1
+            if not self._creating[tenant]:
+                del self._creating[tenant]
+        self._caches.load_balancers.observe(made)
+        return made
+
+    async def _update(
+        self, tenant: Tenant, service: ServiceKey, have: LoadBalancer, want: LoadBalancer
+    ) -> LoadBalancer:
+        if not stands_for(have, tenant, service):
+            raise BridgeError(
+                f"the host's object {want.metadata.namespace}/{want.metadata.name} is not this Service's: it was made"
+                " by somebody else (or its labels were changed); an operator of the host must move it out of the way",
+                reason=Reason.IDENTITY_MISMATCH,
+                retryable=False,
+            )
+        if self._is_going(have):
+            raise BridgeError(
+                "the Service's former load balancer is still going away",
+                reason=Reason.UNAVAILABLE,
+                retry_after=GOING_SECONDS,
+            )
+        patch = difference(have, want)
+        if not patch:
+            return have
+        changed = await self._client.merge_patch(LOADBALANCERS, *want.key, patch)
+        self._caches.load_balancers.observe(changed)
+        return changed
+
+    async def _delete(self, tenant: Tenant, service: ServiceKey) -> None:
+        key = object_key(tenant, service)
+        async with self._alone(key):
+            lb = self._caches.load_balancers.get(*key)
+            if lb is None or not stands_for(lb, tenant, service):
+                self.states(tenant).remove(service)
+                return
+            if self._is_going(lb):
+                return
+            try:
+                await self._client.delete(LOADBALANCERS, *key, uid=lb.metadata.uid)
+            except NotFound:
+                pass  # gone since; the watch tells, and with it the log
+            except Conflict as other:
+                raise BridgeError(
+                    "the load balancer has just been replaced: try again", reason=Reason.UNAVAILABLE, retry_after=1.0
+                ) from other
+            # The watch needs a moment to show the mark: until then nobody must take the object for a living one.
+            if self._caches.load_balancers.get(*key) is not None:
+                self._marked.add(lb.metadata.uid)
+
+    def _is_going(self, lb: LoadBalancer) -> bool:
+        return bool(lb.metadata.deletion_timestamp) or lb.metadata.uid in self._marked
+
+    @asynccontextmanager
+    async def _alone(self, key: Key) -> AsyncIterator[None]:
+        """Calls for one object go one after the other."""
+        lock, users = self._locks.setdefault(key, (asyncio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                self._locks.pop(key, None)
+
+    # --- tenants -------------------------------------------------------------------------------------------------
+
+    def _known(self, tenant: Tenant) -> GuestCluster:
+        cluster = self._caches.guest_cluster(tenant)
+        if cluster is None:
+            raise BridgeError(
+                f"there is no GuestCluster {tenant.path} on this host: an operator must create it",
+                reason=Reason.UNKNOWN_TENANT,
+                retryable=False,
+            )
+        self._statuses.seen(tenant)
+        return cluster
+
+    def _living(self, tenant: Tenant) -> GuestCluster:
+        cluster = self._known(tenant)
+        if cluster.metadata.deletion_timestamp:
+            raise BridgeError(
+                f"GuestCluster {tenant.path} is being deleted: its load balancers stay for"
+                f" {cluster.spec.deletion_grace_period_seconds} s after that, no new ones are made",
+                reason=Reason.TENANT_TERMINATING,
+            )
+        return cluster
+
+    # --- what the caches tell ------------------------------------------------------------------------------------
+
+    def _changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        if new is not None:
+            found = service_of(new)
+            if found is not None:
+                tenant, service = found
+                self.states(tenant).publish(state_of(new, service))
+            return
+        if old is None:
+            return
+        self._marked.discard(old.metadata.uid)
+        self._forget(old.key)
+        gone = service_of(old)
+        if gone is not None:
+            tenant, service = gone
+            self.states(tenant).remove(service)
+
+    def _forget(self, key: Key) -> None:
+        self._hints.forget(key)
+        self._inventories.forget(key)
+
+    def _tenant_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
+        changed = new or old
+        if changed is None or (old is not None and new is not None and _essence(old) == _essence(new)):
+            return
+        tenant = Tenant(*changed.key)
+        if new is None:
+            self._logs.pop(tenant, None)
+        for listener in list(self._listeners):
+            listener(tenant)
+
+
+def _essence(cluster: GuestCluster) -> tuple[object, ...]:
+    return cluster.spec, cluster.status.cluster_uid, cluster.metadata.deletion_timestamp
+
+
+def _policy(cluster: GuestCluster) -> TenantPolicy:
+    spec = cluster.spec
+    return TenantPolicy(
+        cluster_uid=cluster.status.cluster_uid,
+        revoked_fingerprints=frozenset(spec.revoked_fingerprints),
+        revoked_before=_revoked_before(cluster),
+        calls_per_second=spec.quota.calls_per_second,
+        streams=spec.quota.streams,
+    )
+
+
+def _revoked_before(cluster: GuestCluster) -> datetime | None:
+    text = cluster.spec.revoked_before
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:  # the 31st of June: somebody wanted to lock certificates out, so none is let in
+        _log.error(
+            "GuestCluster spec.revokedBefore is no date; no certificate of the tenant is accepted until it is one.",
+            extra={"namespace": cluster.metadata.namespace, "cluster": cluster.metadata.name, "value": text},
+        )
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _check_ipam(request: LoadBalancerRequest) -> None:
+    if request.ipam == "dhcp":
+        raise InvalidRequest(
+            Violation(
+                field="metadata.annotations[cloudprovider.harvesterhci.io/ipam]",
+                reason="UnsupportedIPAM",
+                message='this host gives addresses from pools only: use "pool"',
+            )
+        )

@@ -1,0 +1,273 @@
+"""Many waiting load balancers, few writes: addresses are given and taken back in batches, one write for each block.
+
+The first request after a pause is served at once; after that a write goes out at most every MIN_SECONDS, in a burst
+(many waited last time) up to MAX_SECONDS later where that fills the batch.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from cloudprovider.core.addressing import Refusal, is_optional
+from cloudprovider.core.allocation import Granted, Proposal, Refused, Release, Want
+from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.pool import IPBlock
+from cloudprovider.core.errors import KubeError, NotFound
+from cloudprovider.host.book import AddressBook, Room
+from cloudprovider.host.caches import Caches
+from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.backoff import Backoff
+from cloudprovider.kube.resources import IPBLOCKS
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""(namespace, name) of a LoadBalancer."""
+
+MIN_SECONDS: Final = 0.25
+MAX_SECONDS: Final = 0.5
+BURST: Final = 8
+FULL: Final = 25
+"""A batch of BURST or more lets the next one wait for FULL, MAX_SECONDS at most."""
+LIMIT: Final = 1000
+"""Load balancers in one batch: what a decision may take of the loop's time (some 0.1 ms each)."""
+WRITES: Final = 4
+"""Blocks written at the same time."""
+BACKOFF: Final = Backoff(base=0.2, limit=10.0)
+
+_ROOM_REASONS = frozenset({"PoolExhausted", "AddressInUse"})
+
+
+class Batches:
+    """Collects wants and releases, and carries them out. ``done`` is called with every load balancer whose case has
+    been decided, one way or the other, once that stands in the API server."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        caches: Caches,
+        book: AddressBook,
+        *,
+        now: Clock,
+        rng: random.Random,
+        done: Callable[[Key], None],
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._book = book
+        self._now = now
+        self._rng = rng
+        self._done = done
+        self._wants: dict[Key, None] = {}
+        self._releases: dict[tuple[str, str], Release] = {}
+        self._decided: dict[Key, Refusal | None] = {}
+        self._pending = asyncio.Event()
+        self._full = asyncio.Event()
+        book.on_room(self._room)
+
+    def want(self, key: Key) -> None:
+        """Let the load balancer have what it lacks."""
+        self._decided.pop(key, None)
+        self._wants[key] = None
+        self._wake()
+
+    def release(self, releases: Iterable[Release]) -> None:
+        """Give addresses back."""
+        for release in releases:
+            self._releases[release.pool, str(release.address)] = release
+        self._wake()
+
+    def refusal(self, key: Key) -> Refusal | None:
+        """Return why the load balancer does not get what it lacks, as far as it has been decided."""
+        return self._decided.get(key)
+
+    def is_decided(self, key: Key) -> bool:
+        """Whether there is nothing to be had for the load balancer until something changes."""
+        return key in self._decided
+
+    def forget(self, key: Key) -> None:
+        """Its request has changed, or it is gone: what was decided no longer counts."""
+        self._decided.pop(key, None)
+
+    def retry_all(self) -> None:
+        """Decide anew about all that were refused: a tenant's limits or a namespace's project have changed."""
+        self._room(Room.POOLS_CHANGED)
+
+    async def run(self) -> None:
+        """Carry out what comes until cancelled. Refused and failed writes are logged, and tried again with backoff."""
+        loop = asyncio.get_running_loop()
+        last, burst, failures = 0.0, False, 0
+        while True:
+            await self._pending.wait()
+            await self._pace(last, burst=burst)
+            last = loop.time()
+            sound = await self._settle_doubts()
+            if sound:
+                keys, releases = self._take()
+                burst = len(keys) + len(releases) >= BURST
+                sound = await self._carry_out(keys, releases)
+            if sound:
+                failures = 0
+            else:
+                failures += 1
+                await asyncio.sleep(BACKOFF.delay(failures, self._rng))
+
+    async def _pace(self, last: float, *, burst: bool) -> None:
+        passed = asyncio.get_running_loop().time() - last
+        if passed < MIN_SECONDS:
+            await asyncio.sleep(MIN_SECONDS - passed)
+        if burst and passed < MAX_SECONDS and not self._full.is_set():
+            try:
+                async with asyncio.timeout(MAX_SECONDS - max(passed, MIN_SECONDS)):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+
+    def _wake(self) -> None:
+        self._pending.set()
+        if len(self._wants) + len(self._releases) >= FULL:
+            self._full.set()
+
+    def _take(self) -> tuple[list[Key], list[Release]]:
+        keys = list(self._wants)[:LIMIT]
+        for key in keys:
+            del self._wants[key]
+        releases = list(self._releases.values())
+        self._releases.clear()
+        self._full.clear()
+        if not self._wants:
+            self._pending.clear()
+        return keys, releases
+
+    async def _carry_out(self, keys: Sequence[Key], releases: Sequence[Release]) -> bool:
+        """Decide, write, tell. False if something has to be tried again and nothing got on."""
+        asked: list[Want] = []
+        lbs: dict[str, LoadBalancer] = {}
+        for key in keys:
+            lb = self._caches.load_balancers.get(*key)
+            if lb is None or lb.metadata.deletion_timestamp:
+                continue
+            choice = self._book.choose(lb)
+            if not choice.wants:
+                self._decide(key, choice.refusal)
+            lbs[f"{key[0]}/{key[1]}"] = lb
+            asked += choice.wants
+        # What is in use already comes before who only showed it once, that before who asks for one by name.
+        asked.sort(key=lambda w: (w.adopt is None, not w.preferred, w.fixed is None))
+        proposal = self._whole(asked, releases, lbs)
+        written = await self._write_all(proposal)
+        tried = len(written)
+        lost = [name for name, stored in written.items() if not stored]
+        self._tell_grants(proposal, written, lbs)
+        again = [release for release, block in proposal.released if block in lost]
+        self.release(again)
+        for release, block in proposal.released:
+            if block not in lost:
+                namespace, _, name = release.owner.partition("/")
+                self._done((namespace, name))
+        if asked or releases:
+            _log.info(
+                "A batch of addresses is decided.",
+                extra={"asked": len(asked), "released": len(releases), "blocks": tried, "lost": len(lost)},
+            )
+        return not lost or len(lost) < tried
+
+    def _whole(self, asked: list[Want], releases: Sequence[Release], lbs: dict[str, LoadBalancer]) -> Proposal:
+        """Propose; one that can't get all that it must have gets nothing new, rather than half."""
+        now = rfc3339(self._now())
+        proposal = self._book.propose(asked, releases, now=now)
+        short = {
+            o.want.owner
+            for o in proposal.outcomes
+            if isinstance(o, Refused) and o.want.adopt is None and not self._is_optional(lbs[o.want.owner], o.want)
+        }
+        halves = {o.want.owner for o in proposal.outcomes if isinstance(o, Granted) and o.block} & short
+        if not halves:
+            return proposal
+        refused = tuple(o for o in proposal.outcomes if isinstance(o, Refused) and o.want.owner in halves)
+        rest = [w for w in asked if w.owner not in halves]
+        again = self._book.propose(rest, releases, now=now)
+        return replace(again, outcomes=(*again.outcomes, *refused))
+
+    def _is_optional(self, lb: LoadBalancer, want: Want) -> bool:
+        return is_optional(lb, want.version, self._book.held(lb))
+
+    def _tell_grants(self, proposal: Proposal, written: dict[str, bool], lbs: dict[str, LoadBalancer]) -> None:
+        refusals: dict[str, Refusal | None] = {}
+        for outcome in proposal.outcomes:
+            owner = outcome.want.owner
+            if isinstance(outcome, Granted):
+                if outcome.block and not written[outcome.block]:
+                    self.want(lbs[owner].key)
+                    refusals.pop(owner, None)
+                    lbs.pop(owner)
+                elif owner in lbs:
+                    refusals.setdefault(owner, None)
+            elif owner in lbs:
+                optional = outcome.want.adopt is None and self._is_optional(lbs[owner], outcome.want)
+                refusals[owner] = None if optional else Refusal(outcome.reason, outcome.message)
+        for owner, refusal in refusals.items():
+            key = lbs[owner].key
+            if refusal is None and not self._book.lacks(lbs[owner]):
+                self._decided.pop(key, None)
+                self._done(key)  # it has all that it could have: nothing to remember
+            else:
+                self._decide(key, refusal)
+
+    def _decide(self, key: Key, refusal: Refusal | None) -> None:
+        known = self._decided.get(key)
+        if key in self._decided and known == refusal:
+            return
+        self._decided[key] = refusal
+        self._done(key)
+
+    def _room(self, room: Room) -> None:
+        """Something was freed, or pools changed: all that were refused for it are asked about again."""
+        for key, refusal in list(self._decided.items()):
+            if room is Room.POOLS_CHANGED or (refusal is not None and refusal.reason in _ROOM_REASONS):
+                self._wants[key] = None  # what was decided stays said until it is decided anew
+        if self._wants:
+            self._wake()
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    async def _write_all(self, proposal: Proposal) -> dict[str, bool]:
+        places = asyncio.Semaphore(WRITES)
+
+        async def write(block: IPBlock) -> bool:
+            async with places:
+                return await self._write(proposal, block)
+
+        results = await asyncio.gather(*(write(block) for block in proposal.writes))
+        return dict(zip((b.metadata.name for b in proposal.writes), results, strict=True))
+
+    async def _write(self, proposal: Proposal, block: IPBlock) -> bool:
+        """Write one block if nobody else has; False: it is to be decided anew, by what is there then."""
+        name = block.metadata.name
+        try:
+            if block.metadata.resource_version:
+                stored = await self._client.replace(IPBLOCKS, block)
+            else:
+                stored = await self._client.create(IPBLOCKS, block)
+        except KubeError as error:
+            _log.warning("A block was not written; trying again.", extra={"block": name, "error": str(error)})
+            self._book.doubt(name)
+            return False
+        self._book.written(proposal, stored)
+        return True
+
+    async def _settle_doubts(self) -> bool:
+        """Read what an unanswered or refused write has left; False: the API server does not answer."""
+        for name in self._book.doubted():
+            try:
+                self._book.reread(name, await self._client.get(IPBLOCKS, "", name))
+            except NotFound:
+                self._book.reread(name, None)
+            except KubeError as error:
+                _log.warning("A block could not be read anew.", extra={"block": name, "error": str(error)})
+                return False
+        return True

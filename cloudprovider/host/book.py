@@ -1,0 +1,217 @@
+"""The address book: which pools there are and what is allocated of them, as the caches tell, and what to ask for."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import ip_address
+
+from cloudprovider.core.addressing import Refusal, adoptions, missing_versions, wants
+from cloudprovider.core.allocation import Allocator, Proposal, Release, Want
+from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.pool import IPBlock, IPPool
+from cloudprovider.core.audit import owner_of
+from cloudprovider.core.lbobject import service_of
+from cloudprovider.core.ledger import Held, Ledger
+from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.pools import PoolView, survey
+from cloudprovider.core.ranges import bit_of, block_of
+from cloudprovider.core.selection import NoPool, TenantLimits, request_of, select
+from cloudprovider.host.caches import Caches
+from cloudprovider.host.hints import Hints
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to ask the allocator for. ``refusal``: why nothing can be asked. Both empty: nothing more to be had."""
+
+    wants: tuple[Want, ...] = ()
+    refusal: Refusal | None = None
+
+
+class Room(Enum):
+    """Why a request refused before may be granted now."""
+
+    FREED = "freed"
+    POOLS_CHANGED = "pools-changed"
+
+
+class AddressBook:
+    """Follows the caches of pools and blocks; decides nothing that is not written in a block.
+
+    ``on_room`` is called when a request refused before may be granted now, ``on_pool`` with a pool whose summary may
+    differ.
+    """
+
+    def __init__(self, caches: Caches, hints: Hints) -> None:
+        self._caches = caches
+        self._hints = hints
+        self._allocator = Allocator()
+        self._views: Mapping[str, PoolView] | None = None
+        self._proposal: Proposal | None = None
+        self._room: list[Callable[[Room], None]] = []
+        self._pools: list[Callable[[str], None]] = []
+        caches.pools.on_change(self._pool_changed)
+        caches.blocks.on_change(self._block_changed)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What stands in the blocks."""
+        return self._allocator.ledger
+
+    def on_room(self, callback: Callable[[Room], None]) -> None:
+        """See the class."""
+        self._room.append(callback)
+
+    def on_pool(self, callback: Callable[[str], None]) -> None:
+        """See the class."""
+        self._pools.append(callback)
+
+    def views(self) -> Mapping[str, PoolView]:
+        """Return the pools as they may be used, by name."""
+        if self._views is None:
+            self._views = survey(self._caches.pools.objects.values())
+            self._allocator.set_pools(self._views)
+        return self._views
+
+    def held(self, lb: LoadBalancer) -> tuple[Held, ...]:
+        """Return what the blocks record for exactly this object."""
+        return tuple(h for h in self.ledger.held_by(owner_of(lb)) if h.uid == lb.metadata.uid)
+
+    def lacks(self, lb: LoadBalancer) -> bool:
+        """Whether a load balancer may have to get (or to take back) an address."""
+        held = self.held(lb)
+        return bool(adoptions(lb, held) or missing_versions(lb, held, None))
+
+    def choose(self, lb: LoadBalancer) -> Choice:
+        """Return what to ask for on behalf of ``lb``, by its request and the pools as they are now."""
+        held = self.held(lb)
+        if again := adoptions(lb, held):
+            return Choice(again)
+        if lb.spec.ipam == "dhcp":
+            message = 'this host gives addresses from pools only: set ipam to "pool"'
+            return Choice(refusal=Refusal("UnsupportedIPAM", message))
+        limits: TenantLimits | None = None
+        if lb.spec.workload_type == "cluster":
+            owner = service_of(lb)
+            cluster = None if owner is None else self._caches.guest_cluster(owner[0])
+            if cluster is None:
+                message = "its guest cluster has no GuestCluster object on this host: an operator must create it"
+                return Choice(refusal=Refusal("NoPoolMatches", message))
+            limits = TenantLimits.of(cluster.spec)
+        try:
+            request = request_of(
+                lb,
+                project=self._caches.project_of(lb.metadata.namespace),
+                limits=limits,
+                preferred=self._hints.of(lb.key),
+            )
+        except ValueError as wrong:
+            return Choice(refusal=Refusal("InvalidSpec", f"spec.addresses: {wrong}"))
+        views = self.views()
+        found = select(request, views.values())
+        if isinstance(found, NoPool):
+            return Choice(refusal=Refusal(found.reason, found.text))
+        versions = missing_versions(lb, held, views[found.pool])
+        return Choice(wants(lb, found.pool, versions, self._hints.of(lb.key)))
+
+    def propose(self, asked: Iterable[Want], releases: Iterable[Release], *, now: str) -> Proposal:
+        """See :meth:`Allocator.propose`."""
+        self.views()
+        return self._allocator.propose(asked, releases, now=now)
+
+    def written(self, proposal: Proposal, block: IPBlock) -> None:
+        """Take over a block of ``proposal`` as the API server returned it."""
+        self._proposal = proposal
+        self._caches.blocks.observe(block)
+        if self._proposal is not None:  # the watch was quicker: the cache has it, or something newer
+            self._proposal = None
+            self._allocator.written(proposal, self._caches.blocks.get("", block.metadata.name) or block)
+
+    def doubt(self, name: str) -> None:
+        """Record that nobody knows whether a write of a block has happened: see :meth:`Allocator.doubt`."""
+        self._allocator.doubt(name)
+
+    def doubted(self) -> frozenset[str]:
+        """Return the blocks that must be read anew before the next proposal."""
+        return self._allocator.doubted
+
+    def reread(self, name: str, block: IPBlock | None) -> None:
+        """Take over a block as it was just read; None: there is none."""
+        if block is not None:
+            self._caches.blocks.observe(block)
+        newest = self._caches.blocks.get("", name) or block
+        if block is None or newest is None:
+            self._allocator.drop(name)
+        else:
+            self._load(newest)
+
+    def last_allocated(self, pool: str) -> IPAddress | None:
+        """See :meth:`Allocator.last_allocated`."""
+        return self._allocator.last_allocated(pool)
+
+    def resume(self) -> None:
+        """After a start: let every pool's search go on from where its status says that it was."""
+        for pool in self._caches.pools.objects.values():
+            with suppress(ValueError):  # empty, or written by somebody else: begin anew
+                self._allocator.resume_after(pool.metadata.name, ip_address(pool.status.last_allocated))
+
+    def is_allocated(self, address: IPAddress) -> bool:
+        """Whether any pool, on whichever network, has given the address to somebody."""
+        bit = bit_of(address)
+        return any(self.ledger.mask(name) & bit for name in self.ledger.names_at(block_of(address)))
+
+    def gateways(self) -> frozenset[IPAddress]:
+        """Return the gateways of all pools."""
+        return frozenset(g for v in self.views().values() if v.configured is not None for g in v.configured.gateways)
+
+    def _pool_changed(self, old: IPPool | None, new: IPPool | None) -> None:
+        if old is not None and new is not None and _essence(old) == _essence(new):
+            return  # our own summary
+        self._views = None
+        changed = new or old
+        if changed is not None:
+            # Overlaps: a pool's change can be another pool's news.
+            for name in {*(key[1] for key in self._caches.pools.objects), changed.metadata.name}:
+                self._tell_pool(name)
+        for callback in self._room:
+            callback(Room.POOLS_CHANGED)
+
+    def _block_changed(self, old: IPBlock | None, new: IPBlock | None) -> None:
+        before = old.spec.allocations.keys() if old is not None else frozenset()
+        after = new.spec.allocations.keys() if new is not None else frozenset()
+        if new is not None:
+            self._load(new)
+        elif old is not None:
+            self._allocator.drop(old.metadata.name)
+        changed = new or old
+        if changed is not None:
+            self._tell_pool(changed.spec.pool)
+        if before - after:
+            for callback in self._room:
+                callback(Room.FREED)
+
+    def _load(self, block: IPBlock) -> None:
+        proposal, self._proposal = self._proposal, None
+        try:
+            if proposal is not None:
+                self._allocator.written(proposal, block)
+            else:
+                self._allocator.load(block)
+        except ValueError as wrong:
+            _log.error(
+                "A block can't be read: none of its addresses is given until it is corrected or deleted.",
+                extra={"block": block.metadata.name, "error": str(wrong)},
+            )
+            self._allocator.drop(block.metadata.name)
+
+    def _tell_pool(self, name: str) -> None:
+        for callback in self._pools:
+            callback(name)
+
+
+def _essence(pool: IPPool) -> tuple[object, ...]:
+    return pool.spec, pool.metadata.deletion_timestamp

@@ -1,0 +1,68 @@
+"""The host controller: gives load balancers their addresses and takes them back. All that it decides stands in the
+objects; a new one takes up where the last one was killed."""
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+from cloudprovider.core.addressing import is_ours
+from cloudprovider.core.audit import audit
+from cloudprovider.host.book import AddressBook
+from cloudprovider.host.caches import Caches
+from cloudprovider.host.clock import Clock
+from cloudprovider.host.hints import Hints
+from cloudprovider.host.loadbalancers import LoadBalancers
+from cloudprovider.host.poolstatus import PoolStatuses
+from cloudprovider.kube.api import KubeClient
+
+_log = logging.getLogger(__name__)
+
+AUDIT_SECONDS: Final = 600.0
+
+
+class HostController:
+    """Make it before the caches are filled, and :meth:`run` it beside them."""
+
+    def __init__(self, client: KubeClient, caches: Caches, hints: Hints, *, now: Clock, rng: random.Random) -> None:
+        self._caches = caches
+        self._rng = rng
+        self.book = AddressBook(caches, hints)
+        self.load_balancers = LoadBalancers(client, caches, self.book, hints, now=now, rng=rng)
+        self._pools = PoolStatuses(client, caches, self.book, now=now, rng=rng)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self._caches.synced()
+        self.book.resume()
+        # Before anything is given: what is in use already must be recorded, or it would be given twice.
+        self.audit()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.load_balancers.run())
+            tasks.create_task(self._pools.run())
+            tasks.create_task(self._audits())
+
+    def audit(self) -> None:
+        """Compare blocks and load balancers, and have repaired what differs, both ways."""
+        live = [lb for lb in self._caches.load_balancers.objects.values() if is_ours(lb)]
+        findings = audit(self.book.ledger, live)
+        for release in findings.dangling:
+            _log.warning(
+                "An address is recorded for a load balancer that is gone; it is given back.",
+                extra={"address": str(release.address), "pool": release.pool, "owner": release.owner},
+            )
+        for one in findings.missing:
+            _log.warning(
+                "A load balancer uses an address that is not recorded for it; it is recorded now."
+                if not one.holder
+                else "A load balancer shows an address that is recorded for another one; it gets a new one.",
+                extra={"address": str(one.address), "pool": one.pool, "owner": one.owner, "holder": one.holder},
+            )
+            namespace, _, name = one.owner.partition("/")
+            self.load_balancers.batches.want((namespace, name))
+        self.load_balancers.batches.release(findings.dangling)
+
+    async def _audits(self) -> None:
+        while True:
+            await asyncio.sleep(AUDIT_SECONDS * self._rng.uniform(0.9, 1.0))
+            self.audit()

@@ -1,0 +1,156 @@
+"""Each load balancer by itself: from what it is to what it should be, whatever happened before."""
+
+import asyncio
+import random
+from typing import Final, cast
+
+import msgspec
+
+from cloudprovider.core.addressing import controlled_status, is_current, is_ours
+from cloudprovider.core.allocation import Release
+from cloudprovider.core.api.guestcluster import GuestCluster
+from cloudprovider.core.api.kubernetes import Namespace
+from cloudprovider.core.api.loadbalancer import FINALIZER, LoadBalancer
+from cloudprovider.core.errors import NotFound
+from cloudprovider.core.ledger import Held
+from cloudprovider.host.batches import Batches, Key
+from cloudprovider.host.book import AddressBook, Room
+from cloudprovider.host.caches import Caches, project_of
+from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.hints import Hints
+from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.queue import WorkQueue
+from cloudprovider.kube.resources import LOADBALANCERS
+
+FIELD_MANAGER: Final = "cloudprovider-controller"
+WORKERS: Final = 8
+"""As many as the client has connections: more would only wait there."""
+
+
+class LoadBalancers:
+    """Follows the load balancers: asks for addresses, writes the controller's part of their status, gives back."""
+
+    def __init__(
+        self, client: KubeClient, caches: Caches, book: AddressBook, hints: Hints, *, now: Clock, rng: random.Random
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._book = book
+        self._hints = hints
+        self._now = now
+        self.queue: WorkQueue[Key] = WorkQueue(
+            self._reconcile, name="load-balancers", workers=WORKERS, rng=rng, group=lambda key: key[0]
+        )
+        self.batches = Batches(client, caches, book, now=now, rng=rng, done=self.queue.add)
+        caches.load_balancers.on_change(self._changed)
+        caches.guest_clusters.on_change(self._tenant_changed)
+        caches.namespaces.on_change(self._namespace_changed)
+        book.on_room(self._pools_changed)
+
+    async def run(self) -> None:
+        """Work until cancelled; start it when the caches have synced."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.queue.run())
+            tasks.create_task(self.batches.run())
+
+    async def _reconcile(self, key: Key) -> float | None:
+        lb = self._caches.load_balancers.get(*key)
+        if lb is None:
+            self._gone(key)
+            return None
+        if not is_ours(lb):
+            return None
+        if lb.metadata.deletion_timestamp:
+            await self._give_back(lb)
+            return None
+        if FINALIZER not in lb.metadata.finalizers:
+            lb = await self._set_finalizers(lb, [*lb.metadata.finalizers, FINALIZER])
+        if not self.batches.is_decided(key) and self._book.lacks(lb):
+            wait = self._hints.wait(lb)
+            if wait > 0 and not lb.status.addresses:
+                return wait
+            self.batches.want(key)
+            if not self._book.held(lb):
+                return None  # the status is written once there is something to say
+        await self._write_status(lb)
+        return None
+
+    def _gone(self, key: Key) -> None:
+        """Deleted without our finalizer (somebody took it away): nobody else would free its addresses."""
+        self.batches.forget(key)
+        self.batches.release(_releases(self._book.ledger.held_by(f"{key[0]}/{key[1]}")))
+
+    async def _give_back(self, lb: LoadBalancer) -> None:
+        """Withdrawn by its holder, freed in the block, then the finalizer goes."""
+        finalizers = lb.metadata.finalizers
+        if FINALIZER not in finalizers or lb.status.holder is not None:
+            return
+        held = self._book.held(lb)
+        if held:
+            self.batches.release(_releases(held))
+            return
+        try:
+            await self._set_finalizers(lb, [f for f in finalizers if f != FINALIZER])
+        except NotFound:
+            return
+
+    async def _set_finalizers(self, lb: LoadBalancer, finalizers: list[str]) -> LoadBalancer:
+        """Only on just this version of the object: somebody else's finalizer must not be lost."""
+        patch = {"metadata": {"resourceVersion": lb.metadata.resource_version, "finalizers": finalizers}}
+        written = await self._client.merge_patch(LOADBALANCERS, *lb.key, patch)
+        self._caches.load_balancers.observe(written)
+        return written
+
+    async def _write_status(self, lb: LoadBalancer) -> None:
+        held, refusal = self._book.held(lb), self.batches.refusal(lb.key)
+        if not held and refusal is None:
+            return
+        status = controlled_status(lb, held, self._book.views(), refusal, rfc3339(self._now()))
+        if is_current(lb, status):
+            return
+        patch = {
+            "apiVersion": LOADBALANCERS.api_version,
+            "kind": LOADBALANCERS.kind,
+            "metadata": {"name": lb.metadata.name, "namespace": lb.metadata.namespace, "uid": lb.metadata.uid},
+            "status": cast("dict[str, object]", msgspec.to_builtins(status)),
+        }
+        written = await self._client.apply(
+            LOADBALANCERS, *lb.key, patch, field_manager=FIELD_MANAGER, subresource="status"
+        )
+        self._caches.load_balancers.observe(written)
+
+    # --- what makes work -----------------------------------------------------------------------------------------
+
+    def _changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        if new is None:
+            if old is not None:
+                self.batches.forget(old.key)
+                self.queue.forget(old.key)
+                self.queue.add(old.key)
+            return
+        if old is not None and _asks(old) != _asks(new):
+            self.batches.forget(new.key)
+        self.queue.add(new.key)
+
+    def _tenant_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
+        if old is None or new is None or old.spec != new.spec:
+            self.batches.retry_all()
+
+    def _namespace_changed(self, old: Namespace | None, new: Namespace | None) -> None:
+        if new is not None and (old is None or project_of(old) != project_of(new)):
+            self.batches.retry_all()
+
+    def _pools_changed(self, room: Room) -> None:
+        """A pool's gateway, subnet or network stands in the status of everybody who has an address of it."""
+        if room is Room.POOLS_CHANGED and self._caches.load_balancers.synced.is_set():
+            for key in self._caches.load_balancers.objects:
+                self.queue.add(key)
+
+
+def _asks(lb: LoadBalancer) -> tuple[object, ...]:
+    """What the choice of an address depends on."""
+    return lb.spec, lb.metadata.annotations, lb.metadata.uid
+
+
+def _releases(held: tuple[Held, ...]) -> list[Release]:
+    return [Release(pool=h.pool, address=h.address, owner=h.owner, uid=h.uid) for h in held]
