@@ -21,7 +21,6 @@ from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
 from tests.lab.network import Lan, Namespace, Subnets, require_sandbox, run
 from tests.lab.node import GuestNode, GuestNodes, HostNode, ProxyMode
-from tests.lab.process import wait_for
 from tests.lab.programs import BRIDGE_PORT, Program
 from tests.lab.traffic import Client
 
@@ -46,6 +45,9 @@ class Pool:
     last: str
     guest_cluster: str = "*"
     namespace: str = "*"
+
+    def holds(self, address: str) -> bool:
+        return IPv4Address(self.first) <= IPv4Address(address) <= IPv4Address(self.last)
 
     def manifest(self) -> Object:
         addresses = {"subnet": str(NETWORK), "rangeStart": self.first, "rangeEnd": self.last}
@@ -273,12 +275,3 @@ class Lab:
         links = json.loads(run("ip", "-n", self.segment.name, "-j", "address", "show", "scope", "global"))
         found = {entry["local"] for link in links for entry in link.get("addr_info", [])}
         return found - {str(NETWORK[AGENT_NUMBER])}
-
-    def add_pool(self, pool: Pool) -> None:
-        self.host_plane.api.create(POOLS_PATH, pool.manifest())
-
-    def address_in(self, pool: Pool, address: str) -> bool:
-        return IPv4Address(pool.first) <= IPv4Address(address) <= IPv4Address(pool.last)
-
-    def wait_gone(self, what: str, path: str, side: Side) -> None:
-        wait_for(f"{what} to be gone", lambda: self.plane(side).api.find(path) is None)

@@ -1,0 +1,43 @@
+"""A world for the scenarios, one namespace for each, and the checker after each."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from e2e.lab_lane import LabWorld
+from e2e.scenario import Scenario
+from e2e.world import World
+from tests.lab.lab import Lab
+from tests.lab.process import LabError
+
+LOGS = Path(__file__).parent.parent / "build" / "logs" / "e2e"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """The lab, up for all scenarios of a run."""
+    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, Lab(Path(folder), LOGS) as lab:
+        yield LabWorld(lab)
+
+
+@pytest.fixture
+def scenario(world: World) -> Iterator[Scenario]:
+    """A fresh namespace in a world in which everything runs; afterwards all that the scenario made is removed, and
+    both sides must agree, before and after that."""
+    for name in ("host", "agent", "guest"):
+        world.start(name)
+    world.client.forget_neighbours()
+    scenario = Scenario(world, f"scenario-{next(_numbers)}")
+    scenario.guest.create()
+    yield scenario
+    try:
+        world.wait_until_agreed()
+    finally:
+        with suppress(LabError):  # the agreement below tells what is left
+            scenario.guest.remove()
+        world.wait_until_agreed()

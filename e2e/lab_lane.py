@@ -1,0 +1,61 @@
+"""The lab as a lane: a World out of namespaces and processes on this machine."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from e2e.world import ProgramName, Side
+from tests.lab import checker
+from tests.lab.client import Api
+from tests.lab.lab import POOL, RESERVED_POOL, Lab
+from tests.lab.traffic import Client
+
+FIRST_SPARE_NODE = 3
+
+
+class LabWorld:
+    """Meets :class:`e2e.world.World`."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._numbers = self._spare_numbers()
+
+    @staticmethod
+    def _spare_numbers() -> Iterator[int]:
+        yield from range(FIRST_SPARE_NODE, 60)
+
+    @property
+    def client(self) -> Client:
+        return self.lab.client
+
+    def api(self, side: Side) -> Api:
+        return self.lab.plane(side).api
+
+    def pool_holds(self, pool: str, address: str) -> bool:
+        return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)
+
+    def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
+        return checker.read_kernel(self.lab).backends.get((address, protocol.lower(), port))
+
+    def node_addresses(self) -> frozenset[str]:
+        return checker.eligible_nodes(self.lab.guest_plane.api.items("/api/v1/nodes"))
+
+    def kill(self, name: ProgramName) -> None:
+        self.lab.kill(name)
+
+    def start(self, name: ProgramName) -> None:
+        self.lab.start(name)
+
+    def api_server_down(self, side: Side) -> AbstractContextManager[None]:
+        return self.lab.api_server_down(side)
+
+    def bridge_cut(self) -> AbstractContextManager[None]:
+        return self.lab.bridge_cut()
+
+    def add_node(self, name: str) -> str:
+        return self.lab.add_node(name, next(self._numbers)).address
+
+    def remove_node(self, name: str) -> None:
+        self.lab.remove_node(name)
+
+    def wait_until_agreed(self) -> None:
+        checker.wait_until_agreed(self.lab)

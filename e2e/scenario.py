@@ -1,0 +1,99 @@
+"""The words that scenarios are written in: a user of the guest cluster, and a client that looks from outside."""
+
+from collections.abc import Sequence
+
+from e2e.world import World
+from tests.lab.process import LabError, wait_for
+from tests.lab.traffic import Answer
+from tests.lab.workload import Port, Workspace, service
+
+WEB = Port(80, 8080)
+DNS = Port(53, 5353, "UDP")
+SAMPLES = 24
+"""Requests that show every one of three pods but with a probability of 2 in 10,000; whoever asks repeats."""
+
+
+class Scenario:
+    """One scenario's namespace, and what can be seen of its Services from the LAN."""
+
+    def __init__(self, world: World, namespace: str) -> None:
+        self.world = world
+        self.guest = Workspace(world.api("guest"), namespace)
+
+    def served(self, name: str, ports: Sequence[Port] = (WEB,), *, replicas: int = 2) -> str:
+        """A deployment with a Service before it, which answers at every port; return its address."""
+        self.guest.deploy(name, replicas)
+        self.guest.expose(service(name, ports))
+        address = self.guest.wait_address(name)
+        for port in ports:
+            self.wait_answer(address, port)
+        return address
+
+    def ask(self, address: str, port: Port) -> Answer:
+        """One request from the client. Raises ConnectionRefusedError, TimeoutError or another OSError."""
+        return self.world.client.request(port.protocol, address, port.port)
+
+    def wait_answer(self, address: str, port: Port, *, timeout: float = 30) -> Answer:
+        """Wait for an answer of the port's own target."""
+
+        def answer() -> Answer:
+            found = self.ask(address, port)
+            assert found.port == port.target, f"answered by port {found.port}, not {port.target}"
+            return found
+
+        return wait_for(f"an answer of {address} {port.protocol} {port.port}", answer, timeout=timeout)
+
+    def wait_refused(self, address: str, port: Port, *, timeout: float = 30) -> None:
+        """Wait until the client is told that nobody is there (RST or ICMP): silence is not enough."""
+
+        def refused() -> bool:
+            try:
+                answer = self.ask(address, port)
+            except ConnectionRefusedError:
+                return True
+            raise AssertionError(f"answered by {answer.pod}")
+
+        wait_for(f"refusal by {address} {port.protocol} {port.port}", refused, timeout=timeout)
+
+    def wait_silent(self, address: str, port: Port, *, timeout: float = 30) -> None:
+        """Wait until nobody on the LAN has the address any more: no answer, no refusal, no ARP."""
+
+        def silent() -> bool:
+            self.world.client.forget_neighbours()
+            try:
+                answer = self.ask(address, port)
+            except ConnectionRefusedError as error:
+                raise AssertionError("somebody refuses, so has the address") from error
+            except OSError:
+                return True
+            raise AssertionError(f"answered by {answer.pod}")
+
+        wait_for(f"silence of {address}", silent, timeout=timeout)
+
+    def wait_pods(self, address: str, port: Port, count: int, *, timeout: float = 30) -> None:
+        """Wait until exactly ``count`` pods answer, and no request is lost on the way."""
+
+        def all_pods() -> bool:
+            pods = {self.ask(address, port).pod for _ in range(SAMPLES)}
+            assert len(pods) == count, f"{sorted(pods)} answered"
+            return True
+
+        wait_for(f"{count} pods behind {address}", all_pods, timeout=timeout)
+
+    def wait_backends(self, address: str, port: Port, nodes: frozenset[str] | None, *, timeout: float = 30) -> None:
+        """Wait until the host's kernel sends a port to exactly these nodes."""
+
+        def there() -> bool:
+            found = self.world.backends(address, port.protocol, port.port)
+            assert found == nodes, f"it goes to {found}"
+            return True
+
+        wait_for(f"{address} {port.protocol} {port.port} to go to {nodes}", there, timeout=timeout)
+
+    def has_no_address(self, name: str, *, within: float) -> bool:
+        """Whether a Service still shows no address after ``within`` seconds: for what must not happen."""
+        try:
+            self.guest.wait_address(name, timeout=within)
+        except LabError:
+            return True
+        return False

@@ -1,0 +1,68 @@
+"""The seam between scenarios and a lane: all that a scenario may know of where it runs.
+
+The lane here is the lab (tests/lab: namespaces, real control planes, our programs as processes). Another lane brings
+a World of its own and runs the same scenarios.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol
+
+from tests.lab.client import Api
+from tests.lab.traffic import Client
+
+ProgramName = Literal["guest", "host", "agent"]
+Side = Literal["guest", "host"]
+
+
+class World(Protocol):
+    """Host and guest cluster, our programs, and a client on the LAN."""
+
+    @property
+    def client(self) -> Client:
+        """A machine on the LAN that is no part of either cluster."""
+        ...
+
+    def api(self, side: Side) -> Api:
+        """A cluster's API server, as its administrator."""
+        ...
+
+    def pool_holds(self, pool: str, address: str) -> bool:
+        """Whether the address is one of the pool's; pools are "lan" (chosen by itself) and "reserved" (by name)."""
+        ...
+
+    def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
+        """The nodes that the host's kernel sends a listener to now; None: it knows no such listener."""
+        ...
+
+    def node_addresses(self) -> frozenset[str]:
+        """Addresses of the guest's nodes that take traffic."""
+        ...
+
+    def kill(self, name: ProgramName) -> None:
+        """SIGKILL for one of our programs; nothing restarts it until :meth:`start`."""
+        ...
+
+    def start(self, name: ProgramName) -> None:
+        """Start one of our programs if it does not run, and wait until it is ready."""
+        ...
+
+    def api_server_down(self, side: Side) -> AbstractContextManager[None]:
+        """A cluster's API server is killed on entry, and ready again on exit."""
+        ...
+
+    def bridge_cut(self) -> AbstractContextManager[None]:
+        """No packet passes between guest program and bridge, and nobody is told."""
+        ...
+
+    def add_node(self, name: str) -> str:
+        """Add a node to the guest cluster; return its address."""
+        ...
+
+    def remove_node(self, name: str) -> None:
+        """Take a guest node away with everything on it."""
+        ...
+
+    def wait_until_agreed(self) -> None:
+        """Wait until Services, LoadBalancers, pools, kernel rules and addresses agree exactly. Raises LabError with
+        every difference."""
+        ...

@@ -1,0 +1,132 @@
+"""What a user of the guest cluster does: deployments of the lab's server, and Services before them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.lab.client import Api, Object
+from tests.lab.process import wait_for
+
+TCP_PORTS = (8080, 9090)
+UDP_PORTS = (5353,)
+POOL_ANNOTATION = "cloudprovider.harvesterhci.io/ip-pool"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of a Service."""
+
+    port: int
+    target: int
+    protocol: str = "TCP"
+
+    def manifest(self) -> Object:
+        name = f"{self.protocol.lower()}-{self.port}"
+        return {"name": name, "port": self.port, "targetPort": self.target, "protocol": self.protocol}
+
+
+def deployment(name: str, replicas: int) -> Object:
+    """Servers that listen on TCP_PORTS and UDP_PORTS."""
+    labels = {"app": name}
+    ports = [
+        *({"containerPort": port, "protocol": "TCP"} for port in TCP_PORTS),
+        *({"containerPort": port, "protocol": "UDP"} for port in UDP_PORTS),
+    ]
+    container = {"name": "server", "image": "server", "ports": ports}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 5}
+    return {
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+
+
+def service(
+    name: str,
+    ports: Sequence[Port],
+    *,
+    app: str = "",
+    kind: str = "LoadBalancer",
+    annotations: Mapping[str, str] | None = None,
+) -> Object:
+    """A Service before the deployment ``app`` (without it, of the Service's own name)."""
+    return {
+        "metadata": {"name": name, "annotations": dict(annotations or {})},
+        "spec": {"type": kind, "selector": {"app": app or name}, "ports": [port.manifest() for port in ports]},
+    }
+
+
+class Workspace:
+    """One namespace of a guest cluster, and what stands in it."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+        self.services = f"/api/v1/namespaces/{namespace}/services"
+        self.deployments = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+
+    def create(self) -> None:
+        self.api.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+
+    def deploy(self, name: str, replicas: int) -> None:
+        """Make a deployment and wait until all its pods are ready."""
+        self.api.create(self.deployments, deployment(name, replicas))
+        self.wait_replicas(name, replicas)
+
+    def scale(self, name: str, replicas: int) -> None:
+        self.api.patch(f"{self.deployments}/{name}", {"spec": {"replicas": replicas}})
+
+    def wait_replicas(self, name: str, replicas: int) -> None:
+        def ready() -> bool:
+            status = self.api.get(f"{self.deployments}/{name}")["status"]
+            return bool(status.get("readyReplicas", 0) == replicas == status.get("replicas", 0))
+
+        wait_for(f"{replicas} ready pods of {name}", ready)
+
+    def expose(self, body: Object) -> None:
+        self.api.create(self.services, body)
+
+    def get(self, name: str) -> Object:
+        return self.api.get(f"{self.services}/{name}")
+
+    def address(self, name: str) -> str:
+        """The address that a Service shows now; "" without one."""
+        ingress = self.get(name)["status"].get("loadBalancer", {}).get("ingress", [])
+        return str(ingress[0].get("ip", "")) if ingress else ""
+
+    def wait_address(self, name: str, *, timeout: float = 30) -> str:
+        return wait_for(f"an address of Service {name}", lambda: self.address(name), timeout=timeout)
+
+    def set_ports(self, name: str, ports: Sequence[Port]) -> None:
+        """Replace a Service's ports."""
+        self.api.patch(f"{self.services}/{name}", {"spec": {"ports": [port.manifest() for port in ports]}})
+
+    def set_type(self, name: str, kind: str) -> None:
+        self.api.patch(f"{self.services}/{name}", {"spec": {"type": kind}})
+
+    def delete(self, name: str) -> None:
+        """Ask for a Service's deletion; its finalizer keeps it until its address is given back."""
+        self.api.delete(f"{self.services}/{name}")
+
+    def wait_deleted(self, name: str, *, timeout: float = 30) -> None:
+        wait_for(
+            f"Service {name} to be gone", lambda: self.api.find(f"{self.services}/{name}") is None, timeout=timeout
+        )
+
+    def events(self, name: str) -> list[Object]:
+        """Events about a Service."""
+        found = self.api.items(f"/api/v1/namespaces/{self.namespace}/events")
+        return [event for event in found if event["involvedObject"]["name"] == name]
+
+    def remove(self) -> None:
+        """Delete everything in it, and wait until the Services are gone."""
+        names = [item["metadata"]["name"] for item in self.api.items(self.services)]
+        for name in names:
+            self.delete(name)
+        for item in self.api.items(self.deployments):
+            self.api.delete(f"{self.deployments}/{item['metadata']['name']}")
+        for name in names:
+            self.wait_deleted(name)
+        self.api.delete(f"/api/v1/namespaces/{self.namespace}")
