@@ -134,14 +134,23 @@ class Transaction:
 
 
 class Nftables:
-    """nf_tables of one namespace (that of the thread that makes it)."""
+    """nf_tables of one namespace (that of the thread that makes it).
+
+    Changes and short questions have a socket of their own, so that they may come between the slices of a long dump.
+    """
 
     def __init__(self) -> None:
         self._netlink = NetlinkSocket(NETLINK_NETFILTER)
+        try:
+            self._dumps = NetlinkSocket(NETLINK_NETFILTER)
+        except BaseException:
+            self._netlink.close()
+            raise
 
     def close(self) -> None:
-        """Close the socket. Rules stay."""
+        """Close the sockets. Rules stay."""
         self._netlink.close()
+        self._dumps.close()
 
     def commit(self, transaction: Transaction) -> None:
         """Commit a transaction. Raises DataPlaneError, naming what was refused; then nothing was changed."""
@@ -170,8 +179,9 @@ class Nftables:
         raise DataPlaneError("nf_tables did not tell its generation; is nf_tables in this kernel?")
 
     def elements(self, table: str, name: str) -> Iterator[tuple[memoryview, bool]]:
-        """Yield a set's elements slice by slice: the raw list, and whether somebody changed the rules meanwhile."""
-        for part in self._netlink.dump(_GETSETELEM, _elements_of(table, name)):
+        """Yield a set's elements slice by slice: the raw list, and whether somebody changed the rules meanwhile.
+        Only one such dump at a time."""
+        for part in self._dumps.dump(_GETSETELEM, _elements_of(table, name)):
             for answer in part:
                 found = netlink.attributes(answer.body[4:])
                 if _LIST_ELEMENTS in found:

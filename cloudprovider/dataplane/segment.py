@@ -156,7 +156,7 @@ class HostDataPlane:
                 self._check_ours(path, config.name)
                 self._mend(host, device, config, own, path)
             else:
-                namespace.create(path.name, lambda itself: self._mend(host, device, config, own, itself))
+                self._create(host, device, config, own, path.name)
             host_link = host.link(self._names.host_link(config.name))
             if host_link is not None:  # a pair, not a macvlan
                 _write_if_there(f"net/ipv6/conf/{host_link.name}/disable_ipv6", "1")
@@ -164,6 +164,15 @@ class HostDataPlane:
             return path
         finally:
             host.close()
+
+    def _create(self, host: RouteSocket, device: Link, config: NetworkConfig, own: IPv4Interface, name: str) -> None:
+        try:
+            namespace.create(name, lambda itself: self._mend(host, device, config, own, itself))
+        except DataPlaneError:
+            half = host.link(self._names.host_link(config.name))
+            if half is not None:  # the kernel would take it away too, but in its own time
+                host.delete_link(half)
+            raise
 
     def _mend(self, host: RouteSocket, device: Link, config: NetworkConfig, own: IPv4Interface, path: Path) -> None:
         if namespace.call_in(path, _find_link) is None:

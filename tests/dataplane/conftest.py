@@ -4,12 +4,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.dataplane.lan import Station, bridge, station
+from tests.lab.sandbox import ENVIRONMENT_MARK
 
 
 @pytest.fixture
 def lan() -> Iterator[None]:
     """A bridge in the sandbox's own network namespace, which stands for the host."""
-    if os.environ.get("CLOUDPROVIDER_SANDBOX") != "1":
+    if os.environ.get(ENVIRONMENT_MARK) != "1":
         pytest.skip("makes links and rules: run it by tests/lab/sandbox pytest ...")
     with bridge():
         yield

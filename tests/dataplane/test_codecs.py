@@ -1,0 +1,143 @@
+"""Bytes to and from the kernel, without a kernel."""
+
+import struct
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
+from cloudprovider.dataplane import arp, elements, netlink
+from cloudprovider.dataplane.elements import BROKEN_FORWARD, BROKEN_GROUP, GroupElements, ListenerElements
+from cloudprovider.dataplane.naming import Names
+from cloudprovider.dataplane.nftables import Transaction, each_element, element, value
+
+MAC = bytes.fromhex("020000000001")
+ADDRESSES = st.ip_addresses(v=4)
+FORWARDS = st.builds(
+    Forward,
+    group=st.integers(0, (1 << 24) - 1).map(GroupId),
+    backend_port=st.integers(1, 65535),
+    by_client=st.booleans(),
+    sources=st.frozensets(
+        st.tuples(ADDRESSES, st.integers(0, 32)).map(lambda n: IPv4Network(n, strict=False)), max_size=4
+    ),
+)
+
+
+@given(st.lists(st.tuples(st.integers(1, 0x3FFF), st.binary(max_size=40))))
+def test_attributes_come_back_as_they_went(pairs: list[tuple[int, bytes]]) -> None:
+    row = b"".join(netlink.attribute(kind, payload) for kind, payload in pairs)
+    assert len(row) % 4 == 0
+    assert [(kind, bytes(payload)) for kind, payload in netlink.each_attribute(memoryview(row))] == pairs
+
+
+@given(st.binary(max_size=80))
+def test_broken_attributes_end_the_row_and_never_raise(data: bytes) -> None:
+    for kind, payload in netlink.each_attribute(memoryview(data)):
+        assert 0 <= kind <= 0x3FFF
+        assert len(payload) <= len(data)
+
+
+@given(ADDRESSES, st.sampled_from(["TCP", "UDP"]), st.integers(0, 65535))
+def test_a_listener_is_twelve_bytes(vip: IPv4Address, protocol: str, port: int) -> None:
+    key = ListenerKey(vip, "TCP" if protocol == "TCP" else "UDP", port)
+    packed = elements.listener_key(key)
+    assert elements.listener(packed) == key
+    number = 6 if protocol == "TCP" else 17
+    assert packed == vip.packed + bytes([number, 0, 0, 0]) + port.to_bytes(2, "big") + bytes(2)
+
+
+def test_another_protocol_is_no_listener() -> None:
+    assert elements.listener(bytes([10, 0, 0, 1, 132, 0, 0, 0, 0, 80, 0, 0])) is None
+
+
+@given(FORWARDS)
+def test_a_forward_survives_its_elements(forward: Forward) -> None:
+    assert ListenerElements.of(forward).forward() == forward
+
+
+@given(FORWARDS)
+def test_elements_that_do_not_fit_together_are_broken(forward: Forward) -> None:
+    whole = ListenerElements.of(forward)
+    assert whole.mark is not None
+    for held in (
+        ListenerElements(None, whole.port, whole.sources),
+        ListenerElements(whole.mark, None, whole.sources),
+        ListenerElements(whole.mark ^ 0x0100_0000, whole.port, whole.sources),
+        ListenerElements(whole.mark ^ 0x4000_0000, whole.port, whole.sources),
+    ):
+        assert held.forward() == BROKEN_FORWARD
+
+
+def test_a_group_is_known_by_its_table() -> None:
+    nodes: frozenset[IPAddress] = frozenset({IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")})
+    held = GroupElements.of(GroupId(7), nodes)
+    assert held.nodes(GroupId(7)) == nodes
+    assert held.nodes(GroupId(8)) == BROKEN_GROUP
+    table = held.tables[10_007]
+    table[5] = table[6] = 0x01020304
+    assert held.nodes(GroupId(7)) == BROKEN_GROUP
+
+
+def test_a_transaction_removes_before_it_adds_and_fits_its_messages() -> None:
+    transaction = Transaction("t")
+    assert not transaction
+    transaction.add("s", [element(struct.pack("=I", i), value(bytes(4))) for i in range(5000)])
+    transaction.remove("s", [element(bytes(4))])
+    kinds = [what.split()[0] for _, _, _, what in transaction.messages()]
+    assert kinds == ["remove", "add", "add", "add"]
+    for _, _, body, _ in transaction.messages():
+        assert len(body) < 65535
+
+
+def test_elements_are_read_as_they_are_built() -> None:
+    row = element(b"abcd", value(b"\1\2")) + element(b"efgh")
+    first, second = each_element(memoryview(row))
+    assert (first.key, first.value(), first.target(), first.counter()) == (b"abcd", b"\1\2", "", (0, 0))
+    assert (second.key, second.value()) == (b"efgh", b"")
+
+
+def test_a_probe_asks_for_an_address_that_nobody_says_to_have() -> None:
+    heard = arp.parse(arp.probe(MAC, IPv4Address("192.0.2.1")))
+    assert heard == arp.Arp(mac=MAC.hex(":"), sender=IPv4Address(0), target=IPv4Address("192.0.2.1"))
+    assert heard.is_probe
+
+
+def test_an_announcement_says_who_has_the_address() -> None:
+    for frame in arp.announcements(MAC, IPv4Address("192.0.2.1")):
+        heard = arp.parse(frame + bytes(18))  # Ethernet pads to 60 bytes
+        assert heard is not None
+        assert (heard.sender, heard.target, heard.is_probe) == (heard.target, IPv4Address("192.0.2.1"), False)
+
+
+@given(st.binary(max_size=60))
+def test_noise_is_no_arp(data: bytes) -> None:
+    assert arp.parse(data) is None
+
+
+@pytest.mark.parametrize(("position", "byte"), [(12, 0x86), (15, 6), (16, 0x86), (18, 8), (19, 16), (21, 3)])
+def test_other_arp_is_ignored(position: int, byte: int) -> None:
+    frame = bytearray(arp.probe(MAC, IPv4Address("192.0.2.1")))
+    frame[position] = byte
+    assert arp.parse(bytes(frame)) is None
+
+
+@given(st.text("abz09-./", max_size=127), st.text("abz09-./", max_size=127))
+def test_names_are_short_and_differ(one: str, other: str) -> None:
+    names = Names("blue")
+    assert len(names.host_link(one)) <= 15
+    assert len(names.namespace(one)) <= 80
+    assert "/" not in names.namespace(one)
+    assert names.network(names.mark(one)) == one
+    assert Names("green").network(names.mark(one)) is None
+    assert len(names.mark(one)) <= 255
+    if one != other:
+        assert names.namespace(one) != names.namespace(other)
+        assert names.host_link(one) != names.host_link(other)
+
+
+def test_names_can_be_read() -> None:
+    assert Names("blue").namespace("") == "lb-blue-mgmt"
+    assert Names("blue").namespace("default/vlan10").startswith("lb-blue-default-vlan10-")

@@ -1,0 +1,169 @@
+"""What somebody else did to the rules is noticed, shown as a difference, and mended by carrying that out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, diff
+from cloudprovider.dataplane import ruleset
+from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
+from tests.dataplane.lan import CONFIG, run
+
+pytestmark = pytest.mark.kernel
+
+VIP = IPv4Address("10.99.0.100")
+NODES: frozenset[IPAddress] = frozenset(IPv4Address("10.99.0.11") + i for i in range(3))
+PLAN = Plan(
+    groups={GroupId(1): NODES, GroupId(2): NODES},
+    forwards={
+        ListenerKey(VIP, "TCP", 80): Forward(group=GroupId(1), backend_port=30080),
+        ListenerKey(VIP, "UDP", 53): Forward(
+            group=GroupId(1), backend_port=30053, sources=frozenset({IPv4Network("10.99.0.0/24")})
+        ),
+        ListenerKey(VIP, "TCP", 81): Forward(group=GroupId(2), backend_port=30081, by_client=True),
+    },
+)
+KEY = f"{VIP} . tcp . 80"
+
+
+def nft(command: str) -> None:
+    run(f"ip netns exec lb-test-mgmt nft {command}")
+
+
+@pytest.fixture
+async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
+    made = HostDataPlane("test")
+    yield made
+    for network in await made.networks():
+        await made.remove(network)
+
+
+@pytest.fixture
+async def segment(dataplane: HostDataPlane) -> KernelSegment:
+    opened = await dataplane.open(CONFIG)
+    await opened.engine.start()
+    await opened.engine.apply(diff(Plan(), PLAN))
+    return opened
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"delete element ip cloudprovider listeners {{ {KEY} }}",
+        f"delete element ip cloudprovider ports {{ {KEY} }}",
+        f"add element ip cloudprovider listeners {{ {VIP} . tcp . 9 : 1 }}",
+        f"add element ip cloudprovider ports {{ {VIP} . tcp . 9 : 9 }}",
+        f"add element ip cloudprovider listeners {{ {VIP} . sctp . 9 : 1 }}",
+        f"add element ip cloudprovider sources_8 {{ {VIP} . udp . 53 . 10.0.0.0 }}",
+        f"add element ip cloudprovider sources_8 {{ {VIP} . udp . 53 . 10.0.0.1 }}",
+        f"add element ip cloudprovider sources_8 {{ {KEY} . 10.0.0.0 }}",
+        f"add element ip cloudprovider sources_8 {{ {VIP} . tcp . 9 . 10.0.0.0 }}",
+        f"delete element ip cloudprovider sources_24 {{ {VIP} . udp . 53 . 10.99.0.0 }}",
+        "delete element ip cloudprovider tables { 1 }",
+        "add element ip cloudprovider tables { 9 : goto by_flow_10007 }",
+        "add element ip cloudprovider tables { 0x41000009 : drop }",
+        "delete element ip cloudprovider slots_10007 { 1 . 77 }",
+        "add element ip cloudprovider slots_10007 { 9 . 0 : 10.99.0.66 }",
+        "add element ip cloudprovider slots_10007 { 1 . 20000 : 10.99.0.66 }",
+        'add element ip cloudprovider slots_10007 { 0x80000001 . 5 comment "no" : 10.99.0.66 }',
+        "add element ip cloudprovider slots_65537 { 1 . 0 : 10.99.0.66 }",
+        "flush map ip cloudprovider listeners",
+        "flush map ip cloudprovider slots_10007",
+        "flush map ip cloudprovider tables",
+    ],
+)
+async def test_broken_elements_are_seen_and_mended(segment: KernelSegment, command: str) -> None:
+    assert await segment.engine.undisturbed()
+    nft(command)
+    assert not await segment.engine.undisturbed()
+    assert await segment.engine.intact()
+    have = await segment.engine.observe()
+    await segment.engine.apply(diff(have, PLAN))
+    assert await segment.engine.observe() == PLAN
+    assert await segment.engine.undisturbed()
+    fresh = HostDataPlane("test")  # one that has never believed anything else
+    await segment.close()
+    again = await fresh.open(CONFIG)
+    await again.engine.start()
+    assert await again.engine.observe() == PLAN
+    await again.close()
+    assert "10.99.0.66" not in run("ip netns exec lb-test-mgmt nft list table ip cloudprovider")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flush ruleset",
+        "flush chain ip cloudprovider forward",
+        "add rule ip cloudprovider input accept",
+        "insert rule ip cloudprovider translate return",
+        "add chain ip cloudprovider extra { type filter hook forward priority -1; policy drop; }",
+        "add chain ip cloudprovider forward { policy accept; }",
+        "delete chain ip cloudprovider source",
+        "delete table ip cloudprovider",
+    ],
+)
+async def test_broken_chains_are_seen_and_mended(segment: KernelSegment, command: str) -> None:
+    nft(command)
+    assert not await segment.engine.intact()
+    await segment.engine.start()
+    assert await segment.engine.intact()
+    await segment.engine.apply(diff(await segment.engine.observe(), PLAN))
+    assert await segment.engine.observe() == PLAN
+    listed = run("ip netns exec lb-test-mgmt nft list table ip cloudprovider")
+    assert "chain extra" not in listed
+    assert "ct status dnat snat to 10.99.0.2" in listed
+
+
+async def test_a_predecessor_with_other_maps_is_replaced(segment: KernelSegment) -> None:
+    nft("delete table ip cloudprovider")
+    nft("add table ip cloudprovider")
+    nft("add map ip cloudprovider listeners { type ipv4_addr : mark; }")
+    nft("add chain ip cloudprovider forward { type nat hook postrouting priority 0; policy accept; }")
+    await segment.engine.start()
+    await segment.engine.apply(diff(await segment.engine.observe(), PLAN))
+    assert await segment.engine.observe() == PLAN
+
+
+async def test_changing_what_somebody_took_away_is_refused_and_heals(segment: KernelSegment) -> None:
+    nft(f"delete element ip cloudprovider listeners {{ {KEY} }}")
+    gone = Changes(forwards={ListenerKey(VIP, "TCP", 80): None})
+    with pytest.raises(DataPlaneError, match=r"refused to remove 1 element.* of listeners: No such file"):
+        await segment.engine.apply(gone)
+    have = await segment.engine.observe()
+    await segment.engine.apply(diff(have, PLAN))
+    await segment.engine.apply(gone)
+    assert (await segment.engine.observe()).forwards.keys() == PLAN.forwards.keys() - gone.forwards.keys()
+
+
+async def test_what_is_applied_while_the_kernel_is_read_is_not_lost(segment: KernelSegment) -> None:
+    have = PLAN
+    for turn in range(20):
+        reading = asyncio.create_task(segment.engine.observe())
+        for step in range(10):
+            await asyncio.sleep(0)
+            key = ListenerKey(VIP, "TCP", 1000 + (turn * 10 + step) % 37)
+            forward = None if key in have.forwards else Forward(group=GroupId(1), backend_port=30000 + step)
+            nodes = NODES if step % 2 else NODES | {IPv4Address("10.99.0.20")}
+            await segment.engine.apply(Changes(groups={GroupId(2): nodes}, forwards={key: forward}))
+            forwards = {**have.forwards, key: forward}
+            have = Plan(
+                groups={**have.groups, GroupId(2): nodes},
+                forwards={k: f for k, f in forwards.items() if f is not None},
+            )
+        assert await reading == await segment.engine.observe() == have
+        assert await segment.engine.undisturbed()
+
+
+async def test_people_can_read_the_rules(segment: KernelSegment) -> None:
+    """nft 1.0.6 can list all that is in the kernel, elements made over netlink among it."""
+    listed = run("ip netns exec lb-test-mgmt nft list table ip cloudprovider")
+    assert f"{KEY} counter packets 0 bytes 0 : 0x00000001" in listed
+    assert f"{KEY} : 30080" in listed
+    assert "0x80000001 : goto by_client_10007" in listed
+    assert f"{VIP} . udp . 53 . 10.99.0.0" in listed
+    for name in ruleset.chains(IPv4Address("10.99.0.2")):
+        assert f"chain {name} {{" in listed
