@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from cloudprovider.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ def from_kubeconfig(paths: str, context: str | None = None) -> Credentials:
             chosen = loader.current_context["context"]
             user = merged["users"].get_with_name(chosen["user"], safe=True) if "user" in chosen else None
             token_file = _token_file(user)
-        except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        except (ConfigException, yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            # The official loader lets a malformed file show as whatever Python error comes first.
             raise ConfigurationError(f"kubeconfig {paths}: {error}") from error
         if configuration.proxy:
             raise ConfigurationError(f"kubeconfig {paths}: proxy-url is not supported; give a direct address")
