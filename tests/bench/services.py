@@ -212,7 +212,7 @@ def main() -> None:
     report = Report(build / "bench.jsonl", command)
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Lab(Path(folder), build / "bench-logs", node_port_range=NODE_PORTS) as lab,
+        Lab(Path(folder), build / "bench-logs", node_port_range=NODE_PORTS).running() as lab,
     ):
         try:
             asyncio.run(measure(lab, report, options.services, options.scale))
