@@ -1,0 +1,138 @@
+"""The host program as a process: settings, credentials, the Lease, the bridge's port, the health endpoint."""
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import uuid4
+
+import kopf
+
+from cloudprovider import __version__
+from cloudprovider.bridge.server import BridgeServer, ServerConfig
+from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
+from cloudprovider.core.errors import ConfigurationError
+from cloudprovider.core.exchange import Tenant
+from cloudprovider.host.assembly import Host
+from cloudprovider.host.clock import utc_now
+from cloudprovider.host.config import HostConfig
+from cloudprovider.host.metrics import exposition_of
+from cloudprovider.host.tenants import FINALIZER, TenantEnd, register
+from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.client import HttpKubeClient
+from cloudprovider.kube.credentials import load
+from cloudprovider.kube.endpoint import Probes, serve
+from cloudprovider.kube.lease import Elector
+from cloudprovider.kube.metrics import RequestCounter, exposition
+from cloudprovider.kube.shell import run_in_shell
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "cloudprovider-host"
+STANDBY_SECONDS: Final = 5.0
+
+
+class HostProgram:
+    """One copy of the host program: stands by until it leads. Allocating is safe with two leaders (each block is a
+    compare-and-swap), but guests must find one bridge."""
+
+    def __init__(self, config: HostConfig, client: KubeClient, *, rng: random.Random) -> None:
+        self._config = config
+        self._client = client
+        self._rng = rng
+        self._identity = config.identity or f"{socket.gethostname()}_{uuid4().hex[:8]}"
+        self._host: Host | None = None
+        self._serving = False
+
+    @property
+    def not_ready(self) -> Sequence[str]:
+        """Why guests can't be served by this copy; a standby is not ready, since it can't."""
+        if self._host is None:
+            return (f"another copy leads (Lease {self._config.lease_namespace}/{NAME}), or none has been able to yet",)
+        if not self._host.caches.is_synced():
+            return ("the API server has not listed everything yet",)
+        return () if self._serving else ("the bridge is not listening yet",)
+
+    def metrics(self) -> str:
+        """Our own metrics, in Prometheus' text format."""
+        return exposition_of(self._host, serving=self._serving)
+
+    async def proceed(self, tenant: Tenant, deleted_at: datetime, grace_seconds: int) -> float | None:
+        """See :meth:`TenantEnd.proceed`; a copy that does not lead leaves it to the one that does."""
+        host = self._host
+        if host is None or not host.caches.is_synced():
+            return STANDBY_SECONDS
+        return await TenantEnd(self._client, host.caches, now=utc_now).proceed(tenant, deleted_at, grace_seconds)
+
+    async def run(self) -> None:
+        """Stand by, lead, stand by again, until cancelled; the Lease is released then."""
+        elector = Elector(
+            self._client,
+            namespace=self._config.lease_namespace,
+            name=NAME,
+            identity=self._identity,
+            now=utc_now,
+            rng=self._rng,
+        )
+        await elector.run_while_leader(self._lead)
+
+    async def _lead(self, _: int) -> None:
+        config = self._config
+        host = self._host = Host(
+            self._client,
+            version=__version__,
+            reserved=config.reserved_cidrs,
+            now=utc_now,
+            time=time.monotonic,
+            rng=self._rng,
+        )
+        server = BridgeServer(
+            ServerConfig(listen=config.bridge_address, tls=tls_paths(config), trust_domain=config.trust_domain),
+            host.backend,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(host.run(), name="host")
+                tasks.create_task(self._serve(host, server), name="bridge")
+        finally:
+            self._serving = False
+            self._host = None
+            # Within the margin that the Lease leaves after its renew deadline.
+            await server.stop(grace=1.0)
+
+    async def _serve(self, host: Host, server: BridgeServer) -> None:
+        await host.caches.synced()
+        await server.start()
+        self._serving = True
+
+
+def tls_paths(config: HostConfig) -> TlsPaths:
+    """Return where the bridge's certificate, its key and the tenants' CA are."""
+    return TlsPaths(certificate=config.tls_cert, key=config.tls_key, ca=config.tenant_ca)
+
+
+async def run(config: HostConfig) -> None:
+    """Run the host program until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
+    rng = random.Random()  # noqa: S311 - jitter, no secret
+    credentials = load(config.kubeconfig or None, config.context or None)
+    TlsFiles(tls_paths(config)).load()
+    requests = RequestCounter()
+    registry = kopf.OperatorRegistry()
+    async with HttpKubeClient(credentials, program="host", version=__version__, rng=rng, requests=requests) as client:
+        program = HostProgram(config, client, rng=rng)
+        register(registry, program)
+
+        async def work() -> None:
+            probes = Probes(ready=lambda: program.not_ready, metrics=lambda: exposition(requests) + program.metrics())
+            async with serve(config.endpoint, probes):
+                try:
+                    await program.run()
+                except* ConfigurationError as group:
+                    raise group.exceptions[0] from None
+
+        await run_in_shell(credentials, work, program=NAME, registry=registry, finalizer=FINALIZER)
+    log.info("The host program has stopped.")
