@@ -287,6 +287,8 @@ class ServiceController:
                     self._events.record(SERVICES, after, "Normal", new.reason, new.message)
             elif old is None or _says(old) != _says(new):
                 self._events.record(SERVICES, after, "Warning", new.reason, new.message)
+                if new.type == READY:
+                    return  # it says all there is to say
 
     # -- a Service that wants none (any more) ----------------------------------------------------------------------
 

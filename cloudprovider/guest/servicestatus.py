@@ -105,12 +105,9 @@ def wanted_conditions(
 
 
 def shown_conditions(service: Service) -> list[Condition]:
-    """Return our conditions as the Service shows them."""
-    return [
-        c
-        for c in service.status.conditions
-        if c.type == READY or (c.type == PORTS_ERROR and c.reason == PORTS_ERROR_REASON)
-    ]
+    """Return our conditions as the Service shows them, Ready first."""
+    found = (find(service.status.conditions, READY), find(service.status.conditions, PORTS_ERROR))
+    return [c for c in found if c is not None and (c.type == READY or c.reason == PORTS_ERROR_REASON)]
 
 
 def status_patch(
