@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+if TYPE_CHECKING:  # the typed stub, and the type parameters of calls, are in the stubs only
+    _Method = Callable[[pb_grpc.LoadBalancerBridgeAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Request, Response]]
 
 CALL_SECONDS = 10.0
 """Deadline of a call about one Service."""
@@ -109,7 +112,8 @@ class GrpcBridge:
         self._stub: pb_grpc.LoadBalancerBridgeAsyncStub = pb_grpc.LoadBalancerBridgeStub(self._channel)
         self._files_at = 0.0
         self._retired: set[asyncio.Task[None]] = set()
-        self._welcome: asyncio.Lock = asyncio.Lock()
+        self._introducing = asyncio.Lock()
+        self._introductions = 0
         self._diagnosis: tuple[float, BridgeError | None] = (0.0, None)
         self._diagnosing = asyncio.Lock()
         self._closed = False
@@ -160,6 +164,7 @@ class GrpcBridge:
                 reason=Reason.UNSUPPORTED_VERSION,
                 retryable=False,
             )
+        self._introductions += 1
         return Welcome(
             host_version=response.host_version,
             tenant=Tenant(response.namespace, response.cluster),
@@ -234,23 +239,25 @@ class GrpcBridge:
 
     async def _call(
         self,
-        method: Callable[[pb_grpc.LoadBalancerBridgeAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
+        method: "_Method[Request, Response]",
         request: Request,
         timeout: float,
     ) -> Response:
         """One call; if the host does not know this guest yet, it is introduced, and the call made once more."""
+        before = self._introductions
         try:
             return await self._once(method, request, timeout)
         except BridgeError as e:
             if e.reason != Reason.NOT_CONNECTED:
                 raise
-        async with self._welcome:
-            await self.connect()
+        async with self._introducing:
+            if self._introductions == before:  # nobody else has done so meanwhile
+                await self.connect()
         return await self._once(method, request, timeout)
 
     async def _once(
         self,
-        method: Callable[[pb_grpc.LoadBalancerBridgeAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
+        method: "_Method[Request, Response]",
         request: Request,
         timeout: float,
     ) -> Response:
@@ -261,7 +268,7 @@ class GrpcBridge:
         except grpc.aio.AioRpcError as e:
             raise await self._explain(e) from e
 
-    def _fresh_stub(self) -> pb_grpc.LoadBalancerBridgeAsyncStub:
+    def _fresh_stub(self) -> "pb_grpc.LoadBalancerBridgeAsyncStub":
         """The stub of a channel with the newest certificates: channels keep those that they were made with."""
         loop = asyncio.get_running_loop()
         if loop.time() >= self._files_at:

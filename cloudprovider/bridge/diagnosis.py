@@ -8,6 +8,8 @@ handshake, whose alert (RFC 8446, section 6) says what the other side did not li
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
 from cloudprovider.bridge.api import Reason
@@ -25,6 +27,7 @@ _ALERTS = {
     "CERTIFICATE_REQUIRED": "the bridge wants a client certificate, and got none",
     "BAD_CERTIFICATE": "the bridge can't read the client certificate",
     "DECRYPT_ERROR": "the client certificate's signature does not fit the CA that the bridge trusts: issue one from it",
+    "UNSUPPORTED_CERTIFICATE": "the client certificate is not made for clients (extended key usage): issue one that is",
     "CERTIFICATE_UNKNOWN": "the bridge does not accept the client certificate",
     "PROTOCOL_VERSION": "the bridge does not speak TLS 1.3",
     "NO_APPLICATION_PROTOCOL": "what listens there speaks no HTTP/2: is it the bridge?",
@@ -79,17 +82,35 @@ async def _handshake(host: str, port: int, files: TlsFiles, server_name: str) ->
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(files.paths.certificate, files.paths.key)
     context.set_alpn_protocols(["h2"])
-    reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=server_name or host)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=server_name or host)
+    reader, writer = await asyncio.open_connection(host, port)
+
+    async def drive(step: Callable[[], object]) -> None:
+        # asyncio's own TLS gives an alert that comes together with the end of the connection as an end alone
+        while True:
+            try:
+                step()
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                data = await reader.read(65536)
+                incoming.write(data)
+                if not data:
+                    incoming.write_eof()
+            else:
+                writer.write(outgoing.read())
+                return
+
     try:
+        await drive(tls.do_handshake)
         # The server's SETTINGS frame, or its alert. Silence is fine too.
-        async with asyncio.timeout(_ALERT_TIMEOUT):
-            first = await reader.read(1)
-    except TimeoutError:
-        return None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ALERT_TIMEOUT):
+                await drive(lambda: tls.read(1))
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return _unavailable(f"{host}:{port} closes the connection during the TLS handshake: is it the bridge?")
     finally:
         writer.transport.abort()
-    if not first:
-        return _unavailable(f"{host}:{port} closes the connection after the handshake: is it the bridge?")
     return None
 
 

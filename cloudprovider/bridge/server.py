@@ -148,7 +148,7 @@ class _Servicer:
         for tenant in list(self._streams):
             self._policy_changed(tenant)
 
-    def handlers(self) -> grpc.GenericRpcHandler[object, object]:
+    def handlers(self) -> "grpc.GenericRpcHandler[object, object]":
         """Return the methods of the service. Not by the generated base class: that one knows only generators for a
         stream, and only writing to the context can be given a deadline."""
         unary: dict[str, tuple[Callable[..., Awaitable[Message]], type[Message]]] = {

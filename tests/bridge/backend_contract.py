@@ -58,15 +58,15 @@ class TenantBackendContract:
 
     @pytest.fixture
     async def backend(self, harness: Harness) -> TenantBackend:
-        self.harness = harness
+        self.host = harness
         await harness.backend.connect(TENANT, HELLO)
         return harness.backend
 
     async def program(self, service: ServiceKey) -> None:
-        await self.harness.program(TENANT, service)
+        await self.host.program(TENANT, service)
 
     async def release(self, service: ServiceKey) -> None:
-        await self.harness.release(TENANT, service)
+        await self.host.release(TENANT, service)
 
     async def until(
         self, backend: TenantBackend, service: ServiceKey, wanted: Callable[[LoadBalancerState | None], bool]
