@@ -2,7 +2,8 @@
 
 gRPC tells a wrong, an expired and a missing client certificate, a server that is not there and one that is no bridge
 by the same words. So the usual causes are looked at one by one: the own certificate's dates, the name, and one bare TLS
-handshake, whose alert (RFC 8446, section 6) says what the other side did not like.
+handshake. A gRPC server that does not like the client's certificate sends no alert (seen with 1.85): it just closes
+after the handshake, where it would else send its SETTINGS. A proxy before it may send one (RFC 8446, section 6).
 """
 
 import asyncio
@@ -87,7 +88,7 @@ async def _handshake(host: str, port: int, files: TlsFiles, server_name: str) ->
     reader, writer = await asyncio.open_connection(host, port)
 
     async def drive(step: Callable[[], object]) -> None:
-        # asyncio's own TLS gives an alert that comes together with the end of the connection as an end alone
+        # By hand: asyncio's own TLS gives an alert that comes together with the connection's end as an end alone.
         while True:
             try:
                 step()
@@ -101,14 +102,24 @@ async def _handshake(host: str, port: int, files: TlsFiles, server_name: str) ->
                 writer.write(outgoing.read())
                 return
 
+    shaken = False
     try:
         await drive(tls.do_handshake)
+        shaken = True
         # The server's SETTINGS frame, or its alert. Silence is fine too.
         with suppress(TimeoutError):
             async with asyncio.timeout(_ALERT_TIMEOUT):
                 await drive(lambda: tls.read(1))
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        return _unavailable(f"{host}:{port} closes the connection during the TLS handshake: is it the bridge?")
+        if not shaken:
+            return _unavailable(f"{host}:{port} closes the connection during the TLS handshake: is it the bridge?")
+        # Retryable: a server that is just ending looks the same.
+        return BridgeError(
+            f"{host}:{port} closes the connection after the TLS handshake, as the bridge does when it refuses the client"
+            f" certificate {files.paths.certificate}: it must be signed by the CA that the bridge trusts, be made for"
+            " clients (extended key usage), and be valid by the host's clock",
+            reason=Reason.CERTIFICATE_INVALID,
+        )
     finally:
         writer.transport.abort()
     return None
