@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
     """The lab, up for all scenarios of a run."""
-    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, Lab(Path(folder), LOGS) as lab:
+    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, Lab(Path(folder), LOGS).running() as lab:
         yield LabWorld(lab)
 
 

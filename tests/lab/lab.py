@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 from tests.lab import programs
@@ -89,18 +88,19 @@ class Lab:
         self._stack = contextlib.ExitStack()
         self.programs: dict[ProgramName, Program] = {}
 
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            self._stack = stack
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Self]:
+        """An empty lab, to be filled step by step; the end takes down what has been started, last first."""
+        with contextlib.ExitStack() as self._stack:
+            yield self
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """The whole lab, up and ready."""
+        with self.opened():
             for step in (self.start_network, self.start_control_planes, self.start_nodes, self.start_programs):
                 step()
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+            yield self
 
     def start_network(self) -> None:
         """The LAN, with the host node's bridge, the guest's control plane and the client on it."""

@@ -11,12 +11,12 @@ from tests.lab.controlplane import ControlPlane, Settings
 from tests.lab.network import Lan, Subnets
 from tests.lab.node import GuestNodes
 from tests.lab.process import wait_for
-from tests.lab.traffic import Answer, Client
+from tests.lab.traffic import Client
+from tests.lab.workload import Port, Workspace, service
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel]
 
-DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
-SERVICES = "/api/v1/namespaces/default/services"
+HTTP, DNS = Port(80, 8080), Port(53, 5353, "UDP")
 
 
 @dataclass
@@ -24,6 +24,17 @@ class Guest:
     plane: ControlPlane
     nodes: GuestNodes
     client: Client
+    work: Workspace
+
+    def pods(self, app: str) -> list[Object]:
+        return [pod for pod in self.plane.api.items("/api/v1/pods") if pod["metadata"]["labels"]["app"] == app]
+
+    def refused(self, address: str, port: int) -> bool:
+        try:
+            self.client.get(address, port)
+        except ConnectionRefusedError:
+            return True
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -38,83 +49,53 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
         nodes.start()
         nodes.add("node-t1", 21)
         nodes.add("node-t2", 22)
-        yield Guest(plane, nodes, Client(lan.station("client-t", 100)))
+        client = Client(lan.station("client-t", 100))
+        yield Guest(plane, nodes, client, Workspace(plane.api, "default"))
         nodes.stop()
     lan.remove()
 
 
-def deployment(name: str, replicas: int) -> Object:
-    labels = {"app": name}
-    ports = [{"containerPort": 8080}, {"containerPort": 5353, "protocol": "UDP"}]
-    return {
-        "metadata": {"name": name},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {"containers": [{"name": "server", "image": "server", "ports": ports}]},
-            },
-        },
-    }
-
-
-def node_port_service(name: str) -> Object:
-    ports = [
-        {"name": "http", "port": 80, "targetPort": 8080},
-        {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP"},
-    ]
-    return {"metadata": {"name": name}, "spec": {"type": "NodePort", "selector": {"app": name}, "ports": ports}}
-
-
-def scale(guest: Guest, name: str, replicas: int) -> None:
-    guest.plane.api.patch(f"{DEPLOYMENTS}/{name}", {"spec": {"replicas": replicas}})
-
-
 def test_node_ports_follow_a_deployment(guest: Guest) -> None:
-    guest.plane.api.create(DEPLOYMENTS, deployment("web", 3))
-    service = guest.plane.api.create(SERVICES, node_port_service("web"))
-    http, dns = (port["nodePort"] for port in service["spec"]["ports"])
+    guest.work.deploy("web", 3)
+    guest.work.expose(service("web", [HTTP, DNS], kind="NodePort"))
+    http, dns = (port["nodePort"] for port in guest.work.get("web")["spec"]["ports"])
     first, second = (guest.nodes.nodes[name].address for name in ("node-t1", "node-t2"))
 
     def all_three() -> bool:
-        return len({ask_tcp(guest, first, http).pod for _ in range(12)}) == 3
+        return len({guest.client.get(first, http).pod for _ in range(12)}) == 3
 
     wait_for("three pods behind one node's port", all_three)
-    assert ask_tcp(guest, first, http).port == 8080
-    assert guest.client.ask(second, dns).port == 5353
+    assert guest.client.get(first, http).port == HTTP.target
+    assert guest.client.ask(second, dns).port == DNS.target
 
-    scale(guest, "web", 0)
-    wait_for("refusal", lambda: refused(guest, first, http))
+    guest.work.scale("web", 0)
+    wait_for("refusal", lambda: guest.refused(first, http))
     with pytest.raises(ConnectionRefusedError):
         guest.client.ask(second, dns)
 
-    scale(guest, "web", 1)
-    wait_for("an answer", lambda: ask_tcp(guest, second, http))
+    guest.work.scale("web", 1)
+    wait_for("an answer", lambda: guest.client.get(second, http))
 
 
-def test_a_pod_reaches_its_neighbour_through_a_service(guest: Guest) -> None:
-    guest.plane.api.create(DEPLOYMENTS, deployment("near", 4))
-    service = guest.plane.api.create(SERVICES, node_port_service("near"))
-    wait_for("four ready", lambda: guest.plane.api.get(f"{DEPLOYMENTS}/near")["status"].get("readyReplicas") == 4)
-    pod = next(p for p in guest.plane.api.items("/api/v1/pods") if p["metadata"]["labels"]["app"] == "near")
-    inside = Client(guest.nodes.runner.namespace_of(pod["metadata"]["uid"]))
+def test_a_pod_reaches_its_neighbours_and_itself_through_a_service(guest: Guest) -> None:
+    guest.work.deploy("near", 4)
+    guest.work.expose(service("near", [HTTP], kind="ClusterIP"))
+    address = guest.work.get("near")["spec"]["clusterIP"]
+    inside = Client(guest.nodes.runner.namespace_of(guest.pods("near")[0]["metadata"]["uid"]))
 
     def all_four() -> bool:
-        return len({inside.get(service["spec"]["clusterIP"], 80).pod for _ in range(24)}) == 4
+        return len({inside.get(address, HTTP.port).pod for _ in range(24)}) == 4
 
     wait_for("all four, itself among them", all_four)
 
 
 def test_a_dead_server_is_started_again(guest: Guest) -> None:
-    guest.plane.api.create(DEPLOYMENTS, deployment("fragile", 1))
-    wait_for("one ready", lambda: guest.plane.api.get(f"{DEPLOYMENTS}/fragile")["status"].get("readyReplicas") == 1)
-    pod = next(p for p in guest.plane.api.items("/api/v1/pods") if p["metadata"]["labels"]["app"] == "fragile")
-    guest.nodes.runner.kill_server(pod["metadata"]["uid"])
+    guest.work.deploy("fragile", 1)
+    guest.nodes.runner.kill_server(guest.pods("fragile")[0]["metadata"]["uid"])
 
     def restarted() -> bool:
-        status = guest.plane.api.get(f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}")["status"]
-        container = status["containerStatuses"][0]
+        (pod,) = guest.pods("fragile")
+        container = pod["status"]["containerStatuses"][0]
         return bool(container["ready"] and container["restartCount"] == 1)
 
     wait_for("a restart", restarted)
@@ -122,28 +103,13 @@ def test_a_dead_server_is_started_again(guest: Guest) -> None:
 
 def test_a_removed_nodes_pods_move(guest: Guest) -> None:
     guest.nodes.add("node-t3", 23)
-    guest.plane.api.create(DEPLOYMENTS, deployment("moving", 4))
-
-    def ready() -> bool:
-        return bool(guest.plane.api.get(f"{DEPLOYMENTS}/moving")["status"].get("readyReplicas") == 4)
-
-    wait_for("four ready", ready)
+    guest.work.deploy("moving", 4)
+    assert "node-t3" in {pod["spec"]["nodeName"] for pod in guest.pods("moving")}
     guest.nodes.remove("node-t3")
 
     def settled() -> bool:
-        pods = [p for p in guest.plane.api.items("/api/v1/pods") if p["metadata"]["labels"]["app"] == "moving"]
-        return len(pods) == 4 and {p["spec"].get("nodeName") for p in pods} <= {"node-t1", "node-t2"} and ready()
+        pods = guest.pods("moving")
+        return len(pods) == 4 and {pod["spec"].get("nodeName") for pod in pods} == {"node-t1", "node-t2"}
 
     wait_for("four on the other nodes", settled)
-
-
-def ask_tcp(guest: Guest, address: str, port: int) -> Answer:
-    return guest.client.get(address, port)
-
-
-def refused(guest: Guest, address: str, port: int) -> bool:
-    try:
-        guest.client.get(address, port)
-    except ConnectionRefusedError:
-        return True
-    return False
+    guest.work.wait_replicas("moving", 4)
