@@ -1,0 +1,122 @@
+"""The real programs under the accounts that the manifests give them: nothing they ask for is forbidden."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cloudprovider.cli.main import main
+from cloudprovider.cli.tenant import SYSTEM_NAMESPACE
+from tests.lab.controlplane import ControlPlane, Settings
+
+pytestmark = pytest.mark.apiserver
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 30.0
+
+_REQUEST = re.compile(r"^\w*requests_total\{(?P<labels>[^}]*)\} (?P<count>\d+)", re.M)
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    with tempfile.TemporaryDirectory(prefix="rights-") as folder:
+        settings = Settings(name="rights", api_server_flags=("--allow-privileged=true",))
+        control_plane = ControlPlane(Path(folder), ROOT / "build" / "logs" / "rights", settings)
+        with control_plane:
+            control_plane.apply_definitions(ROOT / "manifests" / "crds")
+            for name in ("guest", "host"):
+                control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-k", ROOT / "manifests" / name)
+            yield control_plane
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(log: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cloudprovider.cli.main", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        try:
+            yield process
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT_SECONDS) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait(LIMIT_SECONDS)
+
+
+def requests(port: int) -> dict[tuple[str, str], set[int]]:
+    """(verb, resource) to the HTTP status codes of its answers, from /metrics."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except (urllib.error.URLError, ConnectionError):
+        return {}
+    found: dict[tuple[str, str], set[int]] = {}
+    for match in _REQUEST.finditer(text):
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', match["labels"]))
+        found.setdefault((labels["verb"], labels["resource"]), set()).add(int(labels["code"]))
+    return found
+
+
+GUEST = {("create", "leases"), ("watch", "services"), ("watch", "nodes"), ("get", "namespaces")}
+HOST = {
+    ("create", "leases"),
+    *(("watch", kind) for kind in ("loadbalancers", "ippools", "ipblocks", "guestclusters", "namespaces", "nodes")),
+}
+
+
+@pytest.mark.parametrize(("program", "does"), [("guest", GUEST), ("host", HOST)])
+def test_a_program_may_do_what_it_does(
+    plane: ControlPlane, tmp_path: Path, program: str, does: set[tuple[str, str]]
+) -> None:
+    ca = ["--ca-dir", str(tmp_path / "ca"), "--out", str(tmp_path), "--pem"]
+    bridge = f"127.0.0.1:{free_port()}"
+    assert main(["tenant", "server-certificate", "127.0.0.1", *ca]) == 0
+    tenant = ["--namespace", "default", "--node-cidr", "192.0.2.0/24", "--bridge", bridge]
+    assert main(["tenant", "issue", "shop", *tenant, *ca]) == 0
+    port = free_port()
+    files = {
+        "guest": ("--bridge", bridge, "--bridge-ca", "ca.crt", "--client-cert", "shop.crt", "--client-key", "shop.key"),
+        "host": (
+            "--bridge-address",
+            bridge,
+            "--tenant-ca",
+            "ca.crt",
+            "--tls-cert",
+            "bridge.crt",
+            "--tls-key",
+            "bridge.key",
+        ),
+    }[program]
+    settings = [str(tmp_path / each) if (tmp_path / each).is_file() else each for each in files]
+    account = plane.kubeconfig_for_account(SYSTEM_NAMESPACE, f"cloudprovider-{program}")
+    log = tmp_path / "log"
+    with running(log, program, *settings, "--kubeconfig", str(account), "--endpoint", f"127.0.0.1:{port}") as process:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not does <= (seen := requests(port)).keys():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"not yet: {does - seen.keys()}\n{log.read_text()}"
+            time.sleep(0.1)  # between two looks
+    refused = {request: codes for request, codes in seen.items() if codes & {401, 403}}
+    assert refused == {}
+    assert "forbidden" not in log.read_text()
