@@ -10,10 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
-from typing import Literal, NewType, TypeVar
-
-K = TypeVar("K")
-V = TypeVar("V")
+from typing import Literal, NewType
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -79,23 +76,19 @@ def diff(have: Plan, want: Plan) -> Changes:
 
 
 def chunks(changes: Changes, size: int) -> Iterator[Changes]:
-    """Cut a big delta into deltas of at most ``size`` groups or forwards, each applicable after the ones before it:
-    groups first, then forwards, and last the groups that go. Only for start-up: between chunks others may see a part.
+    """Cut a big delta into deltas of at most ``size`` forwards, each applicable after the ones before it: groups
+    first, then forwards, and last the groups that go. Each group comes alone: its table is ten thousand elements and
+    more, the work of thousands of forwards. Only for start-up: between chunks others may see a part of the whole.
     """
     if size < 1:
         msg = f"a chunk of {size} changes nothing; use at least 1"
         raise ValueError(msg)
-    wanted: dict[GroupId, frozenset[IPAddress] | None] = {g: n for g, n in changes.groups.items() if n is not None}
-    gone: dict[GroupId, frozenset[IPAddress] | None] = {g: None for g, n in changes.groups.items() if n is None}
-    for group_part in _parts(wanted, size):
-        yield Changes(groups=group_part)
-    for forward_part in _parts(changes.forwards, size):
-        yield Changes(forwards=forward_part)
-    for group_part in _parts(gone, size):
-        yield Changes(groups=group_part)
-
-
-def _parts(items: Mapping[K, V], size: int) -> Iterator[dict[K, V]]:
-    pairs = iter(items.items())
-    while part := dict(islice(pairs, size)):
-        yield part
+    for group, nodes in changes.groups.items():
+        if nodes is not None:
+            yield Changes(groups={group: nodes})
+    forwards = iter(changes.forwards.items())
+    while part := dict(islice(forwards, size)):
+        yield Changes(forwards=part)
+    for group, nodes in changes.groups.items():
+        if nodes is None:
+            yield Changes(groups={group: None})

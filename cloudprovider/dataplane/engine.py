@@ -6,6 +6,7 @@ one netlink transaction of 0.1 to 0.2 ms, sent from the event loop itself: handi
 
 import asyncio
 import errno
+from array import array
 from collections.abc import Callable, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
@@ -255,8 +256,14 @@ def _read_tables(found: _Held, part: memoryview) -> None:
 
 
 def _read_slots(size: int, found: _Held, part: memoryview) -> None:
+    tables: dict[int, array[int]] = {}
     for mark, slot, address in elements.read_slots(part):
-        found.group(mark).put(size, slot, address)
+        try:
+            tables[mark][slot] = address
+        except LookupError:  # the group's first slot in this part, or one beyond the table
+            found.group(mark).put(size, slot, address)
+            if slot < size:
+                tables[mark] = found.groups[GroupId(mark)].tables[size]
 
 
 def _read_sources(prefix_length: int, found: _Held, part: memoryview) -> None:

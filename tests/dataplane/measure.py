@@ -1,0 +1,113 @@
+"""What the data plane costs: ``PYTHONPATH=. tests/lab/sandbox python tests/dataplane/measure.py``.
+
+Prints one line a figure: milliseconds (median of the rounds, and the longest), or MiB of memory.
+"""
+
+import asyncio
+import resource
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address
+
+from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, chunks, diff
+from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
+from tests.dataplane.lan import CONFIG, bridge
+
+ONE = GroupId(1)
+NODES: frozenset[IPAddress] = frozenset(IPv4Address("10.99.0.11") + i for i in range(10))
+FIRST = ListenerKey(IPv4Address("10.97.0.1"), "TCP", 80)
+
+
+def plan(count: int) -> Plan:
+    """One group, ``count`` forwards, each of an address of its own."""
+    keys = (ListenerKey(FIRST.vip + i, "TCP", 80) for i in range(count))
+    return Plan(groups={ONE: NODES}, forwards={key: Forward(group=ONE, backend_port=30000) for key in keys})
+
+
+async def timed(what: str, rounds: int, action: Callable[[int], Awaitable[object]]) -> None:
+    spent: list[float] = []
+    for turn in range(rounds):
+        start = time.perf_counter()
+        await action(turn)
+        spent.append((time.perf_counter() - start) * 1000)
+    print(f"{what:58} {statistics.median(spent):9.3f} ms   max {max(spent):9.3f}")
+
+
+def memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+async def at(segment: KernelSegment, count: int) -> None:
+    await segment.engine.apply(diff(await segment.engine.observe(), plan(count)))
+    engine = segment.engine
+
+    async def change(turn: int) -> None:
+        await engine.apply(Changes(forwards={FIRST: Forward(group=ONE, backend_port=30001 + turn % 2)}))
+
+    async def node(turn: int) -> None:
+        await engine.apply(Changes(groups={ONE: NODES if turn % 2 else NODES - {IPv4Address("10.99.0.15")}}))
+
+    async def come_and_go(turn: int) -> None:
+        forward = None if turn % 2 else Forward(group=ONE, backend_port=30001)
+        await engine.apply(Changes(forwards={ListenerKey(FIRST.vip, "UDP", 53): forward}))
+
+    await timed(f"one forward's port changed, {count} present", 300, change)
+    await timed(f"one forward comes or goes, {count} present", 300, come_and_go)
+    await timed(f"a node of ten comes or goes, {count} present", 20, node)
+    await timed(f"observe, {count} present", 5, lambda _turn: engine.observe())
+    await timed(f"undisturbed, {count} present", 100, lambda _turn: engine.undisturbed())
+    print(f"{'peak memory of this process':58} {memory():9.1f} MiB")
+
+
+async def groups(segment: KernelSegment) -> None:
+    """Ten groups, each of ten thousand slots: 100,000 elements."""
+    many = Plan(groups={GroupId(g): NODES for g in range(1, 11)}, forwards=plan(1).forwards)
+    start = time.perf_counter()
+    for part in chunks(diff(await segment.engine.observe(), many), 500):
+        await segment.engine.apply(part)
+    print(
+        f"{'nine more groups of 10,007 slots, 9,999 forwards less':58} {(time.perf_counter() - start) * 1000:9.3f} ms"
+    )
+    await timed("observe, 100,000 slots", 3, lambda _turn: segment.engine.observe())
+
+
+async def begin(dataplane: HostDataPlane) -> None:
+    segment = await dataplane.open(CONFIG)
+    start = time.perf_counter()
+    await segment.engine.start()
+    for part in chunks(diff(await segment.engine.observe(), plan(5000)), 500):
+        await segment.engine.apply(part)
+    print(
+        f"{'start and 5,000 forwards, empty kernel, chunks of 500':58} {(time.perf_counter() - start) * 1000:9.3f} ms"
+    )
+    await segment.close()
+    again = await dataplane.open(CONFIG)
+    start = time.perf_counter()
+    await again.engine.start()
+    assert not diff(await again.engine.observe(), plan(5000))
+    print(f"{'start and adopt 5,000 forwards':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
+    vips = [key.vip for key in plan(1000).forwards]
+    start = time.perf_counter()
+    await again.announcer.claim(vips)
+    print(f"{'claim 1,000 addresses (200 ms of it waiting)':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
+    start = time.perf_counter()
+    await again.announcer.withdraw(vips)
+    print(f"{'withdraw 1,000 addresses':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
+    await dataplane.remove("")
+
+
+async def main() -> None:
+    dataplane = HostDataPlane("bench")
+    await begin(dataplane)
+    segment = await dataplane.open(CONFIG)
+    await segment.engine.start()
+    for count in (1, 1000, 10_000):
+        await at(segment, count)
+    await groups(segment)
+    await dataplane.remove("")
+
+
+if __name__ == "__main__":
+    with bridge():
+        asyncio.run(main())
