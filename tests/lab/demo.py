@@ -161,7 +161,7 @@ class Demo:
         return next(pool.name for pool in (POOL, RESERVED_POOL) if pool.holds(address))
 
     def _answer(self, address: str, port: Port) -> str:
-        answer = wait_for("an answer", lambda: self.lab.client.request(port.protocol, address, port.port))
+        answer = wait_for("an answer", lambda: self.lab.client.request(port.protocol, address, port.port, timeout=0.5))
         return f"{answer.pod} answers from its port {answer.port}"
 
     def _who_answers(self, count: int) -> str:

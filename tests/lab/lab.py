@@ -9,6 +9,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -20,6 +21,7 @@ from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
 from tests.lab.network import Lan, Namespace, Subnets, require_sandbox, run
 from tests.lab.node import GuestNode, GuestNodes, HostNode, ProxyMode
+from tests.lab.pods import now
 from tests.lab.programs import BRIDGE_PORT, Program
 from tests.lab.traffic import Client
 
@@ -91,6 +93,8 @@ class Lab:
     @contextlib.contextmanager
     def opened(self) -> Iterator[Self]:
         """An empty lab, to be filled step by step; the end takes down what has been started, last first."""
+        if self.logs.exists():
+            shutil.rmtree(self.logs)  # of an earlier run
         with contextlib.ExitStack() as self._stack:
             yield self
 
@@ -157,7 +161,8 @@ class Lab:
         node = self.host_node
         self.host_plane.api.create("/api/v1/nodes", {"metadata": {"name": node.name}})
         addresses = [{"type": "InternalIP", "address": node.address}, {"type": "Hostname", "address": node.name}]
-        status = {"addresses": addresses, "conditions": [{"type": "Ready", "status": "True"}]}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": now(), "lastHeartbeatTime": now()}
+        status = {"addresses": addresses, "conditions": [ready]}
         self.host_plane.api.patch(
             f"/api/v1/nodes/{node.name}/status", {"status": status}, content_type=STRATEGIC_MERGE_PATCH
         )

@@ -34,7 +34,7 @@ HTTP_NOT_FOUND, HTTP_CONFLICT, HTTP_TOO_MANY, HTTP_SERVER_ERROR = 404, 409, 429,
 class PodHost:
     """A node as far as its pods need it: where they are plugged in, and their addresses.
 
-    ``ready``: whether the node's Ready condition and Lease are kept up.
+    ``ready``: whether the node's Ready condition and Lease are kept up, ``since`` when it became so.
     """
 
     name: str
@@ -43,6 +43,7 @@ class PodHost:
     switch: Switch
     pod_cidr: IPv4Network
     ready: bool = True
+    since: str = ""
     _taken: set[IPv4Address] = field(default_factory=set)
     _next: int = 2
 
@@ -175,7 +176,11 @@ class Pod:
             "podIP": address,
             "podIPs": [{"ip": address}],
             "conditions": [
-                {"type": kind, "status": "True" if kind in {"Initialized", "PodScheduled"} else truth}
+                {
+                    "type": kind,
+                    "status": "True" if kind in {"Initialized", "PodScheduled"} else truth,
+                    "lastTransitionTime": now(),
+                }
                 for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
             ],
             "containerStatuses": [
@@ -381,8 +386,15 @@ class PodRunner:
 
     def report_ready(self, host: PodHost, *, ready: bool) -> None:
         """Set the node's Ready condition; one that is not ready is not kept alive either."""
-        host.ready = ready
-        condition = {"type": "Ready", "status": "True" if ready else "False", "reason": "LabSaysSo"}
+        if host.ready != ready or not host.since:
+            host.ready, host.since = ready, now()
+        condition = {
+            "type": "Ready",
+            "status": "True" if ready else "False",
+            "reason": "LabSaysSo",
+            "lastTransitionTime": host.since,
+            "lastHeartbeatTime": now(),
+        }
         self._api.patch(
             f"/api/v1/nodes/{host.name}/status",
             {"status": {"conditions": [condition]}},
