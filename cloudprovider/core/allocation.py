@@ -7,6 +7,7 @@ decision. Pure: the caller writes the blocks by compare-and-swap and tells what 
     for block in proposal.writes:           # create without, replace with a resourceVersion
         written:  allocator.written(proposal, block as the API server returned it)
         lost:     allocator.load(block as read anew) or allocator.drop(name): and propose again
+        unknown:  allocator.doubt(name), until it has been read anew
     an outcome holds once its block (if any) is written
 
 Until then nothing has changed here: a proposal that is thrown away leaves no trace. One proposal at a time.
@@ -32,8 +33,8 @@ class Want:
     """One address that somebody needs.
 
     ``fixed``: this one or none. ``preferred``: these first, if they are free and the pool hands them out. ``adopt``:
-    an address that its owner already uses; taken even where the pool's ranges no longer reach, as long as it lies in
-    one of its subnets. ``uid`` empty: the owner is no object, but a host ("agent/NODE").
+    an address that its owner already uses, before all else; taken even where the pool's ranges no longer reach, as
+    long as it lies in one of its subnets. ``uid`` empty: the owner is no object, but a host ("agent/NODE").
     """
 
     owner: str
@@ -91,19 +92,30 @@ class Allocator:
         self.ledger = Ledger()
         self._pools: Mapping[str, PoolView] = {}
         self._cursors: dict[str, IPAddress] = {}
+        self._doubted: set[str] = set()
+
+    @property
+    def doubted(self) -> frozenset[str]:
+        """The blocks to read (``load`` or ``drop``) before the next proposal."""
+        return frozenset(self._doubted)
 
     def set_pools(self, pools: Mapping[str, PoolView]) -> None:
-        """Replace what is known of the pools (:func:`cloudprovider.core.pools.survey`)."""
+        """Replace what is known of the pools (:func:`cloudprovider.core.pools.survey`).
+
+        An address is handed out by one pool, and so guarded by one block's compare-and-swap, as long as the ranges
+        stay. Where one moves to another pool, who decides must know that pool's old blocks: one controller at a time.
+        """
         self._pools = pools
         self._cursors = {name: at for name, at in self._cursors.items() if name in pools}
 
     def load(self, block: IPBlock) -> None:
         """Take over a block as read. Raises ValueError when it is not one of ours."""
         self.ledger.load(block)
+        self._doubted.discard(block.metadata.name)
 
     def written(self, proposal: Proposal, block: IPBlock) -> None:
         """Take over a block of ``proposal`` as the API server returned it."""
-        self.ledger.load(block)
+        self.load(block)
         at = proposal.searched.get(block.metadata.name)
         if at is not None:
             self._cursors[block.spec.pool] = at
@@ -111,6 +123,12 @@ class Allocator:
     def drop(self, name: str) -> None:
         """Forget a block that no longer exists."""
         self.ledger.drop(name)
+        self._doubted.discard(name)
+
+    def doubt(self, name: str) -> None:
+        """Record that a write of a block may or may not have happened (no answer came). Deciding without knowing
+        could give an owner a second address in another block."""
+        self._doubted.add(name)
 
     def last_allocated(self, pool: str) -> IPAddress | None:
         """Return where the pool's search goes on from."""
@@ -121,7 +139,12 @@ class Allocator:
         self._cursors.setdefault(pool, address)
 
     def propose(self, wants: Iterable[Want], releases: Iterable[Release] = (), *, now: str) -> Proposal:
-        """Decide over a batch; what is released in it is free for it. ``now``: RFC 3339, for the records."""
+        """Decide over a batch; what is released in it is free for it. ``now``: RFC 3339, for the records.
+
+        Raises RuntimeError while a block is in doubt.
+        """
+        if self._doubted:
+            raise RuntimeError(f"blocks must be read first: {', '.join(sorted(self._doubted))}")
         draft = _Draft(self.ledger, self._pools, dict(self._cursors), now)
         released = tuple((release, draft.release(release)) for release in releases)
         outcomes = tuple(draft.grant(want) for want in wants)
@@ -170,14 +193,17 @@ class _Draft:
 
     def grant(self, want: Want) -> Granted | Refused:
         view = self.pools.get(want.pool)
+        adopt = want.adopt
+        if adopt is not None and (known := self._held(want, adopt)) is not None:
+            return self._keep(want, known)
+        if adopt is not None and view is not None and self._adoptable(adopt, view) and self._free(adopt, view):
+            return self._take(want, adopt)
         held = self._held(want)
         if held is not None:
             return self._keep(want, held)
         if view is None or view.ranges is None or view.configured is None:
             what = "does not exist" if view is None else f"has wrong ranges ({view.error})"
             return Refused(want, "PoolNotFound", f'the pool "{want.pool}" {what}: an operator must correct that')
-        if want.adopt is not None and self._adoptable(want.adopt, view) and self._free(want.adopt, view):
-            return self._take(want, want.adopt)
         if want.fixed is not None:
             return self._fixed(want, want.fixed, view)
         wished = (a for a in (*want.preferred, *self.ledger.history(want.pool, want.owner)))
@@ -204,13 +230,17 @@ class _Draft:
                 out.append(IPBlock(api_version=head.api_version, kind=head.kind, metadata=head.metadata, spec=spec))
         return tuple(out)
 
-    def _held(self, want: Want) -> Held | None:
+    def _held(self, want: Want, address: IPAddress | None = None) -> Held | None:
+        """What the owner has of the pool and version wanted; ``address``: only that one."""
         before = (h for h in self.ledger.held_by(want.owner) if (h.pool, h.address) not in self.freed)
         return next(
             (
                 h
                 for h in (*self.granted.get((want.pool, want.owner), ()), *before)
-                if h.pool == want.pool and h.address.version == want.version and bool(h.uid) == bool(want.uid)
+                if h.pool == want.pool
+                and h.address.version == want.version
+                and bool(h.uid) == bool(want.uid)
+                and address in (None, h.address)
             ),
             None,
         )

@@ -24,7 +24,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Findings:
-    """``dangling``: records of load balancers that are gone, ready to be given back."""
+    """``dangling``: records of load balancers that are gone or use another address, ready to be given back."""
 
     dangling: tuple[Release, ...]
     missing: tuple[Missing, ...]
@@ -33,10 +33,12 @@ class Findings:
 def audit(ledger: Ledger, live: Iterable[LoadBalancer]) -> Findings:
     """Compare every block with every load balancer that there is.
 
-    A record whose load balancer does not show its address (yet) is no finding: the grant comes before the status.
+    A record whose load balancer does not show its address (yet) is no finding, since the grant comes before the
+    status; unless it shows another one of that pool and family, which is recorded as well.
     Hosts' own addresses (records without a UID) are not load balancers', and left alone.
     """
     uids: dict[str, str] = {}
+    proven: dict[tuple[str, str, int], IPAddress] = {}
     missing: list[Missing] = []
     holders = {(h.pool, h.address): h for owner in ledger.owners() for h in ledger.held_by(owner)}
     for lb in live:
@@ -46,10 +48,13 @@ def audit(ledger: Ledger, live: Iterable[LoadBalancer]) -> Findings:
             held = holders.get((pool, address))
             if held is None or (held.owner, held.uid) != (owner, uid):
                 missing.append(Missing(owner, uid, pool, address, held.owner if held is not None else ""))
+            else:
+                proven[owner, pool, address.version] = address
     dangling = [
         Release(pool=h.pool, address=h.address, owner=h.owner, uid=h.uid)
         for h in holders.values()
-        if h.uid and uids.get(h.owner) != h.uid
+        if h.uid
+        and (uids.get(h.owner) != h.uid or proven.get((h.owner, h.pool, h.address.version), h.address) != h.address)
     ]
     return Findings(tuple(dangling), tuple(missing))
 
