@@ -1,0 +1,156 @@
+"""The host over a real API server, under the rights and policies that it is installed with."""
+
+import asyncio
+import random
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cloudprovider.bridge.api import Hello
+from cloudprovider.core.api.guestcluster import GuestClusterSpec
+from cloudprovider.core.exchange import Listener, LoadBalancerRequest, LoadBalancerState, ServiceKey, Tenant
+from cloudprovider.core.lbobject import object_key
+from cloudprovider.host.assembly import Host
+from cloudprovider.kube import credentials
+from cloudprovider.kube.client import HttpKubeClient
+from cloudprovider.kube.metrics import RequestCounter
+from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
+from tests.conftest import DEFINITIONS, LOGS
+from tests.host.world import World, eventually, guest_cluster, pool, services, subnet
+from tests.lab import programs
+from tests.lab.controlplane import ControlPlane, Settings
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(120)]
+
+TENANT = Tenant("team-a", "blue")
+REQUEST = LoadBalancerRequest(listeners=(Listener("http", "TCP", 80, 30080),))
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    """A control plane of its own: the host follows every pool and load balancer that there is."""
+    with tempfile.TemporaryDirectory(prefix="host-plane-") as folder:
+        plane = ControlPlane(Path(folder), LOGS / "tests", Settings(name="host"))
+        with plane:
+            plane.apply_definitions(DEFINITIONS)
+            programs.install(plane, "host")
+            programs.wait_permitted(plane, ("host",))
+            plane.kubectl("create", "namespace", TENANT.namespace)
+            yield plane
+
+
+@pytest.fixture
+def counted() -> RequestCounter:
+    """The requests of the hosts started in a test."""
+    return RequestCounter()
+
+
+@pytest.fixture
+async def world(plane: ControlPlane, counted: RequestCounter) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        admin = await stack.enter_async_context(
+            HttpKubeClient(
+                credentials.from_kubeconfig(str(plane.kubeconfig)), program="test", version="0", rng=random.Random(1)
+            )
+        )
+        account = credentials.from_kubeconfig(str(programs.account(plane, "host")))
+        made: list[HttpKubeClient] = []
+
+        def connect() -> HttpKubeClient:
+            client = HttpKubeClient(account, program="host", version="0", rng=random.Random(2), requests=counted)
+            made.append(client)
+            return client
+
+        world = World(client=admin, connect=connect)
+        await admin.create(GUESTCLUSTERS, guest_cluster(TENANT, GuestClusterSpec(node_cidrs=["10.0.0.0/8"])))
+        await admin.create(IPPOOLS, pool("p", subnet("10.1.0.0/22")))
+        try:
+            yield world
+        finally:
+            await _clean(world)
+            for client in made:
+                await client.close()
+
+
+async def _clean(world: World) -> None:
+    client = world.client
+    for lb in await world.load_balancers():
+        if lb.metadata.finalizers:
+            await client.merge_patch(LOADBALANCERS, *lb.key, {"metadata": {"finalizers": None}})
+        if not lb.metadata.deletion_timestamp:
+            await client.delete(LOADBALANCERS, *lb.key)
+    for block in await world.blocks():
+        await client.delete(IPBLOCKS, "", block.metadata.name)
+    await client.delete(IPPOOLS, "", "p")
+    await client.delete(GUESTCLUSTERS, TENANT.namespace, TENANT.cluster)
+
+
+async def burst(host: Host, keys: list[ServiceKey], per_second: int) -> None:
+    """Ask for load balancers at a rate, as a guest in a burst does."""
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        for i, key in enumerate(keys):
+            await asyncio.sleep(max(0.0, begin + i / per_second - loop.time()))
+            tasks.create_task(host.backend.ensure(TENANT, key, REQUEST, ()))
+
+
+async def test_a_burst_costs_what_the_budget_allows(world: World, counted: RequestCounter) -> None:
+    count = 300
+    keys = services(count)
+    async with world.host() as host, world.agent(host) as agent:
+        await host.backend.connect(TENANT, _hello())
+        states = host.backend.states(TENANT).states
+        start = sum(counted.snapshot().values())
+        await burst(host, keys, 100)
+        await eventually(lambda: all(states[k].addresses for k in keys), "every address is up")
+        total = sum(counted.snapshot().values()) - start + agent.requests
+        blocks = counted.total(resource="ipblocks", verb="create") + counted.total(resource="ipblocks", verb="update")
+        assert counted.total(code=409) == 0
+        assert total / count <= 3.2, counted.snapshot()
+        assert blocks <= count / 20 + 2, "one for each 20, and one more for each of the two blocks begun"
+        assert len(set(await world.allocations())) == count
+
+        for key in keys:
+            await host.backend.delete(TENANT, key)
+        await eventually(lambda: not states, "all are gone")
+        assert counted.total(code=409) == 0
+        await eventually(lambda: host.caches.pools.objects["", "p"].status.allocated == {})
+    assert await world.allocations() == {}
+
+
+async def test_killed_in_a_burst_no_address_moves_doubles_or_leaks(world: World) -> None:
+    keys = services(120)
+    before: dict[ServiceKey, str] = {}
+    asked = 0
+    for part in (40, 80, 120):
+        async with world.host() as host, world.agent(host):
+            await host.backend.connect(TENANT, _hello())
+            states = host.backend.states(TENANT).states
+            for key in keys[asked:part]:
+                await host.backend.ensure(TENANT, key, REQUEST, ())
+            asked = part
+            await eventually(partial(_has_up, states, part - 30))
+            now = {key: str(state.addresses[0].ip) for key, state in states.items() if state.addresses}
+            assert {key: now[key] for key in before} == before
+            before = now
+    async with world.host() as host, world.agent(host):
+        states = host.backend.states(TENANT).states
+        await eventually(lambda: all(states[k].addresses for k in keys))
+        after = {key: str(state.addresses[0].ip) for key, state in states.items()}
+        host.controller.audit()
+        await host.controller.load_balancers.queue.idle()
+    assert {key: after[key] for key in before} == before
+    assert await world.allocations() == {address: "/".join(object_key(TENANT, key)) for key, address in after.items()}
+
+
+def _has_up(states: Mapping[ServiceKey, LoadBalancerState], count: int) -> bool:
+    return sum(1 for state in states.values() if state.addresses) >= count
+
+
+def _hello() -> Hello:
+    return Hello(cluster_uid="kube-system-1", guest_version="1")
