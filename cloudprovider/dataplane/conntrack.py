@@ -62,8 +62,12 @@ class Conntrack:
     def __init__(self) -> None:
         self._netlink = NetlinkSocket(NETLINK_NETFILTER)
         self._lock = asyncio.Lock()
-        for _ in self._netlink.dump(_GET_STATISTICS, _IPV4, flags=0):  # loads the kernel's module where it is one
-            pass
+        try:
+            for _ in self._netlink.dump(_GET_STATISTICS, _IPV4, flags=0):  # loads the kernel's module where it is one
+                pass
+        except BaseException:
+            self._netlink.close()
+            raise
 
     async def forget_listeners(self, listeners: Iterable[ListenerKey]) -> int:
         """See :class:`~cloudprovider.dataplane.api.Connections`."""
@@ -84,6 +88,10 @@ class Conntrack:
         """Close the socket; a search that is under way comes to its end first."""
         async with self._lock:
             self._netlink.close()
+
+    def abandon(self) -> None:
+        """Close the socket before it was ever used."""
+        self._netlink.close()
 
     async def _forget(
         self,

@@ -5,6 +5,7 @@ Nothing here ever waits, which is why these calls may stand on an event loop. A 
 namespace of the thread that opened it (see :func:`cloudprovider.dataplane.namespace.call_in`).
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -115,21 +116,24 @@ class NetlinkSocket:
 
     def __init__(self, protocol: int) -> None:
         self._sequence = 0
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-            self._socket.settimeout(0)
-            self._socket.bind((0, 0))
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-            if protocol == socket.NETLINK_ROUTE:
-                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except OSError as error:
-            raise DataPlaneError(
-                f"can't open a netlink socket (family {protocol}): {error.strerror}; the agent needs CAP_NET_ADMIN",
-                errno=error.errno or 0,
-            ) from error
+        with contextlib.ExitStack() as made:
+            try:
+                self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+                made.callback(self._socket.close)
+                self._socket.settimeout(0)
+                self._socket.bind((0, 0))
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+                if protocol == socket.NETLINK_ROUTE:
+                    self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+            except OSError as error:
+                raise DataPlaneError(
+                    f"can't open a netlink socket (family {protocol}): {error.strerror}; the agent needs CAP_NET_ADMIN",
+                    errno=error.errno or 0,
+                ) from error
+            made.pop_all()
 
     def close(self) -> None:
         """Close the socket."""

@@ -1,10 +1,10 @@
 """The kernel's :class:`~cloudprovider.dataplane.api.DataPlane`: a namespace for each network of this host."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Final, TypeVar
@@ -61,14 +61,28 @@ class KernelSegment:
         await self.engine.close()
 
 
-@dataclass(frozen=True)
 class _Sockets:
-    """Sockets inside a namespace."""
+    """Sockets inside a namespace (that of the thread that makes them): all of them, or none."""
 
-    nftables: Nftables
-    conntrack: Conntrack
-    route: RouteSocket
-    packets: socket.socket
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as made:
+            self.packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            made.callback(self.packets.close)
+            self.packets.settimeout(0)
+            try:
+                self.packets.bind((LINK, arp.ETHERTYPE))
+            except OSError as error:
+                raise DataPlaneError(
+                    f"can't listen for ARP on {LINK}: {error.strerror}", errno=error.errno or 0
+                ) from error
+            self.nftables = Nftables()
+            made.callback(self.nftables.close)
+            self.conntrack = Conntrack()
+            made.callback(self.conntrack.abandon)
+            self.route = RouteSocket()
+            made.callback(self.route.close)
+            _write_sysctls()  # now that the kernel has loaded what some of them belong to
+            made.pop_all()
 
 
 class HostDataPlane:
@@ -86,8 +100,7 @@ class HostDataPlane:
         own = _own_address(config)
         path = await asyncio.to_thread(self._establish, config, own)
         link = await asyncio.to_thread(namespace.call_in, path, _the_link)
-        sockets = await asyncio.to_thread(namespace.call_in, path, _open_sockets)
-        await asyncio.to_thread(namespace.call_in, path, _write_sysctls)
+        sockets = await asyncio.to_thread(namespace.call_in, path, _Sockets)
 
         def enter(function: Callable[[], None]) -> None:
             namespace.call_in(path, function)
@@ -252,16 +265,6 @@ def _configure(own: IPv4Interface, gateway: object, mark: str) -> None:
             route.delete_default_route(link)
 
     _route(configure)
-
-
-def _open_sockets() -> _Sockets:
-    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
-    try:
-        packets.bind((LINK, arp.ETHERTYPE))
-        return _Sockets(nftables=Nftables(), conntrack=Conntrack(), route=RouteSocket(), packets=packets)
-    except BaseException:
-        packets.close()
-        raise
 
 
 def _write_sysctls() -> None:

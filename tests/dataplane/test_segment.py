@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import namespace
+from cloudprovider.dataplane import namespace, segment
 from cloudprovider.dataplane.segment import HostDataPlane
 from tests.dataplane.lan import BRIDGE, CONFIG, OWN, run
 
@@ -86,6 +86,23 @@ async def test_a_failure_on_the_way_leaves_nothing(dataplane: HostDataPlane) -> 
         await dataplane.open(replace(CONFIG, gateway=IPv4Address("203.0.113.1")))
     assert namespace.names() == []
     assert links() == before
+
+
+async def test_a_network_that_fails_to_open_again_and_again_leaks_nothing(
+    dataplane: HostDataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_files() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    await (await dataplane.open(CONFIG)).close()  # whatever is opened once for good, is open now
+    before = open_files()
+    with monkeypatch.context() as patched:
+        patched.setitem(segment._SYSCTLS, "net/ipv4/no_such_thing", "1")
+        for _ in range(3):
+            with pytest.raises(DataPlaneError, match=r"can't set sysctl net\.ipv4\.no_such_thing to 1"):
+                await dataplane.open(CONFIG)
+    assert open_files() == before
+    await dataplane.open(CONFIG)
 
 
 async def test_links_are_mended_and_configuration_is_followed(dataplane: HostDataPlane) -> None:
