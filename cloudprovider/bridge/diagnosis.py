@@ -115,9 +115,9 @@ async def _handshake(host: str, port: int, files: TlsFiles, server_name: str) ->
             return _unavailable(f"{host}:{port} closes the connection during the TLS handshake: is it the bridge?")
         # Retryable: a server that is just ending looks the same.
         return BridgeError(
-            f"{host}:{port} closes the connection after the TLS handshake, as the bridge does when it refuses the client"
-            f" certificate {files.paths.certificate}: it must be signed by the CA that the bridge trusts, be made for"
-            " clients (extended key usage), and be valid by the host's clock",
+            f"{host}:{port} closes the connection after the TLS handshake, as the bridge does when it refuses the"
+            f" client certificate {files.paths.certificate}: it must be signed by the CA that the bridge trusts,"
+            " be made for clients (extended key usage), and be valid by the host's clock",
             reason=Reason.CERTIFICATE_INVALID,
         )
     finally:

@@ -7,6 +7,7 @@ lets both happen at once.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -90,6 +91,8 @@ class MemoryBackend:
         self.calls: list[str] = []
         self._addresses = (network or ip_network("192.0.2.0/24")).hosts()
         self._free: list[IPAddress] = []
+        self._used: set[IPAddress] = set()
+        self._counts: Counter[Tenant] = Counter()
         self._logs: dict[Tenant, StateLog] = {}
         self._inventories: dict[Tenant, tuple[int, frozenset[ServiceKey]]] = {}
         self._listeners: list[Callable[[Tenant], None]] = []
@@ -154,7 +157,7 @@ class MemoryBackend:
         if have is not None and have.deleting:
             raise BridgeError(f"the load balancer of {service.path} is being deleted", reason=Reason.UNAVAILABLE)
         if have is None:
-            if sum(t == tenant for t, _ in self.load_balancers) >= found.load_balancers:
+            if self._counts[tenant] >= found.load_balancers:
                 raise QuotaExceeded(
                     f"the tenant has {found.load_balancers} load balancers, its limit",
                     subject="loadBalancers",
@@ -162,6 +165,8 @@ class MemoryBackend:
                 )
             have = _LoadBalancer(request, self._take(request, shown_addresses))
             self.load_balancers[(tenant, service)] = have
+            self._counts[tenant] += 1
+            self._used.add(have.address)
         have.request = request
         log = self.states(tenant)
         if service not in log.states:
@@ -228,6 +233,8 @@ class MemoryBackend:
     def release(self, tenant: Tenant, service: ServiceKey) -> None:
         """Let the host have given back the address of a load balancer marked for deletion."""
         gone = self.load_balancers.pop((tenant, service))
+        self._counts[tenant] -= 1
+        self._used.discard(gone.address)
         self._free.append(gone.address)
         self.states(tenant).remove(service)
 
@@ -271,15 +278,14 @@ class MemoryBackend:
             )
 
     def _take(self, request: LoadBalancerRequest, shown: tuple[IPAddress, ...]) -> IPAddress:
-        used = {lb.address for lb in self.load_balancers.values()}
         for wanted in (*request.addresses, *shown):
-            if wanted not in used:
+            if wanted not in self._used:
                 return wanted
         while self._free:
             address = self._free.pop()
-            if address not in used:
+            if address not in self._used:
                 return address
-        return next(a for a in self._addresses if a not in used)
+        return next(a for a in self._addresses if a not in self._used)
 
     def _mark(self, tenant: Tenant, service: ServiceKey) -> None:
         have = self.load_balancers.get((tenant, service))
