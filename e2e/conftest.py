@@ -28,13 +28,13 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def scenario(world: World) -> Iterator[Scenario]:
     """A fresh namespace in a world in which everything runs; afterwards all that the scenario made is removed, and
-    both sides must agree, before and after that."""
-    for name in ("host", "agent", "guest"):
-        world.start(name)
+    both sides must agree, before that and after it."""
+    world.restore()
     world.client.forget_neighbours()
     scenario = Scenario(world, f"scenario-{next(_numbers)}")
     scenario.guest.create()
     yield scenario
+    world.restore()
     try:
         world.wait_until_agreed()
     finally:

@@ -17,6 +17,7 @@ class LabWorld:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self._first_nodes = frozenset(lab.nodes.nodes)
         self._numbers = self._spare_numbers()
 
     @staticmethod
@@ -50,6 +51,14 @@ class LabWorld:
 
     def bridge_cut(self) -> AbstractContextManager[None]:
         return self.lab.bridge_cut()
+
+    def restore(self) -> None:
+        for plane in (self.lab.host_plane, self.lab.guest_plane):
+            plane.start()
+        for name in self.lab.nodes.nodes.keys() - self._first_nodes:
+            self.lab.remove_node(name)
+        for program in ("host", "agent", "guest"):
+            self.lab.start(program)
 
     def add_node(self, name: str) -> str:
         return self.lab.add_node(name, next(self._numbers)).address

@@ -54,6 +54,10 @@ class World(Protocol):
         """No packet passes between guest program and bridge, and nobody is told."""
         ...
 
+    def restore(self) -> None:
+        """Bring back what every scenario begins with: both clusters and all programs run, just the first nodes."""
+        ...
+
     def add_node(self, name: str) -> str:
         """Add a node to the guest cluster; return its address."""
         ...

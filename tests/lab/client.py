@@ -6,6 +6,7 @@ It is not the project's client (``cloudprovider.kube``) on purpose: what checks 
 import contextlib
 import http.client
 import json
+import select
 import socket
 import ssl
 import threading
@@ -67,6 +68,9 @@ class Api:
         headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if payload is not None else {})
         kept: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
         self._local.connection = None  # only a connection that has answered well is kept
+        if kept is not None and _ended(kept):
+            self._disconnect(kept)
+            kept = None
         connection = kept or self._connect(REQUEST_LIMIT_SECONDS)
         try:
             try:
@@ -190,6 +194,11 @@ class Api:
             raise ConnectionError(f"WATCH {path}: {error!r}") from error
         finally:
             self._disconnect(connection)
+
+
+def _ended(connection: http.client.HTTPSConnection) -> bool:
+    """Whether the server has closed a connection that waits for a request: nothing else can be there to read."""
+    return connection.sock is None or bool(select.select([connection.sock], [], [], 0)[0])
 
 
 def _bracketed(host: str) -> str:

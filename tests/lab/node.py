@@ -90,8 +90,8 @@ class GuestNodes:
         """A new node with the LAN's ``number``-th address, plugged into the LAN or into a host's bridge; it is
         Ready, and its kube-proxy serves. Its pods get 10.244.NUMBER.0/24."""
         node = self._make(name, number, switch or self._lan.switch)
-        self._register(node)
         self.nodes[name] = node
+        self._register(node)
         self.runner.add_host(node.pods)
         node.kube_proxy.start()
         node.kube_proxy.wait_until("in step", lambda: self._healthy(node), timeout=START_LIMIT_SECONDS)

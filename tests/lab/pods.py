@@ -287,7 +287,7 @@ class PodRunner:
     def remove_host(self, name: str) -> None:
         """End the node's pods and forget it; its objects are deleted as the cloud's node controller would."""
         with self._lock:
-            self._hosts.pop(name)
+            self._hosts.pop(name, None)  # not there yet when its start has failed
             pods = [pod for pod in self._pods.values() if pod.host.name == name]
         for pod in pods:
             pod.end()
