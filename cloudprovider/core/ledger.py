@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from cloudprovider.core.api.pool import IPBlock
+from cloudprovider.core.naming import block_name
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import BlockId, bit_of, block_of
 
@@ -32,12 +33,15 @@ class Ledger:
         self._history: defaultdict[tuple[str, str], set[IPAddress]] = defaultdict(set)
 
     def load(self, block: IPBlock) -> None:
-        """Take over a block as read or written. Raises ValueError when it is not one of ours (``spec.first``)."""
+        """Take over a block as read or written. Raises ValueError when it is none: its name must be that of its pool
+        and first address, or there could be two truths about one address."""
         name = block.metadata.name
         first = ip_address(block.spec.first)
         identity = block_of(first)
         if identity.first != int(first):
             raise ValueError(f"IPBlock {name}: spec.first {first} is no multiple of 256")
+        if name != (expected := block_name(block.spec.pool, first)):
+            raise ValueError(f"IPBlock {name}: it must be named {expected}, or be deleted")
         self.drop(name)
         self._blocks[name] = block
         self._ids[name] = identity

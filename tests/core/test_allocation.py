@@ -379,10 +379,17 @@ def test_odd_entries_of_a_block_are_left_alone() -> None:
     assert target.ledger.owners() == {"ns/z"}
 
 
-@pytest.mark.parametrize("first", ["10.0.0.7", "banana"])
-def test_a_block_that_is_none_is_refused(first: str) -> None:
-    with pytest.raises(ValueError, match=first):
-        allocator().load(IPBlock(metadata=ObjectMeta(name="odd"), spec=IPBlockSpec(pool="p", first=first)))
+@pytest.mark.parametrize(
+    ("name", "first", "says"),
+    [
+        ("p-10.0.0.7", "10.0.0.7", "no multiple of 256"),
+        ("p-banana", "banana", "banana"),
+        ("odd", "10.0.0.0", "must be named p-10.0.0.0"),  # a second truth about the same addresses
+    ],
+)
+def test_a_block_that_is_none_is_refused(name: str, first: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        allocator().load(IPBlock(metadata=ObjectMeta(name=name), spec=IPBlockSpec(pool="p", first=first)))
 
 
 def test_ipv6_blocks_hold_256_addresses_too() -> None:
