@@ -1,6 +1,7 @@
 """Services created and deleted over a fixed number of connections, and when each got its address."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -11,6 +12,7 @@ from cloudprovider.core.api.kubernetes import Service, ServicePort, ServiceSpec
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.errors import NotFound
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.informer import Informer
 from cloudprovider.kube.resources import SERVICES
 
 NAMESPACE: Final = "default"
@@ -57,28 +59,27 @@ class Timeline:
 async def watching(client: KubeClient) -> AsyncIterator[Timeline]:
     """A timeline that follows the Services of the namespace."""
     timeline = Timeline()
-    version = (await client.list(SERVICES, NAMESPACE)).resource_version
-    task = asyncio.create_task(_follow(client, version, timeline))
+    informer = Informer(client, SERVICES, rng=random.Random(), namespace=NAMESPACE)
+
+    def changed(old: Service | None, new: Service | None) -> None:
+        now = time.monotonic()
+        if new is None:
+            if old is not None:
+                timeline.gone[old.metadata.name] = now
+        elif new.status.load_balancer.ingress and new.metadata.name not in timeline.addressed:
+            timeline.addressed[new.metadata.name] = now
+            timeline.addresses[new.metadata.name] = new.status.load_balancer.ingress[0].ip
+        timeline.changed.set()
+
+    informer.on_change(changed)
+    task = asyncio.create_task(informer.run())
+    await informer.synced.wait()
     try:
         yield timeline
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def _follow(client: KubeClient, version: str, timeline: Timeline) -> None:
-    while True:
-        async for event in client.watch(SERVICES, NAMESPACE, resource_version=version):
-            now = time.monotonic()
-            obj, name = event.object, event.object.metadata.name
-            version = obj.metadata.resource_version
-            if event.type == "DELETED":
-                timeline.gone[name] = now
-            elif obj.status.load_balancer.ingress and name not in timeline.addressed:
-                timeline.addressed[name] = now
-                timeline.addresses[name] = obj.status.load_balancer.ingress[0].ip
-            timeline.changed.set()
 
 
 async def create(client: KubeClient, names: Sequence[str], timeline: Timeline, connections: int) -> None:
