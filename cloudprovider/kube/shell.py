@@ -4,6 +4,7 @@ What is many (Services, load balancers) is never watched through kopf: our own t
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
@@ -31,6 +32,15 @@ class _Backoffs:
         yield from BACKOFFS
         while True:
             yield LONGEST_BACKOFF
+
+
+def _readable(record: logging.LogRecord) -> bool:
+    """What kopf logs about objects, made fit to be read: without its settings, and a handler that asks to be called
+    again is no error."""
+    record.__dict__.pop("settings", None)
+    if record.levelno == logging.ERROR and "failed temporarily" in record.getMessage():
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
 
 
 async def run_in_shell(
@@ -75,10 +85,12 @@ async def run_in_shell(
     async def clean_up(**_: Any) -> None:
         await _end(tasks)
 
+    logging.getLogger("kopf.objects").addFilter(_readable)
     try:
         await kopf.operator(registry=registry, standalone=True, clusterwide=True, stop_flag=stop)
     finally:
         await _end(tasks)
+        logging.getLogger("kopf.objects").removeFilter(_readable)
     for task in tasks:
         if not task.cancelled():
             task.result()
