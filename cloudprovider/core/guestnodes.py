@@ -81,7 +81,7 @@ def not_ready_since(node: Node) -> datetime | None:
     ready = next((c for c in node.status.conditions if c.type == "Ready"), None)
     if ready is None:
         return _time(node.metadata.creation_timestamp)
-    return None if ready.status == "True" else _time(ready.last_transition_time)
+    return None if ready.status == "True" else _time(ready.last_transition_time or "")
 
 
 def _time(text: str) -> datetime:

@@ -143,11 +143,19 @@ class NodeSpec(ApiStruct, frozen=True, kw_only=True):
     unschedulable: bool = False
 
 
+class NodeCondition(ApiStruct, frozen=True, kw_only=True):
+    """status.conditions[] of a Node; a time that nobody set is null there."""
+
+    type: str
+    status: str
+    last_transition_time: str | None = None
+
+
 class NodeStatus(ApiStruct, frozen=True, kw_only=True):
     """status of a Node."""
 
     addresses: list[NodeAddress] = []
-    conditions: list[Condition] = []
+    conditions: list[NodeCondition] = []
 
 
 class Node(KubeObject, frozen=True, kw_only=True):
