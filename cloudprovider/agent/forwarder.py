@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable, LoadBalancerKey, Problem
-from cloudprovider.core.plan import IPAddress, ListenerKey, diff
+from cloudprovider.core.plan import IPAddress, ListenerKey, chunks, diff
 from cloudprovider.dataplane.api import Claim, Segment
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ HELD_EVERY = 10
 CONFLICT_RETRY = 60.0
 """Seconds until an address that somebody else has is probed again (RFC 5227 section 2.1.1, RATE_LIMIT_INTERVAL)."""
 CLAIM_RETRY = 5.0
+CHUNK = 500
+"""Elements in one transaction when a whole table is loaded or mended."""
 CLAIMS_AT_ONCE = 4
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
@@ -180,8 +182,10 @@ class NetworkForwarder:
             await segment.engine.start()
         have = await segment.engine.observe()
         changes = diff(have, self._table.plan(self._network))
+        for part in chunks(changes, CHUNK):
+            await segment.engine.apply(part)
+            await asyncio.sleep(0)  # others' turn: a whole table takes a while
         if changes:
-            await segment.engine.apply(changes)
             log.info(
                 "kernel brought in line",
                 extra={"network": self._network, "forwards": len(changes.forwards), "groups": len(changes.groups)},
