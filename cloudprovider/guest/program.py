@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import socket
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -73,7 +72,6 @@ class GuestProgram:
         leadership = self._leadership
         gauges = {
             "cloudprovider_guest_leader": ("1 while this copy leads.", float(leadership is not None)),
-            "cloudprovider_guest_process_cpu_seconds": ("CPU time of this process.", time.process_time()),
             "cloudprovider_guest_events_dropped": ("Events that were too many.", float(self._events.dropped)),
         }
         if leadership is not None:

@@ -25,17 +25,16 @@ from cloudprovider.guest.metrics import GuestMetrics
 from cloudprovider.guest.records import Record
 from cloudprovider.guest.servicestatus import (
     DELETED,
-    FIELD_MANAGER,
     PENDING,
     READY,
     Problem,
     pending_problem,
     problem_of_state,
     shown_conditions,
-    status_patch,
     wanted_conditions,
     wanted_ingress,
 )
+from cloudprovider.guest.writes import ServiceWriter
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
@@ -83,7 +82,7 @@ class ServiceController:
         vanished: Callable[[], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._client = client
+        self._writer = ServiceWriter(client, services)
         self._bridge = bridge
         self._services = services
         self._host = host
@@ -236,7 +235,7 @@ class ServiceController:
         meta = service.metadata
         if SERVICE_FINALIZER in meta.finalizers:
             return service
-        return await self._patch_finalizers(service, [*meta.finalizers, SERVICE_FINALIZER])
+        return await self._writer.set_finalizers(service, [*meta.finalizers, SERVICE_FINALIZER])
 
     async def _write_status(
         self, service: Service, record: Record, problem: Problem | None, *, waiting: bool
@@ -262,15 +261,11 @@ class ServiceController:
             problem = pending_problem(state)
         conditions = wanted_conditions(service, state, problem, unserved, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
         if not same(shown_conditions(service), conditions) or (ours is not None and list(ours) != list(shown)):
-            patch = status_patch(service, ours, conditions)
-            result = await self._client.apply(
-                SERVICES, *service.key, patch, field_manager=FIELD_MANAGER, subresource="status"
-            )
+            result = await self._writer.apply_status(service, ours, conditions)
             if ingress and not shown and not record.published:
                 self._metrics.address_after(self._time() - record.first_seen)
             if ingress and ours is not None:
                 ownership.wrote(service, ingress, record, self._time())
-            self._services.observe(result)
             self._tell(service, result)
         elif ingress and ours is not None:
             record.wrote = tuple(ingress)
@@ -297,7 +292,7 @@ class ServiceController:
         known = self._host.state(record.key) is not None
         if not (known or (held and self._is_ours(service, record))):
             if self._host.synced or not held:
-                if not service.metadata.deletion_timestamp:
+                if self._classes.claim(service) is Claim.NONE and not service.metadata.deletion_timestamp:
                     await self._clear_status(service)
                 self._records.pop(service.key, None)
             return None  # not synced: what the host knows decides, and brings the key back
@@ -315,7 +310,7 @@ class ServiceController:
             service = await self._clear_status(service)
         if held:
             left = [f for f in service.metadata.finalizers if f != SERVICE_FINALIZER]
-            await self._patch_finalizers(service, left)
+            await self._writer.set_finalizers(service, left)
         if not service.metadata.deletion_timestamp:
             self._events.record(
                 SERVICES, service, "Normal", DELETED, "the load balancer is deleted and its address given back"
@@ -324,14 +319,13 @@ class ServiceController:
         return None
 
     def _is_ours(self, service: Service, record: Record) -> bool:
-        """Whether the finalizer was set by us: others use the same."""
-        return (
-            self._classes.claim(service) is Claim.OURS
-            or record.accepted is not None
-            or record.deleting is not None
-            or find(service.status.conditions, READY) is not None
-            or (self._classes.claim(service) is Claim.NONE and self._classes.default)
-        )
+        """Whether the finalizer was set by us: others use the same. With another class it may be another instance's
+        of this program; without a class (any more) our condition tells."""
+        claim = self._classes.claim(service)
+        if claim is Claim.OURS or record.accepted is not None or record.deleting is not None:
+            return True
+        marked = find(service.status.conditions, READY) is not None
+        return claim is Claim.NONE and (marked or self._classes.default)
 
     def _deleted(self, record: Record) -> bool:
         """Whether the host has deleted the load balancer and given back its address."""
@@ -346,25 +340,7 @@ class ServiceController:
     async def _clear_status(self, service: Service) -> Service:
         if find(service.status.conditions, READY) is None:
             return service
-        patch = status_patch(service, None, ())
-        result = await self._client.apply(
-            SERVICES, *service.key, patch, field_manager=FIELD_MANAGER, subresource="status"
-        )
-        self._services.observe(result)
-        return result
-
-    async def _patch_finalizers(self, service: Service, finalizers: list[str]) -> Service:
-        meta = service.metadata
-        patch = {
-            "metadata": {
-                "uid": meta.uid,
-                "resourceVersion": meta.resource_version,
-                "finalizers": finalizers or None,
-            }
-        }
-        result = await self._client.merge_patch(SERVICES, *service.key, patch)
-        self._services.observe(result)
-        return result
+        return await self._writer.apply_status(service, None, ())
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from cloudprovider.bridge.api import BridgeClient, Hello
 from cloudprovider.bridge.fake import LocalBridge
@@ -113,6 +114,26 @@ async def deaf_api_server() -> AsyncIterator[Credentials]:
     server.close()
 
 
+@pytest.fixture
+async def api_server() -> AsyncIterator[Credentials]:
+    """An API server that answers what kopf asks of it, once it is told who asks."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != "Bearer secret":
+            return web.json_response({"code": 401}, status=401)
+        return web.json_response({"versions": [], "groups": []})
+
+    app = web.Application()
+    app.router.add_get("/api", answer)
+    app.router.add_get("/apis", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    yield Credentials(server=f"http://{host}:{port}", ssl=None, authorization=lambda: "Bearer secret")
+    await runner.cleanup()
+
+
 async def test_the_shell_runs_work_though_the_api_server_is_away_and_ends_it_on_sigterm(
     deaf_api_server: Credentials,
 ) -> None:
@@ -135,16 +156,16 @@ async def test_the_shell_runs_work_though_the_api_server_is_away_and_ends_it_on_
     assert ended.is_set()
 
 
-async def test_the_shell_ends_when_the_work_fails_and_says_why(deaf_api_server: Credentials) -> None:
+async def test_the_shell_ends_when_the_work_fails_and_says_why(api_server: Credentials) -> None:
     async def work() -> None:
         raise ConfigurationError("the port is taken")
 
     with pytest.raises(ConfigurationError, match="the port is taken"):
         async with asyncio.timeout(20):
-            await run_in_shell(deaf_api_server, work, program="test")
+            await run_in_shell(api_server, work, program="test")
 
 
-async def test_the_shell_cancelled_ends_the_work(deaf_api_server: Credentials) -> None:
+async def test_the_shell_cancelled_ends_the_work(api_server: Credentials) -> None:
     began = asyncio.Event()
     ended = asyncio.Event()
 
@@ -155,7 +176,7 @@ async def test_the_shell_cancelled_ends_the_work(deaf_api_server: Credentials) -
         finally:
             ended.set()
 
-    shell = asyncio.create_task(run_in_shell(deaf_api_server, work, program="test"))
+    shell = asyncio.create_task(run_in_shell(api_server, work, program="test"))
     async with asyncio.timeout(20):
         await began.wait()
         shell.cancel()

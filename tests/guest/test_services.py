@@ -347,6 +347,24 @@ async def test_a_foreign_service_keeps_its_finalizer_and_its_status() -> None:
 
 
 @in_virtual_time
+async def test_the_services_of_another_instance_of_this_program_are_left_alone() -> None:
+    world = World(classes=Classes(own="example.com/one"))
+    async with world.leading():
+        await world.create(loadBalancerClass="example.com/one")
+        await world.until_ready()
+    writes = world.writes()
+    other = World(classes=Classes(own="example.com/two"))
+    other.cluster, other.user, other.guest = world.cluster, world.user, world.guest
+    async with other.leading():
+        await pass_time(30)
+        await world.change(metadata={"finalizers": None})
+        await pass_time(30)
+        assert await world.ips() == ["192.0.2.1"]
+        assert await world.reason() == "AddressAssigned"
+        assert world.writes() == writes
+
+
+@in_virtual_time
 async def test_a_foreign_owner_is_reported_and_never_fought() -> None:
     world = World()
     async with world.leading():
