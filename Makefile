@@ -1,6 +1,6 @@
 # `make` explains itself. Everything that is needed is installed by what needs it: Debian packages (as root), a
 # virtual environment in .venv, and once the Kubernetes control plane of the lab, built from Go modules and cached
-# in ~/.cache/cloudprovider.
+# in ~/.cache/cloudprovider. What touches the network runs in tests/lab/sandbox, which leaves nothing behind.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,42 +12,41 @@ export PYTHONPATH := $(CURDIR)
 SERVICES ?= 1000
 SCALE ?= 5000
 KEEP ?=
+PYTEST ?=
 
-.PHONY: help setup demo demo-stop test lint types generate format bench controlplane clean
+.PHONY: help setup controlplane demo demo-stop test lint types generate format bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/ready ## install what the project needs (also done by whatever needs it)
-
-.venv/ready: requirements-dev.txt tests/lab/setup
+setup: ## install what the project needs (also done by whatever needs it)
 	@tests/lab/setup
 
-controlplane: .venv/ready # build the lab's Kubernetes once; seconds when cached
+controlplane: setup ## build the lab's Kubernetes: ten minutes once, then cached
 	@$(PYTHON) -m tests.lab.build
 
 demo: controlplane ## two clusters, Services with addresses, traffic; KEEP=1 leaves it running
-	@KEEP=$(KEEP) $(PYTHON) -m tests.lab.demo
+	@$(PYTHON) -m tests.lab.demo $(if $(KEEP),--keep)
 
-demo-stop: .venv/ready ## end a demo that was left running
+demo-stop: setup ## end a demo that was left running
 	@$(PYTHON) -m tests.lab.demo --stop
 
-test: lint types controlplane ## all that .ci/run runs: lint, types, layers, tests, scenarios
+test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k pools" for a part of the tests
 	@$(SANDBOX) $(PYTHON) -m pytest $(PYTEST)
 
-lint: .venv/ready ## format, lint and layers, checked
+lint: setup ## format, lint and layers, checked
 	@.venv/bin/ruff format --check --quiet . || { echo "formatting differs: run 'make format'" >&2; exit 1; }
 	@.venv/bin/ruff check --quiet .
-	@.venv/bin/lint-imports --no-cache > build/layers.log || { cat build/layers.log >&2; exit 1; }
+	@told=$$(.venv/bin/lint-imports --no-cache) || { echo "$$told" >&2; exit 1; }
 
-types: .venv/ready ## mypy, strict
+types: setup ## mypy, strict
 	@.venv/bin/mypy
 
-generate: .venv/ready ## generated files: bridge messages and CustomResourceDefinitions
+generate: setup ## generated files: bridge messages and CustomResourceDefinitions
 	@$(PYTHON) proto/generate.py
-	@$(PYTHON) -m cloudprovider.cli.main crds --out manifests/crds
+	@$(PYTHON) -m cloudprovider.cli.main crds --write manifests/crds
 
-format: .venv/ready ## format the code, mend what can be mended
+format: setup ## format the code, mend what can be mended
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
@@ -55,4 +54,4 @@ bench: controlplane ## figures: a table here, JSON lines in build/bench.jsonl; S
 	@$(SANDBOX) $(PYTHON) -m tests.bench.services --services $(SERVICES) --scale $(SCALE)
 
 clean: ## remove what was built or installed here (not the cached control plane)
-	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
