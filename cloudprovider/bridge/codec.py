@@ -74,6 +74,10 @@ _TRAFFIC_POLICIES_OUT: dict[TrafficPolicy, pb.ExternalTrafficPolicy.ValueType] =
 
 T = TypeVar("T")
 
+MAX_SHOWN = 16
+"""Addresses that a Service may show and be told of. Another controller may have written several of one family: what a
+Service shows is a hint, and must not keep it, or a whole inventory, from being taken."""
+
 
 class _Checker:
     """Collects violations, so that a request tells all that is wrong with it at once."""
@@ -126,6 +130,12 @@ class _Checker:
             self.bad(field, "TooMany", "has more than one address of a family")
         return found
 
+    def shown(self, field: str, values: Sequence[str]) -> tuple[IPAddress, ...]:
+        if len(values) > MAX_SHOWN:
+            self.bad(field, "TooMany", f"has {len(values)} addresses, {MAX_SHOWN} are allowed")
+            return ()
+        return self.parsed(field, values, _address, "IP address")
+
     def service(self, field: str, message: pb.ServiceKey) -> ServiceKey:
         return ServiceKey(
             self.text(f"{field}.namespace", message.namespace, 63, required=True),
@@ -172,7 +182,7 @@ def ensure_to_wire(
     """Write what a Service is to get."""
     return pb.EnsureLoadBalancerRequest(
         service=service_to_wire(service),
-        shown_addresses=[str(a) for a in shown],
+        shown_addresses=[str(a) for a in shown[:MAX_SHOWN]],
         spec=pb.LoadBalancerSpec(
             listeners=[
                 pb.Listener(
@@ -239,7 +249,7 @@ def ensure_from_wire(
         sources=check.parsed("spec.loadBalancerSourceRanges", spec.source_ranges, _network, "CIDR"),
     )
     service = check.service("service", message.service)
-    shown = check.addresses("shown_addresses", message.shown_addresses)
+    shown = check.shown("shown_addresses", message.shown_addresses)
     check.done()
     return service, request, shown
 
@@ -334,7 +344,9 @@ def inventory_to_wire(inventory: Inventory) -> pb.ReportInventoryRequest:
     """Write an inventory."""
     return pb.ReportInventoryRequest(
         items=[
-            pb.InventoryItem(service=service_to_wire(i.service), shown_addresses=[str(a) for a in i.shown_addresses])
+            pb.InventoryItem(
+                service=service_to_wire(i.service), shown_addresses=[str(a) for a in i.shown_addresses[:MAX_SHOWN]]
+            )
             for i in inventory.items
         ],
         resource_version=inventory.resource_version,
@@ -350,7 +362,7 @@ def inventory_from_wire(message: pb.ReportInventoryRequest) -> Inventory:
         items=tuple(
             InventoryItem(
                 check.service(f"items[{i}].service", item.service),
-                check.addresses(f"items[{i}].shown_addresses", item.shown_addresses),
+                check.shown(f"items[{i}].shown_addresses", item.shown_addresses),
             )
             for i, item in enumerate(message.items)
         ),

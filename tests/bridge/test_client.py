@@ -9,7 +9,7 @@ import pytest
 from cloudprovider.bridge.api import BridgeClient, Connected, Hello, QuotaExceeded, Reason, StateChange
 from cloudprovider.bridge.fake import LocalBridge, MemoryBackend
 from cloudprovider.core.errors import BridgeError, InvalidRequest, NotPermitted, Unavailable
-from cloudprovider.core.exchange import Listener, LoadBalancerRequest, ReportedNode
+from cloudprovider.core.exchange import Inventory, InventoryItem, Listener, LoadBalancerRequest, ReportedNode
 from tests.bridge.backend_contract import LOAD_BALANCERS, REQUEST, WEB, inventory, keys
 from tests.bridge.conftest import HELLO, Bridge
 from tests.bridge.tls import TENANT
@@ -58,6 +58,14 @@ async def test_everything_asked_arrives_as_asked(pair: Pair) -> None:
     assert pair.backend.load_balancers[(TENANT, WEB)].request == request
     assert [str(a.ip) for a in state.addresses] == ["198.18.7.7"]
     assert state == pair.backend.states(TENANT).states[WEB]
+
+
+async def test_what_a_service_shows_never_keeps_it_out(pair: Pair) -> None:
+    """Another controller may have written many addresses of one family."""
+    shown = tuple(ip_address(f"198.18.9.{i}") for i in range(1, 40))
+    await pair.client.ensure(WEB, REQUEST, shown)
+    await pair.client.report_inventory(Inventory((InventoryItem(WEB, shown),), "5", complete=True, fencing_token=1))
+    assert pair.backend.load_balancers[(TENANT, WEB)].address == shown[0]
 
 
 async def test_the_stream_tells_states_and_removals(pair: Pair, watched: Watched) -> None:

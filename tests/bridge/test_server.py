@@ -21,6 +21,7 @@ from cloudprovider.core.errors import BridgeError, ConfigurationError, InvalidRe
 from cloudprovider.core.exchange import Tenant
 from tests.bridge.backend_contract import REQUEST, WEB, keys
 from tests.bridge.conftest import HELLO, Bridge
+from tests.bridge.proxy import Line
 from tests.bridge.tls import DAY, DOMAIN, OTHER, TENANT, Authority, now
 from tests.bridge.waiting import Watched
 
@@ -163,6 +164,28 @@ async def test_cut_connection_heals_and_resumes(bridge: Bridge, monkeypatch: pyt
     assert watched.of(Connected)[-1].resumed
     await client.ensure(third, REQUEST)
     await watched.until(lambda: third in watched.states)
+
+
+async def test_a_line_that_goes_dead_without_a_word(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keepalive finds out; a call on it ends at its deadline."""
+    quick = {"grpc.http2.ping_timeout_ms": 1000, "grpc.keepalive_time_ms": 1000}
+    monkeypatch.setattr(client_module, "_OPTIONS", list({**dict(client_module._OPTIONS), **quick}.items()))
+    monkeypatch.setattr(client_module, "CALL_SECONDS", 0.3)
+    line = Line(bridge.port)
+    await line.start()
+    bridge.stack.push_async_callback(line.close)
+    client = bridge.client(port=line.port)
+    watched = bridge.watch(client)
+    await watched.until(lambda: any(c.synced for c in watched.of(StateChange)))
+    line.cut()
+    error = await refused(client)
+    assert error.reason == Reason.DEADLINE_EXCEEDED
+    assert error.retryable
+    await watched.until(lambda: watched.of(Disconnected))
+    await watched.until(lambda: reconnected(watched, 2))
+    assert watched.of(Connected)[-1].resumed
+    await client.ensure(WEB, REQUEST)
+    await watched.until(lambda: WEB in watched.states)
 
 
 async def test_a_host_that_forgot_sends_everything_again(bridge: Bridge) -> None:

@@ -383,7 +383,7 @@ class EnsureLoadBalancerRequest(_message.Message):
     def spec(self) -> Global___LoadBalancerSpec: ...
     @_builtins.property
     def shown_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses that the Service shows now; the host takes them back into use if it has lost its own record."""
+        """Addresses that the Service shows now, at most 16; the host takes them back into use if it has lost its own record."""
 
     def __init__(
         self,
@@ -574,7 +574,9 @@ class InventoryItem(_message.Message):
     @_builtins.property
     def service(self) -> Global___ServiceKey: ...
     @_builtins.property
-    def shown_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def shown_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 16."""
+
     def __init__(
         self,
         *,
