@@ -23,6 +23,7 @@ from tests.bench.load import Timeline
 from tests.bench.report import Report
 from tests.lab.controlplane import API_SERVER
 from tests.lab.lab import Lab, ProgramName
+from tests.lab.netns import set_sysctl
 from tests.lab.process import Process
 
 CONNECTIONS = 8
@@ -173,6 +174,9 @@ def add_memory(report: Report, lab: Lab, count: int) -> None:
 
 async def measure(lab: Lab, report: Report, services: int, scale: int) -> None:
     """All rows, in the order in which they cost."""
+    for node in lab.nodes.nodes.values():
+        # A thousand refusals are a thousand ICMP errors to one client; the kernel would send one a second (icmp(7)).
+        set_sysctl(node.namespace.name, ipv4__icmp_ratelimit=0)
     rng = random.Random()
     credentials = load_credentials(str(lab.guest_plane.kubeconfig))
     kernel = KernelWatch(lab.segment)
