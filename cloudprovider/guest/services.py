@@ -185,7 +185,7 @@ class ServiceController:
         if not self._host.connected:
             return  # its return brings the key back
         if record.deleting is not None:
-            if not self._deleted(record):
+            if not self._deleted(record) and record.deleting[0] == self._host.session:
                 return  # the old one must go first; the host tells when
             record.deleting = None
         gate = self._gate(record.key)
@@ -327,15 +327,10 @@ class ServiceController:
         marked = find(service.status.conditions, READY) is not None
         return claim is Claim.NONE and (marked or self._classes.default)
 
-    def _deleted(self, record: Record) -> bool:
-        """Whether the host has deleted the load balancer and given back its address."""
-        if record.deleting is None:
-            return False
-        session, removals = record.deleting
-        # Either it has said so, or it was asked in an earlier session and the snapshot of this one lacks it.
-        return record.removals > removals or (
-            session < self._host.session and self._host.synced and self._host.state(record.key) is None
-        )
+    @staticmethod
+    def _deleted(record: Record) -> bool:
+        """Whether the host has said, since it was asked to delete the load balancer, that it is gone."""
+        return record.deleting is not None and record.removals > record.deleting[1]
 
     async def _clear_status(self, service: Service) -> Service:
         if find(service.status.conditions, READY) is None:

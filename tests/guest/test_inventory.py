@@ -147,6 +147,40 @@ async def test_a_list_with_gaps_is_not_complete() -> None:
     assert [inventory.complete for inventory in recording.sent] == [False]
 
 
+class _Behind(FakeKubeClient):
+    """Lists what was there before the last Service came."""
+
+    @override
+    async def list(
+        self, resource: Resource[T], namespace: str = "", *, label_selector: str = "", field_selector: str = ""
+    ) -> ListResult[T]:
+        listed = await super().list(resource, namespace)
+        return ListResult(listed.items[:-1], listed.resource_version)
+
+
+@in_virtual_time
+async def test_a_service_younger_than_the_list_is_in_it() -> None:
+    world = World()
+    services = [await world.create(name) for name in ("a", "b")]
+    recording = _Recording(world)
+    informer = Informer(world.guest, SERVICES, rng=random.Random(1))
+    watching = asyncio.create_task(informer.run())
+    await informer.synced.wait()
+    reporter = InventoryReporter(
+        _Behind(world.cluster),
+        world.bridge,
+        informer,
+        classes=Classes(default=True),
+        fencing_token=1,
+        connected=lambda: True,
+        rng=random.Random(1),
+    )
+    await reporter.report()
+    assert [item.service for item in recording.sent[0].items] == [world.key(service) for service in services]
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
 @in_virtual_time
 async def test_trouble_is_tried_again_with_backoff() -> None:
     world = World()

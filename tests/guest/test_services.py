@@ -8,7 +8,7 @@ import pytest
 from cloudprovider.core.api.kubernetes import SERVICE_FINALIZER
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import Conflict, Unavailable
-from cloudprovider.core.exchange import ServiceKey
+from cloudprovider.core.exchange import LoadBalancerRequest, ServiceKey
 from cloudprovider.core.translate import DEFAULT_CLASS, Classes
 from cloudprovider.guest.servicestatus import READY
 from cloudprovider.kube.fakestore import Call
@@ -212,6 +212,67 @@ async def test_the_type_changed_back_before_the_host_is_done() -> None:
 
 
 @in_virtual_time
+async def test_the_type_changed_back_while_the_host_restarts() -> None:
+    world = World(automatic=False)
+    async with world.leading():
+        service = await world.create()
+        await world.until_true(lambda: len(world.backend.load_balancers) == 1)
+        world.backend.program(TENANT, world.key(service))
+        await world.until_ready()
+        await world.change(spec={"type": "NodePort"})
+        await world.until_true(lambda: world.calls("delete") == 1)
+        await world.change(spec={"type": "LoadBalancer"})
+        with world.bridge.cut():
+            world.forget_stream()
+            await pass_time(1)
+        await world.until_true(lambda: world.calls("ensure") >= 2)
+        world.backend.release(TENANT, world.key(service))
+        await world.until_true(lambda: len(world.backend.load_balancers) == 1)
+        world.backend.program(TENANT, world.key(service))
+        await world.until_ready()
+        assert not world.backend.load_balancers[TENANT, world.key(service)].deleting
+
+
+@in_virtual_time
+async def test_a_deletion_goes_on_while_the_host_restarts() -> None:
+    world = World(automatic=False)
+    async with world.leading():
+        service = await world.create()
+        await world.until_true(lambda: len(world.backend.load_balancers) == 1)
+        world.backend.program(TENANT, world.key(service))
+        await world.until_ready()
+        await world.delete()
+        await world.until_true(lambda: world.calls("delete") == 1)
+        with world.bridge.cut():
+            world.backend.release(TENANT, world.key(service))
+            world.forget_stream()
+            await pass_time(5)
+            assert await world.held()
+        await world.until(lambda: _gone(world))
+
+
+@in_virtual_time
+async def test_a_host_that_restarts_is_asked_again_for_everything() -> None:
+    world = World()
+    async with world.leading():
+        service = await world.create()
+        await world.until_ready()
+        load_balancer = world.backend.load_balancers[TENANT, world.key(service)]
+        wanted, load_balancer.request = load_balancer.request, LoadBalancerRequest(listeners=())
+        with world.bridge.cut():
+            await pass_time(1)
+        await pass_time(5)
+        assert world.calls("ensure") == 1  # the stream was resumed: nothing is in doubt
+        with world.bridge.cut():
+            world.forget_stream()
+            await pass_time(1)
+        await world.until_true(lambda: world.calls("ensure") == 2)
+        assert load_balancer.request == wanted
+        await pass_time(5)
+        assert world.writes() == 3
+
+
+@in_virtual_time
 async def test_a_restart_while_the_type_is_changed_cleans_up() -> None:
     world = World()
     async with world.leading():
@@ -261,6 +322,7 @@ async def test_recreated_under_the_same_name() -> None:
         await world.until_ready()
         await world.until_true(lambda: world.balancers() == [world.key(second)])
         assert first.metadata.uid != second.metadata.uid
+        assert world.calls("delete") == 1
 
 
 @in_virtual_time
@@ -283,6 +345,7 @@ async def test_gone_without_its_finalizer_the_inventory_collects_it() -> None:
     async with world.leading():
         await world.create()
         await world.until_ready()
+        await pass_time(5)  # the inventory that follows the connection is not the one
         await world.change(metadata={"finalizers": None})
         await world.delete()
         await world.until_true(lambda: not world.backend.load_balancers)
@@ -452,6 +515,23 @@ async def test_an_address_that_changes_on_the_host_changes_here() -> None:
             return await world.ips() == ["192.0.2.60"]
 
         await world.until(moved)
+
+
+@in_virtual_time
+async def test_a_condition_keeps_its_time_while_its_status_does() -> None:
+    world = World()
+    async with world.leading():
+        await world.create()
+        await world.until_ready()
+        before = await world.ready()
+        await pass_time(100)
+        await world.change(spec={"loadBalancerIP": "no"})
+        first = await world.until_reason("MalformedValue")
+        await pass_time(100)
+        await world.change(spec={"loadBalancerIP": None, "ports": []})
+        second = await world.until_reason("Required")
+        assert before is not None
+        assert before.last_transition_time < first.last_transition_time == second.last_transition_time
 
 
 @in_virtual_time

@@ -12,6 +12,7 @@ import msgspec
 
 from cloudprovider.bridge.api import Hello
 from cloudprovider.bridge.fake import LocalBridge, MemoryBackend, MemoryTenant
+from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.api.kubernetes import SERVICE_FINALIZER, EndpointSlice, Event, Node, Service
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
@@ -175,6 +176,13 @@ class World:
 
     def calls(self, name: str) -> int:
         return self.backend.calls.count(name)
+
+    def forget_stream(self) -> None:
+        """Let the host's log of states begin anew, as after its restart: no stream resumes. Best while it is cut."""
+        old = self.backend.states(TENANT)
+        fresh = self.backend._logs[TENANT] = StateLog()
+        for state in old.states.values():
+            fresh.publish(state)
 
     def asked(self) -> int:
         """Calls about single Services that the host got."""
