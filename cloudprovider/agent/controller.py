@@ -25,7 +25,7 @@ from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "cloudprovider-agent"
-REPORT_WORKERS = 8
+REPORT_WORKERS = 32
 
 
 class AgentController:
@@ -102,7 +102,7 @@ class AgentController:
                 forwarder = self._forwarders[want.network]
                 forwarder.touch(key, obj.metadata.generation)
                 if want is before:
-                    forwarder.forget(listeners=gone)
+                    forwarder.forget_listeners(key, gone)
         if new is not None:
             self._reports.add(key)
 
@@ -113,7 +113,7 @@ class AgentController:
         had_nodes = old is not None and bool(old.status.nodes)
         gone = self._table.remove_cluster(obj.key) if new is None else self._table.set_cluster(new)
         for forwarder in self._forwarders.values():
-            forwarder.forget(backends=gone)
+            forwarder.forget_backends(gone)
             forwarder.wake()
         if gone or had_nodes != (new is not None and bool(new.status.nodes)):
             for key in self._table.of_cluster(obj.key):

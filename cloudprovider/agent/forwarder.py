@@ -24,6 +24,8 @@ HELD_EVERY = 10
 CONFLICT_RETRY = 60.0
 """Seconds until an address that somebody else has is probed again (RFC 5227 section 2.1.1, RATE_LIMIT_INTERVAL)."""
 CLAIM_RETRY = 5.0
+FLUSH_PAUSE = 0.25
+"""Seconds between two walks through the connections."""
 CHUNK = 500
 """Elements in one transaction when a whole table is loaded or mended."""
 CLAIMS_AT_ONCE = 4
@@ -52,8 +54,10 @@ class NetworkForwarder:
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
-        self._forgotten: set[ListenerKey] = set()
+        self._forgotten: dict[ListenerKey, LoadBalancerKey] = {}
         self._dead: set[IPAddress] = set()
+        self._flushed_at = -FLUSH_PAUSE
+        self._flush_due = False
         self._claiming: set[IPAddress] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[IPAddress] = set()
@@ -70,9 +74,13 @@ class NetworkForwarder:
         self._pending[key] = generation
         self._wake.set()
 
-    def forget(self, listeners: Iterable[ListenerKey] = (), backends: Iterable[IPAddress] = ()) -> None:
-        """These listeners or nodes are gone: their connections go with the next turn."""
-        self._forgotten.update(listeners)
+    def forget_listeners(self, key: LoadBalancerKey, listeners: Iterable[ListenerKey]) -> None:
+        """A load balancer has given these up: their connections go before its addresses may go to others."""
+        self._forgotten.update(dict.fromkeys(listeners, key))
+        self._wake.set()
+
+    def forget_backends(self, backends: Iterable[IPAddress]) -> None:
+        """These nodes are gone: the UDP connections to them go."""
         self._dead.update(backends)
         self._wake.set()
 
@@ -81,8 +89,9 @@ class NetworkForwarder:
         return tuple(v for v in vips if v in self._held)
 
     def on_link(self, vips: Iterable[IPAddress]) -> bool:
-        """Whether any of the addresses is up, or on its way up."""
-        return any(v in self._held or v in self._claiming for v in vips)
+        """Whether any of the addresses is up, on its way up, or has connections of a listener that is gone."""
+        left = {listener.vip for listener in self._forgotten}
+        return any(v in self._held or v in self._claiming or v in left for v in vips)
 
     def generation(self, key: LoadBalancerKey) -> int:
         """The generation of the spec that the kernel forwards by; 0 while none."""
@@ -192,15 +201,27 @@ class NetworkForwarder:
             )
 
     async def _flush(self, segment: Segment) -> None:
-        plan = self._table.plan(self._network) if self._forgotten or self._dead else None
-        if plan is None:
+        """Forget connections, at most every FLUSH_PAUSE: the kernel walks its whole table each time."""
+        if not (self._forgotten or self._dead):
             return
-        listeners, self._forgotten = self._forgotten - plan.forwards.keys(), set()
-        backends, self._dead = self._dead - frozenset().union(*plan.groups.values()), set()
-        if listeners:
-            await segment.connections.forget_listeners(listeners)
-        if backends:
-            await segment.connections.forget_backends(backends)
+        loop = asyncio.get_running_loop()
+        early = self._flushed_at + FLUSH_PAUSE - loop.time()
+        if early > 0:
+            if not self._flush_due:
+                self._flush_due = True
+                loop.call_later(early, self._wake.set)
+            return
+        self._flushed_at, self._flush_due = loop.time(), False
+        forgotten, dead = dict(self._forgotten), set(self._dead)
+        plan = self._table.plan(self._network)
+        await segment.connections.forget_listeners(forgotten.keys() - plan.forwards.keys())
+        await segment.connections.forget_backends(dead - frozenset().union(*plan.groups.values()))
+        for listener, key in forgotten.items():
+            if self._forgotten.get(listener) == key:
+                del self._forgotten[listener]
+        self._dead -= dead
+        for key in set(forgotten.values()):
+            self._report(key)
 
     def _claim(self, segment: Segment) -> None:
         free = self._table.vips(self._network) - self._held - self._claiming - self._failed.keys()

@@ -25,7 +25,7 @@ from cloudprovider.kube.informer import Informer
 from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import NODES, SERVICES
 
-WORKERS: Final = 16
+WORKERS: Final = 64
 """Services worked on at a time: twice the API client's connections, as each also waits for the host."""
 
 _READ: Final = frozenset({*FIXED_ADDRESSES, SOURCE_RANGES})

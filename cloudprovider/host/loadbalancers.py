@@ -23,7 +23,7 @@ from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import LOADBALANCERS
 
 FIELD_MANAGER: Final = "cloudprovider-controller"
-WORKERS: Final = 8
+WORKERS: Final = 32
 """As many as the client has connections: more would only wait there."""
 
 

@@ -30,7 +30,7 @@ T = TypeVar("T", bound=KubeObject)
 
 DEADLINE: Final = 10.0
 """Seconds for one request, answer included."""
-CONNECTIONS: Final = 8
+CONNECTIONS: Final = 32
 """Connections for requests; every watch has one more of its own."""
 PAGE_SIZE: Final = 500
 """Objects in one page of a list, as client-go's pager asks for."""

@@ -41,7 +41,7 @@ class World:
     def delete(self, name: str = "a") -> None:
         gone = self.table.remove_load_balancer(("t", name))
         self.forwarder.touch(("t", name), 1)
-        self.forwarder.forget(listeners=gone)
+        self.forwarder.forget_listeners(("t", name), gone)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -105,7 +105,7 @@ async def test_a_dead_nodes_udp_connections_are_forgotten() -> None:
         await world.until(world.in_line)
         dns = ListenerKey(VIP, "UDP", 53)
         world.network.flows |= {FakeFlow(dns, ip_address("10.0.0.11")), FakeFlow(dns, ip_address("10.0.0.12"))}
-        world.forwarder.forget(backends=world.table.set_cluster(cluster("n2")))
+        world.forwarder.forget_backends(world.table.set_cluster(cluster("n2")))
         await world.until(lambda: len(world.network.flows) == 1)
     assert world.in_line()
 
