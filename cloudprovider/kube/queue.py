@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cloudprovider.core.errors import CloudProviderError, KubeError
+from cloudprovider.core.errors import BridgeError, CloudProviderError, KubeError
 from cloudprovider.kube.backoff import Backoff
 
 K = TypeVar("K", bound=Hashable)
@@ -74,7 +74,8 @@ class WorkQueue(Generic[K]):
 
     A key added while it is being handled is handled once more afterwards. ``handle`` returns None, or seconds after
     which it wants to see the key again. If it raises, the key comes back after ``backoff`` (or later, where a
-    KubeError carries ``retry_after``); adding the key sooner, because something has changed, tries sooner.
+    KubeError or BridgeError carries ``retry_after``); adding the key sooner, because something has changed, tries
+    sooner.
     ``group`` (of a key, say its tenant) shares the workers fairly: groups take turns.
     """
 
@@ -196,7 +197,7 @@ class WorkQueue(Generic[K]):
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         self._failed += 1
         delay = self._backoff.delay(failures, self._rng)
-        if isinstance(error, KubeError) and error.retry_after is not None:
+        if isinstance(error, KubeError | BridgeError) and error.retry_after is not None:
             delay = max(delay, error.retry_after)
         expected = isinstance(error, CloudProviderError)
         _log.log(
