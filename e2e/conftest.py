@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,8 +25,19 @@ def world() -> Iterator[World]:
         yield LabWorld(lab)
 
 
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[_failed] = report.failed
+    return report
+
+
 @pytest.fixture
-def scenario(world: World) -> Iterator[Scenario]:
+def scenario(world: World, request: pytest.FixtureRequest) -> Iterator[Scenario]:
     """A fresh namespace in a world in which everything runs; afterwards all that the scenario made is removed, and
     both sides must agree, before that and after it."""
     world.restore()
@@ -34,6 +45,10 @@ def scenario(world: World) -> Iterator[Scenario]:
     scenario = Scenario(world, f"scenario-{next(_numbers)}")
     scenario.guest.create()
     yield scenario
+    if request.node.stash.get(_failed, False):
+        path = LOGS / f"failure-{scenario.guest.namespace}.txt"
+        path.write_text(f"{request.node.nodeid}\n{world.describe()}")
+        print(f"how things stood: {path}; logs of all programs beside it")
     world.restore()
     try:
         world.wait_until_agreed()

@@ -1,12 +1,15 @@
 """The lab as a lane: a World out of namespaces and processes on this machine."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 
 from e2e.world import ProgramName, Side
 from tests.lab import checker
-from tests.lab.client import Api
+from tests.lab.client import Api, ApiError
 from tests.lab.lab import POOL, RESERVED_POOL, Lab
+from tests.lab.network import Namespace
+from tests.lab.process import LabError
 from tests.lab.traffic import Client
 
 FIRST_SPARE_NODE = 3
@@ -68,3 +71,27 @@ class LabWorld:
 
     def wait_until_agreed(self) -> None:
         checker.wait_until_agreed(self.lab)
+
+    def describe(self) -> str:
+        lab = self.lab
+        sections: dict[str, Callable[[], str]] = {
+            "guest": partial(
+                lab.guest_plane.kubectl, "get", "nodes,services,pods,endpointslices,events", "-A", "-o", "wide"
+            ),
+            "host": partial(
+                lab.host_plane.kubectl, "get", "loadbalancers,ippools,ipblocks,guestclusters", "-A", "-o", "yaml"
+            ),
+            "kernel": lambda: str(checker.read_kernel(lab)),
+        }
+        for name in (lab.segment.name, lab.client.namespace.name, *lab.nodes.nodes):
+            namespace = Namespace(name)
+            sections[f"{name}: neighbours"] = partial(namespace.run, "ip", "neighbour")
+            sections[f"{name}: connections"] = partial(namespace.run, "conntrack", "-L")
+        return "\n".join(f"===== {title}\n{_text(section)}" for title, section in sections.items())
+
+
+def _text(section: Callable[[], str]) -> str:
+    try:
+        return section()
+    except (OSError, LabError, ApiError) as error:
+        return f"can't be told: {error}"

@@ -70,3 +70,7 @@ class World(Protocol):
         """Wait until Services, LoadBalancers, pools, kernel rules and addresses agree exactly. Raises LabError with
         every difference."""
         ...
+
+    def describe(self) -> str:
+        """All that helps to understand a failure, as text: objects, kernel, connections, who is reached how."""
+        ...

@@ -117,6 +117,9 @@ class GuestNodes:
         namespace.ip(f"address add {pod_cidr[1]}/24 dev {POD_BRIDGE}")
         namespace.sysctl(
             ipv4__ip_forward=1,
+            # kube-proxy refuses by ICMP errors, of which the kernel would send one a second to a client (icmp(7)):
+            # who asks again at once must be refused again, not meet silence.
+            ipv4__icmp_ratelimit=0,
             # Pods reach their neighbours through the node; it must not tell them of a shorter way.
             ipv4__conf__all__send_redirects=0,
             **{f"ipv4__conf__{POD_BRIDGE}__send_redirects": 0, "ipv4__conf__eth0__send_redirects": 0},
