@@ -42,7 +42,7 @@ from cloudprovider.kube.resources import SERVICES
 
 log = logging.getLogger(__name__)
 
-NOTICE_SECONDS: Final = 5.0
+NOTICE_SECONDS: Final = 10.0
 """What takes longer is told to the user: until then a Service may wait, or a call fail, without a word."""
 NOT_PERMITTED_SECONDS: Final = 300.0
 """When a request outside the tenant's limits is tried again: an operator may have widened them."""
