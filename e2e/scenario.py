@@ -21,12 +21,16 @@ class Scenario:
         self.guest = Workspace(world.api("guest"), namespace)
 
     def served(self, name: str, ports: Sequence[Port] = (WEB,), *, replicas: int = 2) -> str:
-        """A deployment with a Service before it, which answers at every port; return its address."""
+        """A deployment with a Service before it; return its address once every pod answers at every port.
+
+        One answer would not do: it says nothing of the other nodes, whose kube-proxies may follow seconds later.
+        """
         self.guest.deploy(name, replicas)
         self.guest.expose(service(name, ports))
         address = self.guest.wait_address(name)
         for port in ports:
             self.wait_answer(address, port)
+            self.wait_pods(address, port, replicas)
         return address
 
     def ask(self, address: str, port: Port) -> Answer:
