@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from cloudprovider.host.config import HostConfig
 
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.cli.options import LOGGING
 from cloudprovider.cli.programs import AGENT, GUEST, HOST, Program
 from cloudprovider.guest.config import GuestConfig
+from cloudprovider.host.config import HostConfig
 
 RENAMED = {"namespace": "lease_namespace"}
 
