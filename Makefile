@@ -35,8 +35,8 @@ test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k po
 	@$(SANDBOX) $(PYTHON) -m pytest $(PYTEST)
 
 lint: setup ## format, lint and layers, checked
-	@.venv/bin/ruff format --check --quiet . || { echo "formatting differs: run 'make format'" >&2; exit 1; }
-	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --no-cache --check --quiet . || { echo "formatting differs: run 'make format'" >&2; exit 1; }
+	@.venv/bin/ruff check --no-cache --quiet .
 	@told=$$(.venv/bin/lint-imports --no-cache) || { echo "$$told" >&2; exit 1; }
 
 types: setup ## mypy, strict
