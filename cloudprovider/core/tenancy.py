@@ -18,7 +18,7 @@ from cloudprovider.core.plan import IPAddress, IPNetwork
 
 ANY = "*"
 
-MIN_REMOVALS = 5
+MIN_REMOVALS = 1
 MAX_REMOVED_PERCENT = 20
 """One inventory may remove this many load balancers, or this share of the tenant's, whichever is more."""
 
@@ -240,8 +240,8 @@ def judge_inventory(
 
     ``known``: all load balancers that the tenant has; ``removable``: those of them that an inventory may remove yet.
     An incomplete inventory removes nothing and leaves ``held`` as it is. One that misses more than
-    max(MIN_REMOVALS, MAX_REMOVED_PERCENT of ``known``) removes only what another list of the guest's missed before;
-    the same list sent twice (a retry after a time-out) is no second opinion.
+    max(MIN_REMOVALS, MAX_REMOVED_PERCENT of ``known``), and one that is empty, remove only what another list of the
+    guest's missed before; the same list sent twice (a retry after a time-out) is no second opinion.
     """
     if not inventory.complete:
         return InventoryVerdict((), held)
@@ -249,6 +249,6 @@ def judge_inventory(
     missing = frozenset(key for key in removable if key not in named)
     confirmed = missing & held.services if inventory.resource_version != held.resource_version else frozenset()
     rest = missing - confirmed
-    if len(rest) <= max(MIN_REMOVALS, len(known) * MAX_REMOVED_PERCENT // 100):
+    if not rest or (named and len(rest) <= max(MIN_REMOVALS, len(known) * MAX_REMOVED_PERCENT // 100)):
         return InventoryVerdict(tuple(sorted(missing)), HeldRemovals())
     return InventoryVerdict(tuple(sorted(confirmed)), HeldRemovals(inventory.resource_version, rest))

@@ -160,8 +160,13 @@ class TestInventory:
         assert verdict.delete == ()
         assert verdict.held == held
 
-    def test_few_go_at_once(self) -> None:
-        assert judge_inventory(inventory(keys(1), "1"), keys(6), keys(6), HeldRemovals()).delete == tuple(keys(6)[1:])
+    def test_a_single_one_goes_at_once(self) -> None:
+        assert judge_inventory(inventory(keys(1), "1"), keys(2), keys(2), HeldRemovals()).delete == tuple(keys(2)[1:])
+
+    def test_an_empty_list_is_not_believed_at_once_however_small_the_tenant(self) -> None:
+        first = judge_inventory(inventory([], "1"), keys(1), keys(1), HeldRemovals())
+        assert first.delete == ()
+        assert judge_inventory(inventory([], "2"), keys(1), keys(1), first.held).delete == tuple(keys(1))
 
     def test_a_fifth_goes_at_once_and_one_more_waits(self) -> None:
         known = keys(100)
@@ -187,7 +192,7 @@ class TestInventory:
 
     def test_what_may_not_go_yet_stays(self) -> None:
         known = keys(4)
-        assert judge_inventory(inventory([], "1"), known, known[:1], HeldRemovals()).delete == (known[0],)
+        assert judge_inventory(inventory(known[3:], "1"), known, known[:1], HeldRemovals()).delete == (known[0],)
 
     @given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.booleans())
     def test_what_is_named_never_goes_and_unconfirmed_removals_are_bounded(

@@ -268,7 +268,8 @@ class TestInventory:
             result = await careful.backend.report_inventory(TENANT, inventory())
             assert (result.deleted, result.held_back) == ((), 0)
         await eventually(lambda: object_key(TENANT, service) in host.caches.load_balancers.objects)
-        assert (await host.backend.report_inventory(TENANT, inventory(version="2"))).deleted == (service,)
+        assert (await host.backend.report_inventory(TENANT, inventory(version="2"))).held_back == 1, "an empty list"
+        assert (await host.backend.report_inventory(TENANT, inventory(version="3"))).deleted == (service,)
 
 
 class TestEnd:
