@@ -185,7 +185,10 @@ class Api:
             while line := response.readline():
                 if not line.endswith(b"\n"):
                     raise ConnectionResetError(f"WATCH {path}: broken off within an event")
-                event: Object = json.loads(line)
+                try:
+                    event: Object = json.loads(line)
+                except ValueError as error:  # the other end died under the read, and what came is no event
+                    raise ConnectionResetError(f"WATCH {path}: broken off within an event") from error
                 if event["type"] == "ERROR":
                     status = event["object"]
                     raise ApiError(f"WATCH {path}: {status.get('message')}", status.get("code", 0), status["reason"])
