@@ -1,0 +1,49 @@
+"""What the README and the examples tell a user to write is understood, all of it."""
+
+import re
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from cloudprovider.core.api.kubernetes import Service
+from cloudprovider.core.exchange import Listener, LoadBalancerRequest
+from cloudprovider.core.translate import Claim, Classes, translate
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "manifests" / "examples" / "guest-services.yaml"
+README = ROOT / "README.md"
+FENCED = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def requests(text: str) -> Iterator[tuple[str, LoadBalancerRequest]]:
+    """Each Service of ``text``, after what an API server adds to it, and what it asks for."""
+    for document in yaml.safe_load_all(text):
+        if document and document["kind"] == "Service":
+            for i, port in enumerate(document["spec"]["ports"]):
+                port["nodePort"] = 30000 + i
+            service = msgspec.convert(document, Service)
+            assert Classes(default=True).claim(service) is Claim.OURS
+            yield service.metadata.name, translate(service)
+
+
+def test_the_examples() -> None:
+    assert dict(requests(EXAMPLES.read_text())) == {
+        "web": LoadBalancerRequest(listeners=(Listener("http", "TCP", 80, 30000),), network="default/vlan8"),
+        "dns": LoadBalancerRequest(
+            listeners=(Listener("dns", "UDP", 53, 30000), Listener("dns-tcp", "TCP", 53, 30001)),
+            ip_pool="shop",
+            network="default/vlan8",
+            addresses=(ip_address("10.0.8.120"),),
+            external_traffic_policy="Local",
+            sources=(ip_network("10.0.0.0/8"),),
+        ),
+    }
+
+
+def test_the_readme() -> None:
+    found = [each for block in FENCED.findall(README.read_text()) for each in requests(block)]
+    wanted = LoadBalancerRequest(listeners=(Listener("", "TCP", 80, 30000),), network="default/vlan8")
+    assert found == [("web", wanted)]
