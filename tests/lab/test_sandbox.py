@@ -1,5 +1,6 @@
 """Whatever ends it, the sandbox leaves nothing behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -32,11 +33,13 @@ def start(script: str) -> "subprocess.Popen[str]":
 
 
 def descendants(pid: int) -> set[int]:
-    """Every process below ``pid``."""
+    """Every process below ``pid``; threads and processes may end while they are looked at."""
     found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found |= {int(child)} | descendants(int(child))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in list(Path(f"/proc/{pid}/task").iterdir()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for child in (task / "children").read_text().split():
+                    found |= {int(child)} | descendants(int(child))
     return found
 
 
