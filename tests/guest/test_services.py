@@ -1,6 +1,8 @@
 """A Service's way to its address and back, and the requests it costs."""
 
 import asyncio
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -8,8 +10,17 @@ import pytest
 from cloudprovider.core.api.kubernetes import SERVICE_FINALIZER
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import Conflict, Unavailable
-from cloudprovider.core.exchange import LoadBalancerRequest, ServiceKey
-from cloudprovider.core.translate import DEFAULT_CLASS, Classes
+from cloudprovider.core.exchange import Listener, LoadBalancerRequest, ServiceKey
+from cloudprovider.core.translate import (
+    DEFAULT_CLASS,
+    IP_POOL,
+    MODE,
+    NAMESPACE,
+    NETWORK,
+    PROJECT,
+    SOURCE_RANGES,
+    Classes,
+)
 from cloudprovider.guest.servicestatus import READY
 from cloudprovider.kube.fakestore import Call
 from cloudprovider.kube.resources import SERVICES
@@ -93,32 +104,67 @@ async def test_a_restart_writes_nothing_and_asks_the_host_once() -> None:
         assert (world.writes(), world.calls("ensure")) == (writes, 2)
 
 
+HTTP = {"name": "http", "port": 80, "nodePort": 30080}
+LISTENER = Listener("http", "TCP", 80, 30080)
+LOCAL = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 31000}
+CLIENT_IP = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}}}
+RANGE = ip_network("10.0.0.0/8")
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("before", "change", "fields"),
     [
-        {"ports": [{"name": "http", "port": 8080, "nodePort": 30080}]},
-        {"ports": [{"name": "http", "port": 80, "nodePort": 30081}]},
-        {"ports": [{"name": "renamed", "port": 80, "nodePort": 30080}]},
-        {"loadBalancerIP": "192.0.2.9"},
-        {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"]},
-        {"sessionAffinity": "ClientIP"},
-        {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}},
-        {"loadBalancerSourceRanges": ["10.0.0.0/8"]},
-        {"externalTrafficPolicy": "Local"},
-        {"externalTrafficPolicy": "Local", "healthCheckNodePort": 31000},
+        ({}, {"ports": [HTTP | {"port": 8080}]}, {"listeners": (replace(LISTENER, port=8080),)}),
+        ({}, {"ports": [HTTP | {"nodePort": 30081}]}, {"listeners": (replace(LISTENER, node_port=30081),)}),
+        ({}, {"ports": [HTTP | {"name": "renamed"}]}, {"listeners": (replace(LISTENER, name="renamed"),)}),
+        ({}, {"ports": [HTTP | {"protocol": "UDP"}]}, {"listeners": (replace(LISTENER, protocol="UDP"),)}),
+        ({}, {"loadBalancerIP": "192.0.2.9"}, {"addresses": (ip_address("192.0.2.9"),)}),
+        ({}, {"ipFamilyPolicy": "PreferDualStack"}, {"ip_family_policy": "PreferDualStack"}),
+        ({}, {"ipFamilies": ["IPv4", "IPv6"]}, {"ip_families": ("IPv4", "IPv6")}),
+        ({}, {"sessionAffinity": "ClientIP"}, {"affinity_seconds": 10800}),
+        (CLIENT_IP, {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}, {"affinity_seconds": 5}),
+        (CLIENT_IP, {"sessionAffinity": "None", "sessionAffinityConfig": None}, {"affinity_seconds": None}),
+        ({}, {"loadBalancerSourceRanges": ["10.0.0.0/8"]}, {"sources": (RANGE,)}),
+        ({}, {"externalTrafficPolicy": "Local"}, {"external_traffic_policy": "Local"}),
+        (LOCAL, {"healthCheckNodePort": 31001}, {"health_check_node_port": 31001}),
     ],
 )
-def test_every_change_that_matters_reaches_the_host(change: dict[str, Any]) -> None:
+def test_every_change_that_matters_reaches_the_host(
+    before: dict[str, Any], change: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    _changes(before, {"spec": change}, fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fields"),
+    [
+        (MODE, "dsr", {"mode": "dsr"}),
+        (IP_POOL, "default", {"ip_pool": "default"}),
+        (NETWORK, "default/vlan8", {"network": "default/vlan8"}),
+        (PROJECT, "c-a/p-b", {"scope_project": "c-a/p-b"}),
+        (NAMESPACE, "shop", {"scope_namespace": "shop"}),
+        (SOURCE_RANGES, "10.0.0.0/8", {"sources": (RANGE,)}),
+    ],
+)
+def test_every_annotation_reaches_the_host(name: str, value: str, fields: dict[str, Any]) -> None:
+    _changes({}, {"metadata": {"annotations": {name: value}}}, fields)
+
+
+def _changes(before: dict[str, Any], patch: dict[str, Any], fields: dict[str, Any]) -> None:
+    """``patch`` on a Service with the spec ``before`` changes ``fields`` of the request, and nothing else."""
+
     @in_virtual_time
     async def scenario() -> None:
         world = World()
         async with world.leading():
-            service = await world.create()
+            service = await world.create(**before)
             await world.until_ready()
-            before = world.backend.load_balancers[TENANT, world.key(service)].request
-            await world.change(spec=change)
+            asked = world.backend.load_balancers[TENANT, world.key(service)].request
+            wanted = replace(asked, **fields)
+            assert wanted != asked
+            await world.change(**patch)
             await world.until_true(lambda: world.calls("ensure") == 2)
-            assert world.backend.load_balancers[TENANT, world.key(service)].request != before
+            assert world.backend.load_balancers[TENANT, world.key(service)].request == wanted
             await pass_time(5)
             assert (world.writes(), world.calls("ensure")) == (3, 2)
 
@@ -135,16 +181,6 @@ async def test_changes_that_the_nodes_see_to_leave_the_host_alone() -> None:
         await world.change(spec={"ports": [port]}, metadata={"labels": {"a": "b"}, "annotations": {"c": "d"}})
         await pass_time(20)
         assert (world.writes(), world.calls("ensure")) == (3, 1)
-
-
-@in_virtual_time
-async def test_an_annotation_changed_reaches_the_host() -> None:
-    world = World()
-    async with world.leading():
-        service = await world.create()
-        await world.until_ready()
-        await world.change(metadata={"annotations": {"cloudprovider.harvesterhci.io/mode": "dsr"}})
-        await world.until_true(lambda: world.backend.load_balancers[TENANT, world.key(service)].request.mode == "dsr")
 
 
 @in_virtual_time
