@@ -190,6 +190,14 @@ class TestWaiting:
             await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
             assert await given(host, vm()) == "192.0.2.2"
 
+    async def test_a_named_pool_that_comes_later_is_used(self, world: World) -> None:
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        await world.client.create(LOADBALANCERS, vm(ip_pool="later"))
+        async with world.host() as host:
+            assert '"later"' in await refused(host, vm(), "PoolNotFound")
+            await world.client.create(IPPOOLS, pool("later", subnet("198.51.100.0/24")))
+            assert await given(host, vm()) == "198.51.100.2"
+
     async def test_a_guests_limits_and_project_are_followed(self, world: World) -> None:
         scope = Scope(project="c-a/p-b", namespace="*", guest_cluster="blue")
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24"), scope=scope))
