@@ -79,7 +79,7 @@ class Batches:
         """Give addresses back."""
         for release in releases:
             self._releases[release.pool, str(release.address)] = release
-        self._wake()
+            self._wake()
 
     def refusal(self, key: Key) -> Refusal | None:
         """Return why the load balancer does not get what it lacks, as far as it has been decided."""
@@ -104,10 +104,12 @@ class Batches:
         while True:
             await self._pending.wait()
             await self._pace(last, burst=burst)
-            last = loop.time()
             sound = await self._settle_doubts()
             if sound:
                 keys, releases = self._take()
+                if not (keys or releases):
+                    continue  # no batch, so the next one need not keep a distance from it
+                last = loop.time()
                 burst = len(keys) + len(releases) >= BURST
                 sound = await self._carry_out(keys, releases)
             if sound:

@@ -1,5 +1,6 @@
 """Addresses given and taken back, over an API server in memory."""
 
+import asyncio
 from ipaddress import ip_address
 from typing import Any
 
@@ -117,6 +118,17 @@ class TestGiving:
         lb = await world.load_balancer(vm().key)
         assert lb is not None
         assert int(lb.metadata.resource_version) <= version
+
+    async def test_a_batch_that_is_done_brings_no_other(self, world: World) -> None:
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        await world.client.create(LOADBALANCERS, vm())
+        async with world.host() as host:
+            await given(host, vm())
+            batches = host.controller.load_balancers.batches
+            await eventually(lambda: not batches._pending.is_set(), "the batch to be done")
+            for _ in range(100):
+                await asyncio.sleep(0)
+                assert not batches._pending.is_set(), "an empty batch would make the next Service wait"
 
     async def test_a_stock_providers_object_is_left_alone(self, world: World) -> None:
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
