@@ -2,20 +2,24 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from ipaddress import ip_address
 from typing import Final
 
 import msgspec
 
 from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus, GuestNode
+from cloudprovider.core.api.kubernetes import Node
+from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.errors import InvalidRequest, NotFound, Violation
 from cloudprovider.core.exchange import RejectedNode, ReportedNode, Tenant
 from cloudprovider.core.plan import IPAddress, IPNetwork
 from cloudprovider.core.tenancy import NodeRules, check_nodes, node_cidrs
-from cloudprovider.host.book import AddressBook
+from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.guestclusters import NODES_REJECTED, GuestClusterStatuses, with_condition
+from cloudprovider.host.nodeaddresses import NodeAddresses
 from cloudprovider.kube.queue import WorkQueue
 
 _log = logging.getLogger(__name__)
@@ -23,10 +27,16 @@ _log = logging.getLogger(__name__)
 MAX_NODES: Final = 5000
 _NAMED: Final = 5
 """So many rejected nodes are named in the condition; the guest is told of all."""
+_GATHER_SECONDS: Final = 0.2
+"""A tenant is checked again this long after the first change that concerns it: a burst costs one check, not many."""
 
 
 class TenantNodes:
-    """Takes reports, and checks them again when an operator changes a tenant's CIDRs."""
+    """Takes reports, and checks them again when what they are held against changes.
+
+    That is: a tenant's CIDRs; and, of the tenants that have reported one of the addresses concerned, the gateways of
+    pools, the addresses of the host's nodes, and what the blocks allocate.
+    """
 
     def __init__(
         self,
@@ -42,8 +52,14 @@ class TenantNodes:
         self._statuses = statuses
         self._reserved = tuple(reserved)
         self._reports: dict[Tenant, tuple[ReportedNode, ...]] = {}
-        self._queue: WorkQueue[Tenant] = WorkQueue(self._check_again, name="tenant-nodes", workers=2, rng=rng)
+        self._addresses = NodeAddresses()
+        self._infrastructure: frozenset[IPAddress] = frozenset()
+        # None stands for the gateways and the host's addresses, which are compared as a whole.
+        self._queue: WorkQueue[Tenant | None] = WorkQueue(self._work, name="tenant-nodes", workers=2, rng=rng)
         caches.guest_clusters.on_change(self._changed)
+        caches.nodes.on_change(self._host_node_changed)
+        caches.blocks.on_change(self._block_changed)
+        book.on_room(self._room_changed)
 
     async def run(self) -> None:
         """Check again what changed rules make doubtful, until cancelled."""
@@ -55,6 +71,7 @@ class TenantNodes:
             message = f"{len(nodes)} nodes are more than the {MAX_NODES} that one cluster may send: exclude some"
             raise InvalidRequest(Violation(field="nodes", reason="TooManyNodes", message=message))
         self._reports[tenant] = tuple(nodes)
+        self._addresses.put(tenant, nodes)
         return await self._write(tenant)
 
     async def _write(self, tenant: Tenant) -> Sequence[RejectedNode]:
@@ -63,8 +80,11 @@ class TenantNodes:
         def change(status: GuestClusterStatus) -> GuestClusterStatus:
             nonlocal rejected
             cluster = self._caches.guest_cluster(tenant)
-            reported = self._reports.get(tenant, _nodes_of(status))
-            accepted, rejected = check_nodes(reported, self._rules(cluster))
+            reported = self._reports.get(tenant)
+            known = _nodes_of(status) if reported is None else reported
+            accepted, rejected = check_nodes(known, self._rules(cluster))
+            if reported is None and not rejected:
+                return status  # what else was reported, and rejected, to the process before us is not known
             more = f" (and {len(rejected) - _NAMED} more)" if len(rejected) > _NAMED else ""
             message = "; ".join(r.message for r in rejected[:_NAMED]) + more
             return msgspec.structs.replace(
@@ -75,6 +95,22 @@ class TenantNodes:
 
         await self._statuses.update(tenant, change)
         return rejected
+
+    async def _work(self, key: Tenant | None) -> None:
+        if key is None:
+            self._compare_infrastructure()
+        else:
+            await self._check_again(key)
+
+    def _compare_infrastructure(self) -> None:
+        now = self._host_addresses() | self._book.gateways()
+        before, self._infrastructure = self._infrastructure, now
+        self._doubt(before ^ now)
+
+    def _doubt(self, addresses: AbstractSet[IPAddress]) -> None:
+        """Have the tenants checked that have reported one of the addresses."""
+        for tenant in self._addresses.tenants_at(addresses):
+            self._queue.add_after(tenant, _GATHER_SECONDS)
 
     async def _check_again(self, tenant: Tenant) -> None:
         try:
@@ -94,23 +130,49 @@ class TenantNodes:
         )
 
     def _host_addresses(self) -> frozenset[IPAddress]:
-        found = set()
-        for node in self._caches.nodes.objects.values():
-            for entry in node.status.addresses:
-                try:
-                    found.add(ip_address(entry.address))
-                except ValueError:
-                    continue  # a host name
-        return frozenset(found)
+        nodes = self._caches.nodes.objects.values()
+        return frozenset(_readable(entry.address for node in nodes for entry in node.status.addresses))
 
     def _changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
         if new is None:
             if old is not None:
-                self._reports.pop(Tenant(*old.key), None)
-        elif old is not None and old.spec.node_cidrs != new.spec.node_cidrs:
-            self._queue.add(Tenant(*new.key))
+                tenant = Tenant(*old.key)
+                self._reports.pop(tenant, None)
+                self._addresses.put(tenant, ())
+                self._queue.forget(tenant)
+            return
+        tenant = Tenant(*new.key)
+        if tenant not in self._reports and (old is None or old.status.nodes != new.status.nodes):
+            self._addresses.put(tenant, _nodes_of(new.status))
+        if old is None:
+            if new.status.nodes:  # the rules may have changed while nobody watched
+                self._queue.add_after(tenant, _GATHER_SECONDS)
+        elif old.spec.node_cidrs != new.spec.node_cidrs:
+            self._queue.add(tenant)
+
+    def _host_node_changed(self, old: Node | None, new: Node | None) -> None:
+        if old is None or new is None or old.status.addresses != new.status.addresses:
+            self._queue.add_after(None, _GATHER_SECONDS)
+
+    def _room_changed(self, room: Room) -> None:
+        if room is Room.POOLS_CHANGED:
+            self._queue.add_after(None, _GATHER_SECONDS)
+
+    def _block_changed(self, old: IPBlock | None, new: IPBlock | None) -> None:
+        before = old.spec.allocations.keys() if old is not None else frozenset()
+        after = new.spec.allocations.keys() if new is not None else frozenset()
+        self._doubt(frozenset(_readable(before ^ after)))
+
+
+def _readable(texts: Iterable[str]) -> Iterator[IPAddress]:
+    """The addresses among the texts: a Node lists host names too."""
+    for text in texts:
+        try:
+            yield ip_address(text)
+        except ValueError:
+            continue
 
 
 def _nodes_of(status: GuestClusterStatus) -> tuple[ReportedNode, ...]:
     """What was accepted before; all that is known until the guest has reported to this process."""
-    return tuple(ReportedNode(n.name, tuple(ip_address(a) for a in n.addresses)) for n in status.nodes)
+    return tuple(ReportedNode(n.name, tuple(_readable(n.addresses))) for n in status.nodes)

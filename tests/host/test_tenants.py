@@ -1,6 +1,6 @@
 """Tenants: binding, limits, nodes, inventories, and their end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -24,6 +24,7 @@ from cloudprovider.core.exchange import (
     Tenant,
 )
 from cloudprovider.core.lbobject import object_key
+from cloudprovider.core.tenancy import NodeRules, check_nodes
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.tenants import TenantEnd
@@ -41,11 +42,7 @@ REQUEST = LoadBalancerRequest(listeners=(Listener("http", "TCP", 80, 30080),))
 async def host(world: World) -> AsyncIterator[Host]:
     await world.client.create(GUESTCLUSTERS, guest_cluster(TENANT))
     await world.client.create(IPPOOLS, pool("p", subnet("10.0.0.0/24")))
-    node = Node(
-        metadata=ObjectMeta(name="host-1"),
-        status=NodeStatus(addresses=[NodeAddress(type="InternalIP", address="10.0.1.1")]),
-    )
-    await world.client.create(NODES, node)
+    await world.client.create(NODES, host_node("host-1", "10.0.1.1"))
     async with world.host() as host, world.agent(host):
         await host.backend.connect(TENANT, HELLO)
         yield host
@@ -195,6 +192,15 @@ def node(name: str, address: str) -> ReportedNode:
     return ReportedNode(name, (ip_address(address),))
 
 
+def accepted(host: Host) -> list[str]:
+    return [n.name for n in cluster_of(host).status.nodes]
+
+
+def host_node(name: str, address: str) -> Node:
+    status = NodeStatus(addresses=[NodeAddress(type="InternalIP", address=address)])
+    return Node(metadata=ObjectMeta(name=name), status=status)
+
+
 class TestNodes:
     async def test_they_stand_in_the_status_and_the_others_in_a_condition(self, host: Host) -> None:
         (service,) = services(1)
@@ -232,6 +238,77 @@ class TestNodes:
         await eventually(lambda: [n.name for n in cluster_of(host).status.nodes] == ["b"])
         await with_cidrs("172.16.0.0/16", "10.0.0.0/8")
         await eventually(lambda: [n.name for n in cluster_of(host).status.nodes] == ["a", "b"])
+
+    @pytest.mark.parametrize("kind", ["gateway", "host address"])
+    async def test_an_address_that_the_host_takes_and_gives_back(self, world: World, host: Host, kind: str) -> None:
+        await host.backend.report_nodes(TENANT, [node("a", "10.0.2.1"), node("b", "10.0.3.1")])
+        assert accepted(host) == ["a", "b"]
+        if kind == "gateway":
+            await world.client.create(IPPOOLS, pool("q", subnet("10.0.3.0/24")))
+        else:
+            await world.client.create(NODES, host_node("host-2", "10.0.3.1"))
+        await eventually(lambda: accepted(host) == ["a"], f"the {kind} is refused")
+        told = find(cluster_of(host).status.conditions, "NodesRejected")
+        assert told is not None
+        assert "10.0.3.1" in told.message
+        if kind == "gateway":
+            await world.client.delete(IPPOOLS, "", "q")
+        else:
+            await world.client.delete(NODES, "", "host-2")
+        await eventually(lambda: accepted(host) == ["a", "b"], f"what was the {kind} is accepted again")
+        assert find(cluster_of(host).status.conditions, "NodesRejected") is None
+
+    async def test_an_address_that_a_load_balancer_takes_and_gives_back(self, host: Host) -> None:
+        first, second = services(2)
+        vip = await up(host, first)
+        after = str(ip_address(vip) + 1)
+        rejected = await host.backend.report_nodes(TENANT, [node("a", vip), node("b", after)])
+        assert [r.name for r in rejected] == ["a"]
+        assert await up(host, second) == after
+        await eventually(lambda: accepted(host) == [], "an accepted address became a load balancer's")
+        await host.backend.delete(TENANT, first)
+        await eventually(lambda: accepted(host) == ["a"], "a load balancer's address was freed")
+
+    async def test_what_changed_while_no_host_ran_is_checked_at_the_start(self, world: World, host: Host) -> None:
+        other = Tenant("team-b", "green")
+        cluster = guest_cluster(other)
+        await world.client.create(GUESTCLUSTERS, cluster)
+        nodes = [{"name": "a", "addresses": ["10.0.1.1"]}, {"name": "b", "addresses": ["10.0.2.1"]}]
+        patch = {"apiVersion": cluster.api_version, "kind": cluster.kind, "status": {"nodes": nodes}}
+        await world.client.apply(
+            GUESTCLUSTERS, *cluster.key, patch, field_manager="cloudprovider-bridge", subresource="status"
+        )
+        async with world.host() as later:
+
+            def names() -> list[str]:
+                found = later.caches.guest_cluster(other)
+                return [] if found is None else [n.name for n in found.status.nodes]
+
+            await eventually(lambda: names() == ["b"])
+
+    async def test_a_burst_of_allocations_checks_only_whom_it_concerns_and_once(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checks: list[int] = []
+
+        def counting(nodes: Sequence[ReportedNode], rules: NodeRules) -> object:
+            checks.append(len(nodes))
+            return check_nodes(nodes, rules)
+
+        keys = services(101)
+        vip = await up(host, keys[0])
+        await host.backend.report_nodes(TENANT, [node("far", "10.0.2.1")])
+        monkeypatch.setattr("cloudprovider.host.nodes.check_nodes", counting)
+        for key in keys[1:51]:
+            await host.backend.ensure(TENANT, key, REQUEST, ())
+        states = host.backend.states(TENANT).states
+        await eventually(lambda: all(states[k].addresses for k in keys[:51]))
+        await host.backend.report_nodes(TENANT, [node(f"n{i:03}", str(ip_address(vip) + i)) for i in range(51, 101)])
+        assert checks == [50], "nobody's addresses were concerned: the only check is that of the report"
+        for key in keys[51:]:
+            await host.backend.ensure(TENANT, key, REQUEST, ())
+        await eventually(lambda: accepted(host) == [])
+        assert len(checks) < 25, "fifty allocations, gathered"
 
     async def test_too_many_are_refused(self, host: Host) -> None:
         nodes = [node(f"n{i}", "10.0.2.1") for i in range(5001)]
