@@ -17,7 +17,6 @@ from cloudprovider.core.errors import KubeError
 from cloudprovider.guest.config import GuestConfig
 from cloudprovider.guest.leading import Leadership
 from cloudprovider.guest.metrics import GuestMetrics
-from cloudprovider.guest.shell import run_in_shell
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.client import HttpKubeClient
@@ -27,6 +26,7 @@ from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.lease import Elector
 from cloudprovider.kube.metrics import RequestCounter, exposition
 from cloudprovider.kube.resources import NAMESPACES
+from cloudprovider.kube.shell import run_in_shell
 
 log = logging.getLogger(__name__)
 

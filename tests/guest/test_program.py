@@ -17,10 +17,10 @@ from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.guest.config import GuestConfig
 from cloudprovider.guest.program import GuestProgram, run
-from cloudprovider.guest.shell import run_in_shell
 from cloudprovider.kube.credentials import Credentials
 from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.resources import LEASES, NAMESPACES
+from cloudprovider.kube.shell import run_in_shell
 from tests.guest.world import TENANT, World, in_virtual_time, pass_time
 
 
