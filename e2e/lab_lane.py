@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from e2e.world import ProgramName, Side
-from tests.lab import checker
+from tests.lab import checker, snapshot
 from tests.lab.client import Api, ApiError
 from tests.lab.lab import POOL, RESERVED_POOL, Lab
 from tests.lab.network import Namespace
@@ -38,7 +38,7 @@ class LabWorld:
         return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)
 
     def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
-        return checker.read_kernel(self.lab).backends.get((address, protocol.lower(), port))
+        return snapshot.read_kernel(self.lab).backends.get((address, protocol.lower(), port))
 
     def node_addresses(self) -> frozenset[str]:
         return checker.eligible_nodes(self.lab.guest_plane.api.items("/api/v1/nodes"))
@@ -81,7 +81,7 @@ class LabWorld:
             "host": partial(
                 lab.host_plane.kubectl, "get", "loadbalancers,ippools,ipblocks,guestclusters", "-A", "-o", "yaml"
             ),
-            "kernel": lambda: str(checker.read_kernel(lab)),
+            "kernel": lambda: str(snapshot.read_kernel(lab)),
         }
         for name in (lab.segment.name, lab.client.namespace.name, *lab.nodes.nodes):
             namespace = Namespace(name)

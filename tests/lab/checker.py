@@ -1,59 +1,38 @@
 """Whether both clusters, the pools, the kernel and the link say the same: compared exactly, every difference told.
 
-Reads objects as JSON and rules as ``nft`` shows them; shares no code with the programs that it checks.
+:func:`compare` is pure, over what snapshot.py has gathered; it shares no code with the programs that it checks.
+Every sentence begins with the place that is wrong: ``guest``, ``host``, ``pools``, ``kernel`` or ``link``.
 """
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network
 
 from tests.lab.client import Object
-from tests.lab.lab import TENANT_NAMESPACE, Lab
+from tests.lab.kernelcheck import balancers_and_kernel
+from tests.lab.lab import TENANT, TENANT_NAMESPACE, Lab
 from tests.lab.process import LabError, wait_for
+from tests.lab.snapshot import State, collect
 
-LOADBALANCERS = "/apis/loadbalancer.harvesterhci.io/v1beta1/loadbalancers"
-BLOCKS = "/apis/loadbalancer.harvesterhci.io/v1beta1/ipblocks"
 HANDLED_CLASSES = (None, "cloudprovider.harvesterhci.io/load-balancer")
 EXCLUDED = (
     "node.kubernetes.io/exclude-from-external-load-balancers",
     "service.kubernetes.io/exclude-from-external-load-balancers",
 )
-GROUP_MASK = 0x00FFFFFF
+SERVICE_FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
+BALANCER_FINALIZER = "loadbalancer.harvesterhci.io/address-release"
+SERVICE_READY = "loadbalancer.harvesterhci.io/Ready"
+BLOCK_SIZE = 256
+MAP_LIMIT = 1000
+"""Entries of a pool's status, after which it is cut and says so."""
 AGREEMENT_LIMIT_SECONDS = 20.0
 
-Listener = tuple[str, str, int]
-"""(address, "tcp" or "udp", port)."""
-
-
-@dataclass
-class Kernel:
-    """What the agent's namespace really does."""
-
-    addresses: set[str] = field(default_factory=set)
-    backends: dict[Listener, frozenset[str]] = field(default_factory=dict)
-    ports: dict[Listener, int] = field(default_factory=dict)
-    unused_groups: set[int] = field(default_factory=set)
+ServiceName = tuple[str, str]
 
 
 def differences(lab: Lab) -> list[str]:
     """Every sentence on which two of the places disagree; none when all is well."""
-    services = {
-        (item["metadata"]["namespace"], item["metadata"]["name"]): item
-        for item in lab.guest_plane.api.items("/api/v1/services")
-        if item["spec"]["type"] == "LoadBalancer" and item["spec"].get("loadBalancerClass") in HANDLED_CLASSES
-    }
-    nodes = eligible_nodes(lab.guest_plane.api.items("/api/v1/nodes"))
-    balancers = lab.host_plane.api.items(LOADBALANCERS)
-    kernel = read_kernel(lab)
-    return [
-        *_services_and_balancers(services, balancers),
-        *_plain_services(lab.guest_plane.api.items("/api/v1/services")),
-        *_balancers_and_blocks(balancers, lab.host_plane.api.items(BLOCKS)),
-        *_balancers_and_kernel(balancers, nodes, kernel),
-    ]
+    return compare(collect(lab))
 
 
 def wait_until_agreed(lab: Lab, timeout: float = AGREEMENT_LIMIT_SECONDS) -> None:
@@ -72,24 +51,65 @@ def wait_until_agreed(lab: Lab, timeout: float = AGREEMENT_LIMIT_SECONDS) -> Non
         raise
 
 
-def eligible_nodes(nodes: list[Object]) -> frozenset[str]:
-    """Addresses of the nodes that take traffic, by Kubernetes' own rules (KEP-1143, KEP-3458)."""
-    return frozenset(
-        address["address"]
+def compare(state: State) -> list[str]:
+    """The differences within one look at everything."""
+    handled = {
+        (item["metadata"]["namespace"], item["metadata"]["name"]): item
+        for item in state.services
+        if item["spec"]["type"] == "LoadBalancer" and item["spec"].get("loadBalancerClass") in HANDLED_CLASSES
+    }
+    takers = traffic_nodes(state.nodes)
+    local = {key: _local_nodes(key, state.slices) for key, service in handled.items() if _is_local(service)}
+    wanted = {key: local.get(key, frozenset(takers)) & takers.keys() for key in handled}
+    backends = {key: frozenset(a for name in names for a in takers[name]) for key, names in wanted.items()}
+    return [
+        *_services_and_balancers(handled, state.balancers),
+        *_plain_services(state.services),
+        *_endpoint_nodes(local, state.balancers),
+        *_nodes(takers, state.tenants),
+        *_balancers_and_blocks(state.balancers, state.blocks),
+        *_pools_and_blocks(state.pools, state.blocks),
+        *balancers_and_kernel(state.host, state.balancers, backends, state.kernel),
+    ]
+
+
+def traffic_nodes(nodes: list[Object]) -> dict[str, frozenset[str]]:
+    """The nodes that take traffic with their addresses, by Kubernetes' own rules (KEP-1143, KEP-3458)."""
+    return {
+        node["metadata"]["name"]: frozenset(addresses)
         for node in nodes
         if not node["metadata"].get("deletionTimestamp")
         and not any(label in node["metadata"].get("labels", {}) for label in EXCLUDED)
         and not any(taint["key"] == "ToBeDeletedByClusterAutoscaler" for taint in node["spec"].get("taints", []))
-        for address in node["status"].get("addresses", [])
-        if address["type"] == "InternalIP"
-    )
+        and (addresses := [a["address"] for a in node["status"].get("addresses", []) if a["type"] == "InternalIP"])
+    }
 
 
-def _services_and_balancers(services: dict[tuple[str, str], Object], balancers: list[Object]) -> Iterator[str]:
-    by_service: dict[tuple[str, str], list[Object]] = defaultdict(list)
-    for balancer in balancers:
-        reference = balancer["spec"].get("service", {})
-        by_service[reference.get("namespace", ""), reference.get("name", "")].append(balancer)
+def eligible_nodes(nodes: list[Object]) -> frozenset[str]:
+    """Addresses of the nodes that take traffic."""
+    return frozenset().union(*traffic_nodes(nodes).values())
+
+
+def _is_local(service: Object) -> bool:
+    return bool(service["spec"].get("externalTrafficPolicy") == "Local")
+
+
+def _local_nodes(key: ServiceName, slices: list[Object]) -> frozenset[str]:
+    """The nodes with ready endpoints; where there is none, those whose endpoints serve to their end (KEP-1669)."""
+    endpoints = [
+        (endpoint["nodeName"], endpoint.get("conditions", {}))
+        for piece in slices
+        if (piece["metadata"]["namespace"], piece["metadata"].get("labels", {}).get("kubernetes.io/service-name"))
+        == key
+        for endpoint in piece.get("endpoints") or []
+        if endpoint.get("nodeName")
+    ]
+    ready = frozenset(name for name, conditions in endpoints if conditions.get("ready") is not False)
+    return ready or frozenset(name for name, c in endpoints if c.get("serving") and c.get("terminating"))
+
+
+def _services_and_balancers(services: Mapping[ServiceName, Object], balancers: list[Object]) -> Iterator[str]:
+    by_service = _by_service(balancers)
     for key in sorted(by_service.keys() - services.keys()):
         yield f"host: {', '.join(map(_name, by_service[key]))} stands for no Service (of {'/'.join(key)})"
     for key, service in sorted(services.items()):
@@ -99,26 +119,61 @@ def _services_and_balancers(services: dict[tuple[str, str], Object], balancers: 
         elif len(found) != 1:
             yield f"guest: Service {'/'.join(key)} has {len(found)} LoadBalancers on the host"
         else:
-            yield from _pair("/".join(key), service, found[0])
+            yield from _specs("/".join(key), service, found[0])
+            yield from _statuses("/".join(key), service, found[0])
 
 
-def _pair(name: str, service: Object, balancer: Object) -> Iterator[str]:
-    uid = balancer["spec"]["service"]["uid"]
-    if uid != service["metadata"]["uid"]:
-        yield f"Service {name} has UID {service['metadata']['uid']}, its LoadBalancer is for {uid}"
+def _specs(name: str, service: Object, balancer: Object) -> Iterator[str]:
+    """What the Service asks for, and what the LoadBalancer says that it does."""
+    asked, made = service["spec"], balancer["spec"]
+    if (uid := made["service"]["uid"]) != service["metadata"]["uid"]:
+        yield f"host: Service {name} has UID {service['metadata']['uid']}, its LoadBalancer is for {uid}"
     if balancer["metadata"]["namespace"] != TENANT_NAMESPACE:
         yield f"host: {_name(balancer)} is not in the tenant's namespace"
-    wanted = {(p["protocol"], p["port"], p.get("nodePort")) for p in service["spec"]["ports"]}
-    made = {(p.get("protocol", "TCP"), p["port"], p.get("backendPort")) for p in balancer["spec"].get("listeners", [])}
-    if wanted != made:
-        yield f"Service {name} has ports {sorted(wanted)}, its LoadBalancer {sorted(made)}"
-    shown = [ingress.get("ip") for ingress in service["status"].get("loadBalancer", {}).get("ingress", [])]
-    given = _addresses(balancer)
+    if (cluster := balancer["metadata"].get("labels", {}).get("cloudprovider.harvesterhci.io/cluster")) != TENANT:
+        yield f"host: {_name(balancer)} is of the cluster {cluster}"
+    wanted_ports = sorted((p.get("name", ""), p["protocol"], p["port"], p.get("nodePort")) for p in asked["ports"])
+    listeners = made.get("listeners", [])
+    made_ports = sorted(
+        (p.get("name", ""), p.get("protocol", "TCP"), p["port"], p.get("backendPort")) for p in listeners
+    )
+    if wanted_ports != made_ports:
+        yield f"host: Service {name} has ports {wanted_ports}, its LoadBalancer {made_ports}"
+    for what, default in (("externalTrafficPolicy", "Cluster"), ("sessionAffinity", "None")):
+        if asked.get(what, default) != made.get(what, default):
+            yield f"host: Service {name} has {what} {asked.get(what)}, its LoadBalancer {made.get(what)}"
+    if asked.get("healthCheckNodePort") != made.get("healthCheckNodePort"):
+        yield f"host: Service {name} has another healthCheckNodePort than its LoadBalancer"
+    wanted_sources = set(asked.get("loadBalancerSourceRanges", []))
+    if wanted_sources != set(made.get("sourceRanges", [])):
+        told = sorted(made.get("sourceRanges", []))
+        yield f"host: Service {name} is open to {sorted(wanted_sources)}, its LoadBalancer to {told}"
+
+
+def _statuses(name: str, service: Object, balancer: Object) -> Iterator[str]:
+    """What the LoadBalancer has, and what the Service shows."""
+    for item, place, finalizer in (
+        (service, "guest: Service", SERVICE_FINALIZER),
+        (balancer, "host: LoadBalancer of", BALANCER_FINALIZER),
+    ):
+        if finalizer not in item["metadata"].get("finalizers", []):
+            yield f"{place} {name} lacks the finalizer {finalizer}"
+    ingress = service["status"].get("loadBalancer", {}).get("ingress", [])
+    shown, given = [entry.get("ip") for entry in ingress], _addresses(balancer)
     if shown != given:
-        yield f"Service {name} shows {shown}, its LoadBalancer has {given}"
-    modes = {ingress.get("ipMode") for ingress in service["status"].get("loadBalancer", {}).get("ingress", [])}
-    if modes - {"VIP"}:
-        yield f"Service {name} shows ipMode {modes}"
+        yield f"guest: Service {name} shows {shown or 'no address'}, its LoadBalancer has {given or 'none'}"
+    if modes := {entry.get("ipMode") for entry in ingress} - {"VIP"}:
+        yield f"guest: Service {name} shows ipMode {modes}"
+    status = balancer.get("status", {})
+    first = given[0] if given else ""
+    recorded = (status.get("address", ""), status.get("allocatedAddress", {}).get("ip", ""))
+    if recorded != (first, first):
+        yield f"host: LoadBalancer of {name} has {given or 'no address'}, and records {recorded}"
+    allocated, ready = _condition(balancer, "Allocated"), _condition(balancer, "Ready")
+    if allocated != str(bool(given)):
+        yield f"host: LoadBalancer of {name} has {given or 'no address'}, and its condition Allocated is {allocated}"
+    if (told := _condition(service, SERVICE_READY)) != ready or ready not in {"True", "False"}:
+        yield f"guest: Service {name} says {told} of being ready, its LoadBalancer {ready}"
 
 
 def _plain_services(services: list[Object]) -> Iterator[str]:
@@ -131,64 +186,118 @@ def _plain_services(services: list[Object]) -> Iterator[str]:
             yield f"guest: {_name(service)} is of type {service['spec']['type']} and still has a finalizer"
 
 
+def _endpoint_nodes(local: Mapping[ServiceName, frozenset[str]], balancers: list[Object]) -> Iterator[str]:
+    """Policy Local: the nodes with endpoints, as the host knows them; of the others it needs to know none."""
+    for key, found in sorted(_by_service(balancers).items()):
+        nodes = sorted(local.get(key, ()))
+        for balancer in found:
+            if (told := sorted(balancer["spec"].get("endpointNodes", []))) != nodes:
+                yield f"host: LoadBalancer of {'/'.join(key)} names the endpoints' nodes {told}, not {nodes}"
+
+
+def _nodes(takers: Mapping[str, frozenset[str]], tenants: list[Object]) -> Iterator[str]:
+    if not tenants:
+        yield "host: there is no GuestCluster"
+    for tenant in tenants:
+        told = {n["name"]: frozenset(n["addresses"]) for n in tenant.get("status", {}).get("nodes", [])}
+        if told != takers:
+            yield f"host: GuestCluster {_name(tenant)} has the nodes {_listed(told)}, not {_listed(takers)}"
+
+
 def _balancers_and_blocks(balancers: list[Object], blocks: list[Object]) -> Iterator[str]:
-    holders: dict[str, tuple[str, str]] = {}
+    """Every address belongs to one LoadBalancer, and the pool that it is from says so."""
+    holders: dict[str, tuple[str, str, str]] = {}
     for block in blocks:
+        pool = block["spec"]["pool"]
         for address, allocation in block["spec"].get("allocations", {}).items():
-            if allocation["owner"].startswith("agent/"):
-                continue
             if address in holders:
                 yield f"pools: {address} is handed out twice"
-            holders[address] = (allocation["owner"], allocation.get("uid", ""))
-    wanted: dict[str, tuple[str, str]] = {}
+            holders[address] = (allocation["owner"], allocation.get("uid", ""), pool)
+    wanted: dict[str, tuple[str, str, str]] = {}
     for balancer in balancers:
-        for address in _addresses(balancer):
+        for entry in balancer.get("status", {}).get("addresses", []):
+            address = entry["ip"]
             if address in wanted:
                 yield f"host: {address} belongs to both {wanted[address][0]} and {_name(balancer)}"
-            wanted[address] = (_name(balancer), balancer["metadata"]["uid"])
+            wanted[address] = (_name(balancer), balancer["metadata"]["uid"], entry.get("ipPool", ""))
     for address in sorted(holders.keys() | wanted.keys()):
         if holders.get(address) != wanted.get(address):
             yield f"pools: {address} is held by {holders.get(address)}, used by {wanted.get(address)}"
 
 
-def _balancers_and_kernel(balancers: list[Object], nodes: frozenset[str], kernel: Kernel) -> Iterator[str]:
-    backends: dict[Listener, frozenset[str]] = {}
-    ports: dict[Listener, int] = {}
+def _pools_and_blocks(pools: list[Object], blocks: list[Object]) -> Iterator[str]:
+    """A pool's status is the sum of its blocks."""
+    of_pool: dict[str, list[Object]] = defaultdict(list)
+    for block in blocks:
+        of_pool[block["spec"]["pool"]].append(block)
+    for stray in sorted(of_pool.keys() - {pool["metadata"]["name"] for pool in pools}):
+        yield f"pools: there are blocks of {stray}, which is no pool"
+    for pool in pools:
+        name, status = pool["metadata"]["name"], pool.get("status", {})
+        allocated: dict[str, str] = {}
+        history: dict[str, str] = {}
+        for block in of_pool[name]:
+            of_block = block["spec"].get("allocations", {})
+            allocated |= {address: allocation["owner"] for address, allocation in of_block.items()}
+            history |= block["spec"].get("history", {})
+            first = int(IPv4Address(block["spec"]["first"]))
+            for address in of_block:
+                if not first <= int(IPv4Address(address)) < first + BLOCK_SIZE:
+                    yield f"pools: {address} of {name} stands in the block of {block['spec']['first']}"
+        for address in sorted(allocated):
+            if not any(_holds(one, address) for one in pool["spec"]["ranges"]):
+                yield f"pools: {address} is not in the ranges of {name}, which has handed it out"
+        total = sum(_size(one) for one in pool["spec"]["ranges"])
+        for what, value in (("total", total), ("available", total - len(allocated))):
+            if status.get(what) != value:
+                yield f"pools: the status of {name} says {what} {status.get(what)}, the blocks {value}"
+        for what, entries in (("allocated", allocated), ("allocatedHistory", history)):
+            told = status.get(what, {})
+            if told.items() - entries.items() or len(told) != min(len(entries), MAP_LIMIT):
+                yield f"pools: the status of {name} says {what} {_odd(told, entries)} otherwise than the blocks"
+        cut = max(len(allocated), len(history)) > MAP_LIMIT
+        if bool(status.get("truncated")) != cut:
+            yield f"pools: the status of {name} says that it is{'' if not cut else ' not'} cut"
+
+
+def _bounds(one: Object) -> tuple[int, int]:
+    """First and last address of a range; what is not given is the subnet's first and last host."""
+    subnet = IPv4Network(one["subnet"], strict=False)
+    first, last = one.get("rangeStart") or subnet[1], one.get("rangeEnd") or subnet[-2]
+    return int(IPv4Address(first)), int(IPv4Address(last))
+
+
+def _holds(one: Object, address: str) -> bool:
+    first, last = _bounds(one)
+    return first <= int(IPv4Address(address)) <= last and address != one.get("gateway")
+
+
+def _size(one: Object) -> int:
+    first, last = _bounds(one)
+    gateway = one.get("gateway") or str(IPv4Network(one["subnet"], strict=False)[1])
+    return last - first + 1 - (first <= int(IPv4Address(gateway)) <= last)
+
+
+def _odd(told: Mapping[str, str], entries: Mapping[str, str]) -> list[str]:
+    return sorted(address for address, _ in told.items() ^ entries.items())
+
+
+def _by_service(balancers: list[Object]) -> dict[ServiceName, list[Object]]:
+    found: dict[ServiceName, list[Object]] = defaultdict(list)
     for balancer in balancers:
-        if balancer["metadata"].get("deletionTimestamp"):
-            yield f"host: {_name(balancer)} is still being deleted"
-        holder = balancer.get("status", {}).get("holder", {})
-        if holder.get("addresses", []) != _addresses(balancer):
-            yield f"host: {_name(balancer)} has {_addresses(balancer)}, its holder {holder.get('addresses', [])}"
-        if holder.get("generation") != balancer["metadata"]["generation"]:
-            yield (
-                f"host: {_name(balancer)} is at generation {balancer['metadata']['generation']}, "
-                f"the kernel at {holder.get('generation')}"
-            )
-        for address in _addresses(balancer):
-            for port in balancer["spec"].get("listeners", []):
-                listener = (address, port.get("protocol", "TCP").lower(), port["port"])
-                backends[listener] = nodes
-                ports[listener] = port["backendPort"]
-    addresses = {address for balancer in balancers for address in _addresses(balancer)}
-    if addresses != kernel.addresses:
-        more, less = sorted(kernel.addresses - addresses), sorted(addresses - kernel.addresses)
-        yield f"link: answers for {more} too, and not for {less}"
-    for listener in sorted(backends.keys() | kernel.backends.keys()):
-        if backends.get(listener) != kernel.backends.get(listener):
-            yield (
-                f"kernel: {listener} goes to {_sorted(kernel.backends.get(listener))}, "
-                f"not to {_sorted(backends.get(listener))}"
-            )
-    for listener in sorted(ports.keys() | kernel.ports.keys()):
-        if ports.get(listener) != kernel.ports.get(listener):
-            yield f"kernel: {listener} goes to port {kernel.ports.get(listener)}, not {ports.get(listener)}"
-    if kernel.unused_groups:
-        yield f"kernel: groups {sorted(kernel.unused_groups)} are used by no listener"
+        reference = balancer["spec"].get("service", {})
+        found[reference.get("namespace", ""), reference.get("name", "")].append(balancer)
+    return dict(found)
 
 
-def _sorted(addresses: frozenset[str] | None) -> list[str] | None:
-    return None if addresses is None else sorted(addresses)
+def _condition(item: Object, kind: str) -> str:
+    """The status of a condition; "" without it."""
+    conditions = item.get("status", {}).get("conditions", [])
+    return next((str(c["status"]) for c in conditions if c["type"] == kind), "")
+
+
+def _listed(nodes: Mapping[str, frozenset[str]]) -> list[str]:
+    return [f"{name} {' '.join(sorted(addresses))}" for name, addresses in sorted(nodes.items())]
 
 
 def _addresses(balancer: Object) -> list[str]:
@@ -197,35 +306,3 @@ def _addresses(balancer: Object) -> list[str]:
 
 def _name(item: Object) -> str:
     return f"{item['metadata']['namespace']}/{item['metadata']['name']}"
-
-
-def read_kernel(lab: Lab) -> Kernel:
-    """What the agent's namespace has in its maps and on its link; nothing where there is no namespace."""
-    kernel = Kernel(addresses=lab.addresses_on_link())
-    if not Path(f"/run/netns/{lab.segment.name}").exists():
-        return kernel
-    ruleset = json.loads(lab.segment.run("nft", "-j", "list", "ruleset"))["nftables"]
-    maps: dict[str, list[Any]] = {item["map"]["name"]: item["map"].get("elem", []) for item in ruleset if "map" in item}
-    groups: dict[int, set[str]] = defaultdict(set)
-    for name, elements in maps.items():
-        if name.startswith("slots_"):
-            for slot, node in elements:
-                groups[_key(slot)[0]].add(node)
-    used: set[int] = set()
-    for element, mark in maps.get("listeners", []):
-        address, protocol, port = _key(element)
-        group = mark & GROUP_MASK
-        used.add(group)
-        kernel.backends[address, protocol, port] = frozenset(groups[group]) if group else frozenset()
-    for element, target in maps.get("ports", []):
-        address, protocol, port = _key(element)
-        kernel.ports[address, protocol, port] = target
-    kernel.unused_groups = groups.keys() - used
-    return kernel
-
-
-def _key(element: Any) -> list[Any]:
-    """The parts of a concatenated key, with or without a counter around it (libnftables-json(5))."""
-    value = element["elem"]["val"] if "elem" in element else element
-    parts: list[Any] = value["concat"]
-    return parts

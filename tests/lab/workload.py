@@ -50,12 +50,11 @@ def service(
     app: str = "",
     kind: str = "LoadBalancer",
     annotations: Mapping[str, str] | None = None,
+    **spec: object,
 ) -> Object:
-    """A Service before the deployment ``app`` (without it, of the Service's own name)."""
-    return {
-        "metadata": {"name": name, "annotations": dict(annotations or {})},
-        "spec": {"type": kind, "selector": {"app": app or name}, "ports": [port.manifest() for port in ports]},
-    }
+    """A Service before the deployment ``app`` (without it, of the Service's own name); ``spec``: more fields of it."""
+    fixed = {"type": kind, "selector": {"app": app or name}, "ports": [port.manifest() for port in ports]}
+    return {"metadata": {"name": name, "annotations": dict(annotations or {})}, "spec": {**fixed, **spec}}
 
 
 class Workspace:
