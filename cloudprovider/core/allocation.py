@@ -19,13 +19,16 @@ from typing import Literal
 
 from cloudprovider.core.api.meta import ObjectMeta, OwnerReference
 from cloudprovider.core.api.pool import BLOCK_POOL_LABEL, Allocation, IPBlock, IPBlockSpec
+from cloudprovider.core.claims import Claims
 from cloudprovider.core.ledger import Held, Ledger
 from cloudprovider.core.naming import block_name, label_value
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import BlockId, Version, bit_of, block_of
 
-Refusal = Literal["PoolNotFound", "PoolExhausted", "AddressInUse", "AddressNotInPool"]
+Refusal = Literal["PoolNotFound", "PoolExhausted", "AddressInUse", "AddressNotInPool", "WaitingForGuests"]
+
+_NO_CLAIMS = Claims()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +141,16 @@ class Allocator:
         """Tell, after a start, where the pool's search had come to."""
         self._cursors.setdefault(pool, address)
 
-    def propose(self, wants: Iterable[Want], releases: Iterable[Release] = (), *, now: str) -> Proposal:
+    def propose(
+        self, wants: Iterable[Want], releases: Iterable[Release] = (), *, now: str, claims: Claims = _NO_CLAIMS
+    ) -> Proposal:
         """Decide over a batch; what is released in it is free for it. ``now``: RFC 3339, for the records.
 
         Raises RuntimeError while a block is in doubt.
         """
         if self._doubted:
             raise RuntimeError(f"blocks must be read first: {', '.join(sorted(self._doubted))}")
-        draft = _Draft(self.ledger, self._pools, dict(self._cursors), now)
+        draft = _Draft(self.ledger, self._pools, dict(self._cursors), now, claims)
         released = tuple((release, draft.release(release)) for release in releases)
         outcomes = tuple(draft.grant(want) for want in wants)
         return Proposal(outcomes, released, draft.writes(), draft.searched)
@@ -170,6 +175,7 @@ class _Draft:
     pools: Mapping[str, PoolView]
     cursors: dict[str, IPAddress]
     now: str
+    claims: Claims
     pages: dict[str, _Page] = field(default_factory=dict)
     new: dict[BlockId, set[str]] = field(default_factory=dict)
     granted: dict[tuple[str, str], list[Held]] = field(default_factory=dict)
@@ -204,15 +210,19 @@ class _Draft:
         if view is None or view.ranges is None or view.configured is None:
             what = "does not exist" if view is None else f"has wrong ranges ({view.error})"
             return Refused(want, "PoolNotFound", f'the pool "{want.pool}" {what}: an operator must correct that')
+        if not self.claims.complete and want.fixed not in (None, *want.preferred):
+            return Refused(want, "WaitingForGuests", _WAITING)
         if want.fixed is not None:
             return self._fixed(want, want.fixed, view)
-        wished = (a for a in (*want.preferred, *self.ledger.history(want.pool, want.owner)))
-        address = next(
-            (a for a in wished if a.version == want.version and a in view.ranges and self._free(a, view)), None
-        )
+        history = self.ledger.history(want.pool, want.owner) if self.claims.complete else ()
+        address = next((a for a in (*want.preferred, *history) if self._is_open(want, a, view)), None)
+        if address is None and not self.claims.complete:
+            return Refused(want, "WaitingForGuests", _WAITING)
         if address is None:
             address = view.ranges.next_free(
-                want.version, self.cursors.get(want.pool), lambda block: self._taken(block, view.network)
+                want.version,
+                self.cursors.get(want.pool),
+                lambda block: self._taken(block, view.network) | self.claims.mask(want.pool, block),
             )
             if address is None:
                 return Refused(want, "PoolExhausted", _exhausted(want, view))
@@ -262,9 +272,19 @@ class _Draft:
     def _fixed(self, want: Want, address: IPAddress, view: PoolView) -> Granted | Refused:
         if view.ranges is None or address not in view.ranges:
             return Refused(want, "AddressNotInPool", _not_in_pool(address, view))
-        if not self._free(address, view):
+        if not self._free(address, view) or self.claims.is_anothers(want.pool, address, want.owner):
             return Refused(want, "AddressInUse", self._in_use(want, address, view))
         return self._take(want, address)
+
+    def _is_open(self, want: Want, address: IPAddress, view: PoolView) -> bool:
+        """Whether the pool can give just this address for the want."""
+        return (
+            address.version == want.version
+            and view.ranges is not None
+            and address in view.ranges
+            and self._free(address, view)
+            and not self.claims.is_anothers(want.pool, address, want.owner)
+        )
 
     def _take(self, want: Want, address: IPAddress) -> Granted:
         identity = block_of(address)
@@ -337,6 +357,12 @@ class _Draft:
                 whom = f'the load balancer "{owner}"' if known else "somebody else"
                 return f"{address} is in use by {whom}: ask for another address, or for none"
         return f'{address} of the pool "{view.name}" is in use: ask for another address, or for none'
+
+
+_WAITING = (
+    "the host has lost records of addresses (was it restored from a backup?), so nobody is given a new one before every"
+    " guest cluster has said which it uses; that takes less than a minute, and nothing is to be done"
+)
 
 
 def _not_in_pool(address: IPAddress, view: PoolView) -> str:

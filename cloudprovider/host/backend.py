@@ -119,17 +119,22 @@ class HostBackend:
         check_request(tenant, self._caches.project_of(tenant.namespace), cluster.spec, request)
         want = wanted_object(tenant, service, request, cluster_uid=cluster.status.cluster_uid, limits=cluster.spec)
         async with self._alone(want.key):
-            # Before the object is seen: the controller may decide at once.
-            self._hints.tell(want.key, shown_addresses)
+            have = self._caches.load_balancers.get(*want.key)
+            known = self._hints.knows(want.key)
+            if have is None or stands_for(have, tenant, service):
+                # Before the object is seen: the controller may decide at once.
+                self._hints.tell(tenant, want.key, shown_addresses)
             self._inventories.ensured(want.key)
             try:
-                have = self._caches.load_balancers.get(*want.key)
                 if have is None:
                     have = await self._create(tenant, cluster, want)
                 lb = await self._update(tenant, service, have, want)
             finally:
-                if self._caches.load_balancers.get(*want.key) is None:
-                    self._forget(want.key)
+                have = self._caches.load_balancers.get(*want.key)
+                if have is None:
+                    self._inventories.forget(want.key)
+                if not known and (have is None or not stands_for(have, tenant, service)):
+                    self._hints.forget(want.key)
         return state_of(lb, service)
 
     async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
@@ -145,16 +150,26 @@ class HostBackend:
     async def report_inventory(self, tenant: Tenant, inventory: Inventory) -> InventoryResult:
         """See TenantBackend."""
         cluster = self._known(tenant)
-        for item in inventory.items:
-            key = object_key(tenant, item.service)
-            if key in self._caches.load_balancers.objects:
-                self._hints.tell(key, item.shown_addresses)
+        self._inventories.check(cluster, inventory)
+        self._take_hints(tenant, cluster, inventory)
         present = {}
         for lb in self._caches.load_balancers_of(tenant):
             found = service_of(lb)
             if found is not None and not self._is_going(lb):
                 present[found[1]] = lb.key
         return await self._inventories.report(tenant, cluster, inventory, present, self._delete)
+
+    def _take_hints(self, tenant: Tenant, cluster: GuestCluster, inventory: Inventory) -> None:
+        """Note what the Services show, also where the load balancer is gone: the guest is going to ask for it anew."""
+        objects = self._caches.load_balancers.objects
+        shown = {}
+        for item in inventory.items:
+            key = object_key(tenant, item.service)
+            have = objects.get(key)
+            if have is None or stands_for(have, tenant, item.service):
+                shown[key] = item.shown_addresses
+        room = max(0, cluster.spec.quota.load_balancers - len(self._caches.load_balancers_of(tenant)))
+        self._hints.tell_all(tenant, shown, objects, complete=inventory.complete, limit=room)
 
     # --- one load balancer ---------------------------------------------------------------------------------------
 
@@ -276,15 +291,12 @@ class HostBackend:
         if old is None:
             return
         self._marked.discard(old.metadata.uid)
-        self._forget(old.key)
+        self._hints.gone(old.key)
+        self._inventories.forget(old.key)
         gone = service_of(old)
         if gone is not None:
             tenant, service = gone
             self.states(tenant).remove(service)
-
-    def _forget(self, key: Key) -> None:
-        self._hints.forget(key)
-        self._inventories.forget(key)
 
     def _tenant_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
         changed = new or old
@@ -293,6 +305,7 @@ class HostBackend:
         tenant = Tenant(*changed.key)
         if new is None:
             self._logs.pop(tenant, None)
+            self._hints.tenant_gone(tenant)
         for listener in list(self._listeners):
             listener(tenant)
 

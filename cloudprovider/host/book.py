@@ -12,12 +12,15 @@ from cloudprovider.core.allocation import Allocator, Proposal, Release, Want
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.core.audit import owner_of
+from cloudprovider.core.claims import Claims
+from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held, Ledger
+from cloudprovider.core.naming import block_name
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
-from cloudprovider.core.ranges import bit_of, block_of
-from cloudprovider.core.selection import NoPool, TenantLimits, request_of, select
+from cloudprovider.core.ranges import PoolRanges, bit_of, block_of
+from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.hints import Hints
 
@@ -42,6 +45,8 @@ class Room(Enum):
 class AddressBook:
     """Follows the caches of pools and blocks; decides nothing that is not written in a block.
 
+    What a guest shows and no block records (``hints``) is kept for it as well.
+
     ``on_room`` is called when a request refused before may be granted now, ``on_pool`` with a pool whose summary may
     differ.
     """
@@ -56,6 +61,7 @@ class AddressBook:
         self._pools: list[Callable[[str], None]] = []
         caches.pools.on_change(self._pool_changed)
         caches.blocks.on_change(self._block_changed)
+        hints.on_dropped(self._freed)
 
     @property
     def ledger(self) -> Ledger:
@@ -121,7 +127,7 @@ class AddressBook:
     def propose(self, asked: Iterable[Want], releases: Iterable[Release], *, now: str) -> Proposal:
         """See :meth:`Allocator.propose`."""
         self.views()
-        return self._allocator.propose(asked, releases, now=now)
+        return self._allocator.propose(asked, releases, now=now, claims=self._claims())
 
     def written(self, proposal: Proposal, block: IPBlock) -> None:
         """Take over a block of ``proposal`` as the API server returned it."""
@@ -168,6 +174,42 @@ class AddressBook:
         """Return the gateways of all pools."""
         return frozenset(g for v in self.views().values() if v.configured is not None for g in v.configured.gateways)
 
+    def _claims(self) -> Claims:
+        """What guests show of pools that are open to them, and no block records: one address of a version for each."""
+        owners: dict[tuple[str, IPAddress], str] = {}
+        open_to: dict[Tenant, list[tuple[str, PoolRanges]]] = {}
+        for hint in self._hints.unsettled():
+            owner = "/".join(hint.key)
+            lb = self._caches.load_balancers.get(*hint.key)
+            versions = {a.version: a for a in reversed(hint.shown)}
+            rest = set(versions.values()) - {h.address for h in self.ledger.held_by(owner)}
+            if not rest or (lb is not None and not self.lacks(lb)):
+                self._hints.settle(hint.key)
+                continue
+            if hint.tenant not in open_to:
+                open_to[hint.tenant] = self._open_to(hint.tenant)
+            for address in rest:
+                for pool, ranges in open_to[hint.tenant]:
+                    block = block_of(address)
+                    if address in ranges and not self.ledger.mask(block_name(pool, block.address)) & bit_of(address):
+                        owners.setdefault((pool, address), owner)
+        if owners:
+            self._hints.suspect()
+        return Claims(owners, complete=not self._hints.may_be_more)
+
+    def _open_to(self, tenant: Tenant) -> list[tuple[str, PoolRanges]]:
+        cluster = self._caches.guest_cluster(tenant)
+        if cluster is None:
+            return []
+        asker = Request(
+            namespace=tenant.namespace,
+            project=self._caches.project_of(tenant.namespace),
+            cluster=tenant.cluster,
+            guest=True,
+            tenant=TenantLimits.of(cluster.spec),
+        )
+        return [(v.name, v.ranges) for v in self.views().values() if v.ranges is not None and is_open(asker, v)]
+
     def _pool_changed(self, old: IPPool | None, new: IPPool | None) -> None:
         if old is not None and new is not None and _essence(old) == _essence(new):
             return  # our own summary
@@ -191,8 +233,11 @@ class AddressBook:
         if changed is not None:
             self._tell_pool(changed.spec.pool)
         if before - after:
-            for callback in self._room:
-                callback(Room.FREED)
+            self._freed()
+
+    def _freed(self) -> None:
+        for callback in self._room:
+            callback(Room.FREED)
 
     def _load(self, block: IPBlock) -> None:
         proposal, self._proposal = self._proposal, None

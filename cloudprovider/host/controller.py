@@ -7,12 +7,15 @@ import random
 from typing import Final
 
 from cloudprovider.core.addressing import is_ours
-from cloudprovider.core.audit import audit
+from cloudprovider.core.audit import Findings, audit
+from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.lbobject import service_of
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.loadbalancers import LoadBalancers
+from cloudprovider.host.losses import has_lost_records, is_kept
 from cloudprovider.host.poolstatus import PoolStatuses
 from cloudprovider.kube.api import KubeClient
 
@@ -26,6 +29,7 @@ class HostController:
 
     def __init__(self, client: KubeClient, caches: Caches, hints: Hints, *, now: Clock, rng: random.Random) -> None:
         self._caches = caches
+        self._hints = hints
         self._rng = rng
         self.book = AddressBook(caches, hints)
         self.load_balancers = LoadBalancers(client, caches, self.book, hints, now=now, rng=rng)
@@ -36,17 +40,22 @@ class HostController:
         await self._caches.synced()
         self.book.resume()
         # Before anything is given: what is in use already must be recorded, or it would be given twice.
-        self.audit()
+        findings = self.audit()
+        self._hints.begin(self._tenants(), records_lost=has_lost_records(self._caches, findings))
+        if self._hints.may_be_more:
+            _log.warning("Records of addresses are lost; new ones are given when every guest has told what it shows.")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.load_balancers.run())
             tasks.create_task(self._pools.run())
             tasks.create_task(self._audits())
+            tasks.create_task(self._hear_guests())
 
-    def audit(self) -> None:
-        """Compare blocks and load balancers, and have repaired what differs, both ways."""
+    def audit(self) -> Findings:
+        """Compare blocks and load balancers, have repaired what differs, both ways, and return it."""
         live = [lb for lb in self._caches.load_balancers.objects.values() if is_ours(lb)]
         findings = audit(self.book.ledger, live)
-        for release in findings.dangling:
+        dangling = [release for release in findings.dangling if not is_kept(self._caches, release)]
+        for release in dangling:
             _log.warning(
                 "An address is recorded for a load balancer that is gone; it is given back.",
                 extra={"address": str(release.address), "pool": release.pool, "owner": release.owner},
@@ -60,7 +69,18 @@ class HostController:
             )
             namespace, _, name = one.owner.partition("/")
             self.load_balancers.batches.want((namespace, name))
-        self.load_balancers.batches.release(findings.dangling)
+        self.load_balancers.batches.release(dangling)
+        return findings
+
+    def _tenants(self) -> set[Tenant]:
+        """Whose guests may show addresses: those that have been bound, or have load balancers."""
+        found = {Tenant(*key) for key, c in self._caches.guest_clusters.objects.items() if c.status.cluster_uid}
+        services = (service_of(lb) for lb in self._caches.load_balancers.objects.values())
+        return found.union(service[0] for service in services if service is not None)
+
+    async def _hear_guests(self) -> None:
+        await self._hints.all_heard()
+        self.load_balancers.batches.retry_all()
 
     async def _audits(self) -> None:
         while True:

@@ -49,15 +49,8 @@ class Inventories:
         """A load balancer is gone."""
         self._ensured.pop(key, None)
 
-    async def report(
-        self,
-        tenant: Tenant,
-        cluster: GuestCluster,
-        inventory: Inventory,
-        present: Mapping[ServiceKey, Key],
-        delete: Callable[[Tenant, ServiceKey], Awaitable[None]],
-    ) -> InventoryResult:
-        """Delete what the inventory lets go of ``present``. Raises BridgeError STALE_LEADER."""
+    def check(self, cluster: GuestCluster, inventory: Inventory) -> None:
+        """Check who sent the inventory. Raises BridgeError STALE_LEADER."""
         record = cluster.status.inventory
         if record is not None and inventory.fencing_token < record.fencing_token:
             raise BridgeError(
@@ -66,6 +59,16 @@ class Inventories:
                 reason=Reason.STALE_LEADER,
                 retryable=False,
             )
+
+    async def report(
+        self,
+        tenant: Tenant,
+        cluster: GuestCluster,
+        inventory: Inventory,
+        present: Mapping[ServiceKey, Key],
+        delete: Callable[[Tenant, ServiceKey], Awaitable[None]],
+    ) -> InventoryResult:
+        """Delete what the inventory (checked before) lets go of ``present``."""
         settled = self._time() - self._settle_seconds
         removable = [s for s, key in present.items() if self._ensured.get(key, settled) <= settled]
         verdict = judge_inventory(inventory, present, removable, self._held.get(tenant, HeldRemovals()))

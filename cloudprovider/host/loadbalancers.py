@@ -46,6 +46,7 @@ class LoadBalancers:
         caches.guest_clusters.on_change(self._tenant_changed)
         caches.namespaces.on_change(self._namespace_changed)
         book.on_room(self._pools_changed)
+        hints.on_told(self._told)
 
     async def run(self) -> None:
         """Work until cancelled; start it when the caches have synced."""
@@ -139,6 +140,13 @@ class LoadBalancers:
     def _namespace_changed(self, old: Namespace | None, new: Namespace | None) -> None:
         if new is not None and (old is None or project_of(old) != project_of(new)):
             self.batches.retry_all()
+
+    def _told(self, key: Key) -> None:
+        """Its guest has been heard: it need not wait any longer, and may have its address back."""
+        lb = self._caches.load_balancers.get(*key)
+        if lb is not None and not lb.status.addresses:
+            self.batches.forget(key)
+            self.queue.add(key)
 
     def _pools_changed(self, room: Room) -> None:
         """A pool's gateway, subnet or network stands in the status of everybody who has an address of it."""

@@ -1,7 +1,6 @@
 """Addresses given and taken back, over an API server in memory."""
 
 import asyncio
-from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -278,20 +277,6 @@ class TestKeeping:
         async with world.host() as host:
             await eventually(lambda: seen(host, wrong).status.address == "192.0.2.3")
             assert seen(host, vm("right")).status.address == "192.0.2.2"
-
-    async def test_a_shown_address_waits_for_its_guest(self, world: World) -> None:
-        """A host restored without status and blocks: new requests wait until the guests have been heard."""
-        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
-        await world.client.create(GUESTCLUSTERS, guest_cluster(TENANT))
-        (service,) = services(1)
-        lb = wanted_object(TENANT, service, REQUEST, cluster_uid="u", limits=GuestClusterSpec())
-        await world.client.create(LOADBALANCERS, lb)
-        async with world.host(readoption_seconds=3600) as host:
-            await world.client.create(LOADBALANCERS, vm("not-a-guests"))
-            await given(host, vm("not-a-guests"))
-            assert seen(host, lb).status.address == ""
-            await host.backend.ensure(TENANT, service, REQUEST, (ip_address("192.0.2.77"),))
-            assert await given(host, lb) == "192.0.2.77"
 
     async def test_a_pool_that_is_gone_takes_no_address_away(self, world: World) -> None:
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
