@@ -2,7 +2,7 @@
 bridge (:class:`BridgeClient`). Both speak the plain data of :mod:`cloudprovider.core.exchange`.
 
 Shipped implementations: :class:`cloudprovider.bridge.fake.MemoryBackend` (as strict as the host), and
-:class:`cloudprovider.bridge.fake.LocalBridge` (a client on a backend, without a wire) beside
+:class:`cloudprovider.bridge.local.LocalBridge` (a client on a backend, without a wire) beside
 :class:`cloudprovider.bridge.client.GrpcBridge`.
 """
 

@@ -301,7 +301,7 @@ class GrpcBridge:
             loop = asyncio.get_running_loop()
             until, diagnosis = self._diagnosis
             if loop.time() >= until:
-                diagnosis = await diagnose(self._config.target, self._files, self._now(), self._config.server_name)
+                diagnosis = await diagnose(self._config.target, self._config.tls, self._now(), self._config.server_name)
                 self._diagnosis = (loop.time() + DIAGNOSIS_SECONDS, diagnosis)
         return diagnosis or known
 

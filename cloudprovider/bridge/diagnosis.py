@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from cloudprovider.bridge.api import Reason
-from cloudprovider.bridge.tlsfiles import TlsFiles
+from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import BridgeError, ConfigurationError
 
 TIMEOUT = 5.0
@@ -35,16 +35,16 @@ _ALERTS = {
 }
 
 
-async def diagnose(target: str, files: TlsFiles, now: datetime, server_name: str = "") -> BridgeError | None:
+async def diagnose(target: str, paths: TlsPaths, now: datetime, server_name: str = "") -> BridgeError | None:
     """Return what keeps a connection to ``target`` ("HOST:PORT") from working, None if a handshake goes through.
 
     What a person has to mend comes as not retryable only where the own side alone is at fault.
     """
     try:
-        own = files.load()
+        own = TlsFiles(paths).load()
     except ConfigurationError as e:
         return _certificate(str(e), Reason.CERTIFICATE_INVALID)
-    path = files.paths.certificate
+    path = paths.certificate
     if now >= own.not_after:
         return _certificate(
             f"the client certificate {path} has expired at {own.not_after:%Y-%m-%dT%H:%M:%SZ}: renew it",
@@ -59,7 +59,7 @@ async def diagnose(target: str, files: TlsFiles, now: datetime, server_name: str
     host, _, port = target.rpartition(":")
     try:
         async with asyncio.timeout(TIMEOUT):
-            return await _handshake(host.strip("[]"), int(port), files, server_name)
+            return await _handshake(host.strip("[]"), int(port), paths, server_name)
     except TimeoutError:
         return _unavailable(f"{target} does not answer within {TIMEOUT:.0f} s: is there a firewall between?")
     except ConnectionRefusedError:
@@ -69,7 +69,7 @@ async def diagnose(target: str, files: TlsFiles, now: datetime, server_name: str
     except ssl.SSLCertVerificationError as e:
         return _certificate(
             f"the certificate that {target} shows is not accepted ({e.verify_message}): check the CA file"
-            f" {files.paths.ca}, and that the address is one of the certificate's names",
+            f" {paths.ca}, and that the address is one of the certificate's names",
             Reason.CERTIFICATE_INVALID,
         )
     except ssl.SSLError as e:
@@ -78,10 +78,10 @@ async def diagnose(target: str, files: TlsFiles, now: datetime, server_name: str
         return _unavailable(f"no connection to {target}: {e.strerror or e}")
 
 
-async def _handshake(host: str, port: int, files: TlsFiles, server_name: str) -> BridgeError | None:
-    context = ssl.create_default_context(cafile=str(files.paths.ca))
+async def _handshake(host: str, port: int, paths: TlsPaths, server_name: str) -> BridgeError | None:
+    context = ssl.create_default_context(cafile=str(paths.ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(files.paths.certificate, files.paths.key)
+    context.load_cert_chain(paths.certificate, paths.key)
     context.set_alpn_protocols(["h2"])
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname=server_name or host)
@@ -116,7 +116,7 @@ async def _handshake(host: str, port: int, files: TlsFiles, server_name: str) ->
         # Retryable: a server that is just ending looks the same.
         return BridgeError(
             f"{host}:{port} closes the connection after the TLS handshake, as the bridge does when it refuses the"
-            f" client certificate {files.paths.certificate}: it must be signed by the CA that the bridge trusts,"
+            f" client certificate {paths.certificate}: it must be signed by the CA that the bridge trusts,"
             " be made for clients (extended key usage), and be valid by the host's clock",
             reason=Reason.CERTIFICATE_INVALID,
         )

@@ -1,4 +1,4 @@
-"""The bridge in memory: a backend as strict as the host's, and a client that calls a backend without a wire.
+"""The host in memory, for tests: a backend as strict as the real one.
 
 :class:`MemoryBackend` keeps the rules of ``docs/development.md``: it binds cluster UIDs, checks bounds, refuses stale
 leaders, deletes by inventory only what a complete one lacks, gives an address from a range, and lets it go only when
@@ -6,31 +6,22 @@ it is told that the address is free. Whoever tests says when a load balancer is 
 lets both happen at once.
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
-from typing import TypeVar
 
 from cloudprovider.bridge.api import (
-    BridgeEvent,
-    Connected,
-    Disconnected,
     Hello,
     QuotaExceeded,
     Reason,
-    StateChange,
     TenantPolicy,
     Welcome,
 )
-from cloudprovider.bridge.statelog import Reader, StateLog
+from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.errors import (
     BridgeError,
-    CloudProviderError,
     InvalidRequest,
-    KubeError,
     NotPermitted,
     Violation,
 )
@@ -47,8 +38,6 @@ from cloudprovider.core.exchange import (
     Tenant,
 )
 from cloudprovider.core.plan import IPAddress, IPNetwork
-
-T = TypeVar("T")
 
 MAX_REMOVED_SHARE = 0.2
 """An inventory that would remove more than this share, and more than MAX_REMOVED, waits for a second one."""
@@ -312,100 +301,3 @@ class MemoryBackend:
             host_object=f"fake/{service.name}",
             mode="nat",
         )
-
-
-class LocalBridge:
-    """A BridgeClient that calls a backend in the same process, with a connection that can be cut."""
-
-    def __init__(self, backend: MemoryBackend, tenant: Tenant, hello: Hello) -> None:
-        self.backend = backend
-        self.tenant = tenant
-        self.hello = hello
-        self._cut: BridgeError | None = None
-        self._readers: set[Reader] = set()
-        self._mended = asyncio.Event()
-        self._mended.set()
-        self._closed = False
-
-    @contextmanager
-    def cut(self, error: BridgeError | None = None) -> Iterator[None]:
-        """Break the connection, as long as the context lasts."""
-        self._cut = error or BridgeError("the line is cut", reason=Reason.UNAVAILABLE)
-        self._mended.clear()
-        for reader in self._readers:
-            reader.wake()
-        try:
-            yield
-        finally:
-            self._cut = None
-            self._mended.set()
-
-    async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
-    ) -> LoadBalancerState:
-        """See BridgeClient."""
-        return await self._call(lambda: self.backend.ensure(self.tenant, service, request, shown_addresses))
-
-    async def delete(self, service: ServiceKey) -> None:
-        """See BridgeClient."""
-        await self._call(lambda: self.backend.delete(self.tenant, service))
-
-    async def report_nodes(self, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
-        """See BridgeClient."""
-        return await self._call(lambda: self.backend.report_nodes(self.tenant, nodes))
-
-    async def report_inventory(self, inventory: Inventory) -> InventoryResult:
-        """See BridgeClient."""
-        return await self._call(lambda: self.backend.report_inventory(self.tenant, inventory))
-
-    async def watch(self) -> AsyncIterator[BridgeEvent]:
-        """See BridgeClient."""
-        token = ""
-        while True:
-            try:
-                self._check()
-                welcome = await self.backend.connect(self.tenant, self.hello)
-                with Reader(self.backend.states(self.tenant), token) as reader:
-                    self._readers.add(reader)
-                    try:
-                        yield Connected(welcome=welcome, resumed=reader.resumed)
-                        while True:
-                            self._check()
-                            batch = reader.next(200)
-                            if batch is None:
-                                await reader.wait()
-                                continue
-                            yield StateChange(updated=batch.updated, removed=batch.removed, synced=batch.synced)
-                            token = batch.token
-                    finally:
-                        self._readers.discard(reader)
-            except CloudProviderError as e:
-                if self._closed:
-                    return
-                yield Disconnected(error=e if isinstance(e, BridgeError) else BridgeError(str(e)), retry_in=0.01)
-                await self._mended.wait()
-                await asyncio.sleep(0.01)
-
-    async def close(self) -> None:
-        """See BridgeClient."""
-        self._closed = True
-        self._mended.set()
-        for reader in self._readers:
-            reader.wake()
-
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        self._check()
-        await asyncio.sleep(0)  # as every call over a wire lets others run
-        try:
-            policy = self.backend.policy(self.tenant)
-            if policy is not None and policy.cluster_uid != self.hello.cluster_uid:
-                await self.backend.connect(self.tenant, self.hello)
-            return await call()
-        except KubeError as e:
-            raise BridgeError("the host's API server does not answer", reason=Reason.UNAVAILABLE) from e
-
-    def _check(self) -> None:
-        if self._closed:
-            raise BridgeError("the bridge's client is closed", reason=Reason.UNAVAILABLE)
-        if self._cut is not None:
-            raise self._cut

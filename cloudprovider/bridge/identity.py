@@ -22,6 +22,7 @@ from cloudprovider.core.exchange import Tenant
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _CLUSTER = re.compile(r"[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?")
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
 _TENANT_URI = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/cluster/([^/]+)")
 
 
@@ -76,8 +77,8 @@ def check(certificate: PeerCertificate, policy: TenantPolicy | None, now: dateti
     """
     if not certificate.not_before <= now < certificate.not_after:
         raise BridgeError(
-            f"the client certificate is valid from {certificate.not_before:%Y-%m-%dT%H:%M:%SZ}"
-            f" to {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}, and it is {now:%Y-%m-%dT%H:%M:%SZ} here: renew it",
+            f"the client certificate is valid from {certificate.not_before:{_DATE}}"
+            f" to {certificate.not_after:{_DATE}}, and it is {now:{_DATE}} here: renew it",
             reason=Reason.CERTIFICATE_EXPIRED,
             retryable=False,
         )
@@ -87,13 +88,12 @@ def check(certificate: PeerCertificate, policy: TenantPolicy | None, now: dateti
             reason=Reason.UNKNOWN_TENANT,
             retryable=False,
         )
-    revoked = certificate.fingerprint in policy.revoked_fingerprints
-    if revoked or (policy.revoked_before is not None and certificate.not_before < policy.revoked_before):
-        raise BridgeError(
-            f"the host's operator has revoked the client certificate {certificate.fingerprint}:"
-            " ask for a new certificate",
-            reason=Reason.CERTIFICATE_REVOKED,
-            retryable=False,
+    if certificate.fingerprint in policy.revoked_fingerprints:
+        raise _revoked(f"the host's operator has revoked the client certificate {certificate.fingerprint}")
+    if policy.revoked_before is not None and certificate.not_before < policy.revoked_before:
+        raise _revoked(
+            f"the host's operator has revoked all client certificates that begin before {policy.revoked_before:{_DATE}}"
+            f" (GuestCluster spec.revokedBefore); {certificate.fingerprint} begins at {certificate.not_before:{_DATE}}"
         )
     return policy
 
@@ -153,3 +153,7 @@ def _invalid(why: str) -> BridgeError:
         reason=Reason.CERTIFICATE_INVALID,
         retryable=False,
     )
+
+
+def _revoked(what: str) -> BridgeError:
+    return BridgeError(f"{what}: ask for a new certificate", reason=Reason.CERTIFICATE_REVOKED, retryable=False)

@@ -7,7 +7,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from cloudprovider.bridge.api import BridgeClient, Connected, Hello, QuotaExceeded, Reason, StateChange
-from cloudprovider.bridge.fake import LocalBridge, MemoryBackend
+from cloudprovider.bridge.fake import MemoryBackend
+from cloudprovider.bridge.local import LocalBridge
 from cloudprovider.core.errors import BridgeError, InvalidRequest, NotPermitted, Unavailable
 from cloudprovider.core.exchange import Inventory, InventoryItem, Listener, LoadBalancerRequest, ReportedNode
 from tests.bridge.backend_contract import LOAD_BALANCERS, REQUEST, WEB, inventory, keys

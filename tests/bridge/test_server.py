@@ -61,6 +61,19 @@ async def test_expired_certificate(bridge: Bridge) -> None:
     assert not bridge.backend.calls
 
 
+async def test_files_renewed_between_a_refusal_and_its_diagnosis(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The diagnosis reads the new files first; the channel is made anew all the same."""
+    monkeypatch.setattr(client_module, "DIAGNOSIS_SECONDS", 0.0)
+    client = bridge.client(bridge.authority.write("client", bridge.authority.client(made=now() - 3 * DAY)))
+    assert (await refused(client)).reason == Reason.CERTIFICATE_EXPIRED
+    bridge.authority.write("client", bridge.authority.client())
+    await refused(client)  # not yet time to look at the files
+    client._files_at = 0.0
+    await client.ensure(WEB, REQUEST)
+
+
 async def test_certificate_that_is_not_valid_yet(bridge: Bridge) -> None:
     early = bridge.authority.client(made=now() + 3 * DAY)
     error = await refused(bridge.client(bridge.authority.write("client", early)))

@@ -6,7 +6,8 @@ from ipaddress import ip_address
 from typing_extensions import override
 
 from cloudprovider.bridge.api import BridgeEvent, Connected, Disconnected, Reason, StateChange, Welcome
-from cloudprovider.bridge.fake import LocalBridge, MemoryBackend
+from cloudprovider.bridge.fake import MemoryBackend
+from cloudprovider.bridge.local import LocalBridge
 from cloudprovider.core.errors import BridgeError
 from cloudprovider.core.exchange import GivenAddress, LoadBalancerState, ServiceKey
 from cloudprovider.guest.hostview import HostView

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from cloudprovider.bridge.api import BridgeClient, Hello
-from cloudprovider.bridge.fake import LocalBridge
+from cloudprovider.bridge.local import LocalBridge
 from cloudprovider.core.api.kubernetes import Namespace
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.errors import ConfigurationError

@@ -10,8 +10,9 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from cloudprovider.bridge.api import Hello
-from cloudprovider.bridge.fake import LocalBridge, MemoryBackend, MemoryTenant
+from cloudprovider.bridge.api import BridgeClient, Hello
+from cloudprovider.bridge.fake import MemoryBackend, MemoryTenant
+from cloudprovider.bridge.local import LocalBridge
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.api.kubernetes import SERVICE_FINALIZER, EndpointSlice, Event, Node, Service
 from cloudprovider.core.api.meta import Condition
@@ -65,15 +66,16 @@ class World:
         self.tokens = 0
 
     @asynccontextmanager
-    async def leading(self) -> AsyncIterator[Leadership]:
-        """Lead while the block runs; as after a restart, nothing is remembered from before."""
+    async def leading(self, bridge: BridgeClient | None = None) -> AsyncIterator[Leadership]:
+        """Lead while the block runs; as after a restart, nothing is remembered from before. ``bridge``: to another
+        host than ``backend``."""
         self.tokens += 1
         rng = random.Random(self.tokens)
         self.bridge = LocalBridge(self.backend, TENANT, HELLO)
         events = EventRecorder(self.guest, component="test", instance="test", now=now, rng=rng)
         self.leadership = Leadership(
             self.guest,
-            self.bridge,
+            bridge or self.bridge,
             classes=self.classes,
             fencing_token=self.tokens,
             events=events,
