@@ -3,11 +3,9 @@
 import asyncio
 import logging
 import random
-import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
-from uuid import uuid4
 
 from cloudprovider import __version__
 from cloudprovider.bridge.api import BridgeClient, Hello
@@ -23,7 +21,7 @@ from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load
 from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.events import EventRecorder
-from cloudprovider.kube.lease import Elector
+from cloudprovider.kube.lease import Elector, identity_of
 from cloudprovider.kube.metrics import RequestCounter, exposition
 from cloudprovider.kube.resources import NAMESPACES
 from cloudprovider.kube.shell import run_in_shell
@@ -57,7 +55,7 @@ class GuestProgram:
         self._client = client
         self._bridge = bridge
         self._rng = rng
-        self._identity = config.identity or f"{socket.gethostname()}_{uuid4().hex[:8]}"
+        self._identity = identity_of(config.identity)
         self._metrics = GuestMetrics()
         self._leadership: Leadership | None = None
         self._events = EventRecorder(client, component=COMPONENT, instance=self._identity, now=_utc, rng=rng)

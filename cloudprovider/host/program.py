@@ -3,12 +3,10 @@
 import asyncio
 import logging
 import random
-import socket
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
-from uuid import uuid4
 
 import kopf
 
@@ -26,7 +24,7 @@ from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load
 from cloudprovider.kube.endpoint import Probes, serve
-from cloudprovider.kube.lease import Elector
+from cloudprovider.kube.lease import Elector, identity_of
 from cloudprovider.kube.metrics import RequestCounter, exposition
 from cloudprovider.kube.shell import run_in_shell
 
@@ -44,7 +42,7 @@ class HostProgram:
         self._config = config
         self._client = client
         self._rng = rng
-        self._identity = config.identity or f"{socket.gethostname()}_{uuid4().hex[:8]}"
+        self._identity = identity_of(config.identity)
         self._host: Host | None = None
         self._serving = False
 

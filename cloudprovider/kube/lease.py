@@ -4,14 +4,23 @@ The leader proves itself by renewing; its work is cancelled, and awaited, before
 when the API server is frozen: every request has a time-out below the retry period, and all waiting is by the event
 loop's monotonic clock. The wall clock only fills the fields that people read; a candidate judges a lease by how long
 it has itself seen no renewal, as client-go does.
+
+A leader that was killed (SIGKILL, out of memory, a crash) leaves its Lease behind. Where it is proven to be dead
+(:mod:`cloudprovider.kube.liveness`: a container started again in its pod, a process started again on its machine) the
+next candidate there takes the Lease at once; where not, when it expires. Each way ``leaseTransitions`` grows, so that
+a leader which had been taken for dead, by whatever error, would find at its next renewal that its term is over. A
+request that the dead sent last may still be carried out, with this as with any lease: writes need preconditions.
 """
 
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+from uuid import uuid4
 
 import msgspec
 
@@ -19,9 +28,13 @@ from cloudprovider.core.api.kubernetes import Lease, LeaseSpec
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.errors import Conflict, KubeError, NotFound
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.liveness import is_proven_dead, sign_of_life
 from cloudprovider.kube.resources import LEASES
 
 _log = logging.getLogger(__name__)
+
+HOLDER_MARK: Final = "cloudprovider.harvesterhci.io/holder-mark"
+"""The annotation with the holder's mark, by which its death can be proven."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,11 @@ class Timing:
     def __post_init__(self) -> None:
         if not 0 < self.request_timeout < self.retry_period < self.renew_deadline < self.lease_duration:
             raise ValueError(f"{self}: must be request_timeout < retry_period < renew_deadline < lease_duration")
+
+
+def identity_of(name: str) -> str:
+    """Return an identity that is this process's alone: ``name`` (the host's if "") for people, and a random part."""
+    return f"{name or socket.gethostname()}_{uuid4().hex[:8]}"
 
 
 class _Lost(Exception):
@@ -58,7 +76,7 @@ class _Term:
 class Elector:
     """One candidate for the Lease ``namespace``/``name``.
 
-    ``identity`` must be this process's alone (say pod name and a random part): two that share one would both lead.
+    ``identity`` must be this process's alone (see :func:`identity_of`): two that share one would both lead.
     ``now`` gives the wall clock in UTC.
     """
 
@@ -83,6 +101,7 @@ class Elector:
         self._seen = ""  # the version of another's lease, and when it was first seen
         self._seen_at = 0.0
         self._token: int | None = None
+        self._mark = ""
 
     @property
     def token(self) -> int | None:
@@ -95,14 +114,18 @@ class Elector:
         ``token`` grows with every term of any candidate (``leaseTransitions``), as long as the Lease is not deleted.
         When the lease is lost, ``work`` is cancelled and awaited, and the contest begins anew. Returns when ``work``
         does and raises what it raises. Then, and when cancelled, the lease is released after ``work`` has ended.
+        Raises ConfigurationError when another live process here has the same identity.
         """
-        while True:
-            term = await self._acquire()
-            _log.info("Became the leader.", extra={"lease": self._name, "token": term.token})
-            if await self._lead(term, work):
-                return
-            _log.warning("Lost the lease; work was stopped.", extra={"lease": self._name, "token": term.token})
-            await asyncio.sleep(self._rng.uniform(0.5, 1.0) * self._timing.retry_period)
+        with sign_of_life(self._path, self._identity) as self._mark:
+            while True:
+                term = await self._acquire()
+                _log.info("Became the leader.", extra={"lease": self._name, "fencing_token": term.token})
+                if await self._lead(term, work):
+                    return
+                _log.warning(
+                    "Lost the lease; work was stopped.", extra={"lease": self._name, "fencing_token": term.token}
+                )
+                await asyncio.sleep(self._rng.uniform(0.5, 1.0) * self._timing.retry_period)
 
     async def _lead(self, term: _Term, work: Callable[[int], Awaitable[None]]) -> bool:
         """One term. True when ``work`` ended by itself, False when the lease was lost."""
@@ -144,27 +167,40 @@ class Elector:
         try:
             lease = await self._client.get(LEASES, self._namespace, self._name)
         except NotFound:
-            metadata = ObjectMeta(namespace=self._namespace, name=self._name)
-            return await self._client.create(LEASES, Lease(metadata=metadata, spec=self._new_term(0)))
+            new = Lease(metadata=ObjectMeta(namespace=self._namespace, name=self._name))
+            return await self._client.create(LEASES, self._taken(new))
         now = asyncio.get_running_loop().time()
         if self._seen != lease.metadata.resource_version:
             self._seen, self._seen_at = lease.metadata.resource_version, now
-        spec = lease.spec
-        others = spec.holder_identity not in {"", self._identity}
-        if others and now < self._seen_at + spec.lease_duration_seconds:
-            return None
+        expired = now >= self._seen_at + lease.spec.lease_duration_seconds
         # Also when it is ours already (an answer was lost): a new term has a new token.
-        wanted = msgspec.structs.replace(lease, spec=self._new_term(spec.lease_transitions))
-        return await self._client.replace(LEASES, wanted)
+        if lease.spec.holder_identity in {"", self._identity} or expired or self._holder_is_dead(lease):
+            return await self._client.replace(LEASES, self._taken(lease))
+        return None
 
-    def _new_term(self, transitions: int) -> LeaseSpec:
+    def _holder_is_dead(self, lease: Lease) -> bool:
+        mark = lease.metadata.annotations.get(HOLDER_MARK, "")
+        dead = is_proven_dead(self._path, lease.spec.holder_identity, mark)
+        if dead:
+            _log.info(
+                "The leader is dead; its lease need not expire.",
+                extra={"lease": self._name, "holder": lease.spec.holder_identity},
+            )
+        return dead
+
+    def _taken(self, lease: Lease) -> Lease:
         time = self._time()
-        return LeaseSpec(
-            holder_identity=self._identity,
-            lease_duration_seconds=self._timing.lease_duration,
-            acquire_time=time,
-            renew_time=time,
-            lease_transitions=transitions + 1,
+        annotations = {**lease.metadata.annotations, HOLDER_MARK: self._mark}
+        return msgspec.structs.replace(
+            lease,
+            metadata=msgspec.structs.replace(lease.metadata, annotations=annotations),
+            spec=LeaseSpec(
+                holder_identity=self._identity,
+                lease_duration_seconds=self._timing.lease_duration,
+                acquire_time=time,
+                renew_time=time,
+                lease_transitions=lease.spec.lease_transitions + 1,
+            ),
         )
 
     async def _renew_until_lost(self, term: _Term) -> None:
@@ -220,6 +256,10 @@ class Elector:
                 await self._client.replace(LEASES, msgspec.structs.replace(term.lease, spec=spec))
         except (KubeError, TimeoutError) as error:
             _log.warning("The lease could not be released.", extra={"lease": self._name, "error": str(error)})
+
+    @property
+    def _path(self) -> str:
+        return f"{self._namespace}/{self._name}"
 
     def _time(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
