@@ -39,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture
 def scenario(world: World, request: pytest.FixtureRequest) -> Iterator[Scenario]:
     """A fresh namespace in a world in which everything runs; afterwards all that the scenario made is removed, and
-    both sides must agree, before that and after it."""
+    both sides must agree, before that and after it; and no program may have asked for what its role does not allow."""
     world.restore()
     world.client.forget_neighbours()
     scenario = Scenario(world, f"scenario-{next(_numbers)}")
@@ -56,3 +56,4 @@ def scenario(world: World, request: pytest.FixtureRequest) -> Iterator[Scenario]
         with suppress(LabError):  # the agreement below tells what is left
             scenario.guest.remove()
         world.wait_until_agreed()
+        world.check_rights()

@@ -49,6 +49,11 @@ class LabWorld:
     def start(self, name: ProgramName) -> None:
         self.lab.start(name)
 
+    def leave(self) -> None:
+        outcome = self.lab.leave()
+        if outcome.exit_code != 0:
+            raise LabError(f"agent leave ended with {outcome.exit_code}:\n{outcome.log}")
+
     def api_server_down(self, side: Side) -> AbstractContextManager[None]:
         return self.lab.api_server_down(side)
 
@@ -71,6 +76,12 @@ class LabWorld:
 
     def wait_until_agreed(self) -> None:
         checker.wait_until_agreed(self.lab)
+
+    def differences(self) -> list[str]:
+        return checker.differences(self.lab)
+
+    def check_rights(self) -> None:
+        self.lab.check_rights()
 
     def describe(self) -> str:
         lab = self.lab

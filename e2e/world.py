@@ -46,6 +46,10 @@ class World(Protocol):
         """Start one of our programs if it does not run, and wait until it is ready."""
         ...
 
+    def leave(self) -> None:
+        """Stop the agent, and have it remove from its host all that it has made there. Raises LabError."""
+        ...
+
     def api_server_down(self, side: Side) -> AbstractContextManager[None]:
         """A cluster's API server is killed on entry, and ready again on exit."""
         ...
@@ -69,6 +73,14 @@ class World(Protocol):
     def wait_until_agreed(self) -> None:
         """Wait until Services, LoadBalancers, pools, kernel rules and addresses agree exactly. Raises LabError with
         every difference."""
+        ...
+
+    def differences(self) -> list[str]:
+        """On what Services, LoadBalancers, pools, kernel rules and addresses disagree at this moment."""
+        ...
+
+    def check_rights(self) -> None:
+        """Raise LabError when one of our programs has asked an API server for what its role does not allow."""
         ...
 
     def describe(self) -> str:

@@ -10,6 +10,7 @@
 import contextlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -22,7 +23,8 @@ from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
 from tests.lab.network import Lan, Namespace, Subnets, require_sandbox, run
 from tests.lab.node import GuestNode, GuestNodes, HostNode, ProxyMode
 from tests.lab.pods import now
-from tests.lab.programs import BRIDGE_PORT, Program
+from tests.lab.process import LabError
+from tests.lab.programs import BRIDGE_PORT, Outcome, Program
 from tests.lab.traffic import Client
 
 ProgramName = Literal["guest", "host", "agent"]
@@ -89,14 +91,19 @@ class Lab:
         self._node_port_range = node_port_range
         self._stack = contextlib.ExitStack()
         self.programs: dict[ProgramName, Program] = {}
+        self._forbidden: dict[ProgramName, Counter[str]] = {}
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Self]:
-        """An empty lab, to be filled step by step; the end takes down what has been started, last first."""
+        """An empty lab, to be filled step by step; the end takes down what has been started, last first.
+
+        Raises LabError at its end when a program was refused something for want of rights.
+        """
         if self.logs.exists():
             shutil.rmtree(self.logs)  # of an earlier run
         with contextlib.ExitStack() as self._stack:
             yield self
+            self.check_rights()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
@@ -237,15 +244,39 @@ class Lab:
             self.programs[name].start(wait=False)
         self.programs[name].wait_ready()
 
+    def check_rights(self) -> None:
+        """Raise LabError when a program has asked an API server for what its role does not allow. Told once."""
+        told = [
+            f"{name}: {request} ({count} times)"
+            for name, requests in self._newly_forbidden().items()
+            for request, count in sorted(requests.items())
+        ]
+        if told:
+            raise LabError(f"forbidden by an API server, so missing in manifests/: {'; '.join(told)}")
+
+    def _newly_forbidden(self) -> dict[ProgramName, Counter[str]]:
+        """What has been forbidden to each program since this was last asked."""
+        now = {name: program.forbidden() for name, program in self.programs.items()}
+        news = {name: requests - self._forbidden.get(name, Counter()) for name, requests in now.items()}
+        self._forbidden = now
+        return news
+
+    def leave(self) -> Outcome:
+        """Stop the agent and have it remove all that it has made on the host (``cloudprovider agent leave``)."""
+        self.programs["agent"].stop()
+        return self.programs["agent"].run_action("leave")
+
     @contextlib.contextmanager
     def api_server_down(self, side: Side) -> Iterator[None]:
         """The API server is killed on entry, and back and ready on exit."""
+        self.check_rights()
         plane = self.plane(side)
         plane.kill_component(API_SERVER)
         try:
             yield
         finally:
             plane.start()
+            self._newly_forbidden()  # a server answers before it has read the roles, and then forbids everything
 
     @contextlib.contextmanager
     def bridge_cut(self) -> Iterator[None]:

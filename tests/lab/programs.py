@@ -2,12 +2,15 @@
 
 import contextlib
 import http.client
+import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -21,10 +24,20 @@ MANIFESTS = ROOT / "manifests"
 SYSTEM_NAMESPACE = "cloudprovider-system"
 START_LIMIT_SECONDS = 30.0
 PROBE_LIMIT_SECONDS = 2.0
+ACTION_LIMIT_SECONDS = 30.0
+REQUESTS = "cloudprovider_kube_requests_total"
+NO_RIGHTS = {http.client.UNAUTHORIZED, http.client.FORBIDDEN}
 PORTS = {"guest": 8081, "host": 8082, "agent": 8083}
 BRIDGE_PORT = 8443
 WORKLOADS = frozenset({"Deployment", "DaemonSet", "Service", "ConfigMap"})
 """What ``manifests/`` has for pods and the lab does as processes."""
+
+
+class Outcome(NamedTuple):
+    """What an action came to."""
+
+    exit_code: int
+    log: str
 
 
 class Program:
@@ -38,6 +51,7 @@ class Program:
         self._port = PORTS[name]
         common = [f"--kubeconfig={kubeconfig}", f"--endpoint=127.0.0.1:{self._port}", "--log-format=json"]
         self._arguments = [*common, *map(str, flags)]
+        self._forbidden: Counter[str] = Counter()
         environment = {"PYTHONPATH": str(ROOT)}
         self.process = Process(
             name, [*_command(name), *self._arguments], log=log, namespace=namespace.name, environment=environment
@@ -53,15 +67,47 @@ class Program:
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
+        self._keep_forbidden()
         self.process.kill()
 
     def stop(self) -> None:
         """SIGTERM, as Kubernetes would."""
+        self._keep_forbidden()
         self.process.terminate()
 
-    def run_action(self, action: str) -> str:
+    def run_action(self, action: str) -> Outcome:
         """Run another of the program's actions to its end, with the same settings (``agent leave``)."""
-        return self.namespace.run(*_command(self.name), action, *self._arguments)
+        enter = ("nsenter", f"--net=/run/netns/{self.namespace.name}", "--")
+        done = subprocess.run(
+            [*enter, *_command(self.name), action, *self._arguments],
+            env=os.environ | self.process.environment,
+            capture_output=True,
+            text=True,
+            timeout=ACTION_LIMIT_SECONDS,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stderr)
+
+    def forbidden(self) -> Counter[str]:
+        """Its requests that the API server refused for want of rights (401, 403), "VERB RESOURCE" to how many, in all
+        of its runs; a run that ended by itself is not counted."""
+        return self._forbidden + self._forbidden_now()
+
+    def _keep_forbidden(self) -> None:
+        self._forbidden += self._forbidden_now()
+
+    def _forbidden_now(self) -> Counter[str]:
+        """Of the current run; nothing when it can't say."""
+        try:
+            counted = self.metrics()
+        except (OSError, http.client.HTTPException):
+            return Counter()
+        found: Counter[str] = Counter()
+        for name, value in counted.items():
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', name))
+            if name.startswith(f"{REQUESTS}{{") and int(labels["code"]) in NO_RIGHTS:
+                found[f"{labels['verb']} {labels['resource']}"] += int(value)
+        return found
 
     def ready(self) -> bool:
         try:
