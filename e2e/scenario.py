@@ -33,6 +33,15 @@ class Scenario:
             self.wait_pods(address, port, replicas)
         return address
 
+    def nodes(self) -> dict[str, str]:
+        """The guest's nodes and their addresses."""
+        return {
+            node["metadata"]["name"]: address["address"]
+            for node in self.guest.api.items("/api/v1/nodes")
+            for address in node["status"]["addresses"]
+            if address["type"] == "InternalIP"
+        }
+
     def ask(self, address: str, port: Port) -> Answer:
         """One request from the client. Raises ConnectionRefusedError, TimeoutError or another OSError."""
         return self.world.client.request(port.protocol, address, port.port)

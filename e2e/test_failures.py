@@ -79,10 +79,26 @@ def test_the_bridge_cut_while_services_come_and_go(scenario: Scenario) -> None:
 
 @pytest.mark.timeout(90)
 def test_without_an_agent_a_scenario_fails(scenario: Scenario) -> None:
-    """The negative control: were something else than the agent answering, the others would prove nothing."""
+    """A negative control: a Service shows no address that nobody forwards."""
     scenario.guest.deploy("web", 1)
     scenario.world.kill("agent")
     scenario.guest.expose(service("web", [WEB]))
     assert scenario.has_no_address("web", within=8)
     scenario.world.start("agent")
     scenario.wait_answer(scenario.guest.wait_address("web"), WEB)
+
+
+@pytest.mark.timeout(90)
+def test_without_the_agents_rules_nobody_answers(scenario: Scenario) -> None:
+    """The negative control by traffic: were something else than the agent's rules answering, or the checker blind, the
+    other scenarios would prove nothing."""
+    address = scenario.served("web")
+    scenario.world.wait_until_agreed()
+    scenario.world.leave()
+    scenario.wait_silent(address, WEB)
+    told = scenario.world.differences()
+    assert any(sentence.startswith("link: ") and address in sentence for sentence in told), told
+    assert any(sentence.startswith("kernel: ") and address in sentence for sentence in told), told
+    assert scenario.guest.address("web") == address
+    scenario.world.start("agent")
+    scenario.wait_answer(address, WEB)

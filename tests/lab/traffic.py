@@ -79,6 +79,12 @@ class Client:
         """:meth:`get` for "TCP", :meth:`ask` for "UDP"."""
         return (self.get if protocol == "TCP" else self.ask)(address, port, timeout=timeout)
 
+    def own_address(self, address: str) -> str:
+        """The address that the station itself has towards another."""
+        with self._socket(address, socket.SOCK_DGRAM, ANSWER_LIMIT_SECONDS) as link:
+            link.connect((address, 9))  # nothing is sent
+            return str(link.getsockname()[0])
+
     def forget_neighbours(self) -> None:
         """Drop what ARP and NDP have told: an old entry makes a dead balancer look alive."""
         self.namespace.ip("neighbour flush all")

@@ -13,26 +13,27 @@ POOL_ANNOTATION = "cloudprovider.harvesterhci.io/ip-pool"
 
 @dataclass(frozen=True)
 class Port:
-    """A port of a Service."""
+    """A port of a Service; without a ``name`` it is called by protocol and number."""
 
     port: int
     target: int
     protocol: str = "TCP"
+    name: str = ""
 
     def manifest(self) -> Object:
-        name = f"{self.protocol.lower()}-{self.port}"
+        name = self.name or f"{self.protocol.lower()}-{self.port}"
         return {"name": name, "port": self.port, "targetPort": self.target, "protocol": self.protocol}
 
 
-def deployment(name: str, replicas: int) -> Object:
-    """Servers that listen on TCP_PORTS and UDP_PORTS."""
+def deployment(name: str, replicas: int, *, node: str = "") -> Object:
+    """Servers that listen on TCP_PORTS and UDP_PORTS; on any nodes, or all on one."""
     labels = {"app": name}
     ports = [
         *({"containerPort": port, "protocol": "TCP"} for port in TCP_PORTS),
         *({"containerPort": port, "protocol": "UDP"} for port in UDP_PORTS),
     ]
     container = {"name": "server", "image": "server", "ports": ports}
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 5}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 5, "nodeName": node}
     return {
         "metadata": {"name": name},
         "spec": {
@@ -69,13 +70,18 @@ class Workspace:
     def create(self) -> None:
         self.api.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
 
-    def deploy(self, name: str, replicas: int) -> None:
+    def deploy(self, name: str, replicas: int, *, node: str = "") -> None:
         """Make a deployment and wait until all its pods are ready."""
-        self.api.create(self.deployments, deployment(name, replicas))
+        self.api.create(self.deployments, deployment(name, replicas, node=node))
         self.wait_replicas(name, replicas)
 
     def scale(self, name: str, replicas: int) -> None:
         self.api.patch(f"{self.deployments}/{name}", {"spec": {"replicas": replicas}})
+
+    def move(self, name: str, node: str) -> None:
+        """Have a deployment's pods replaced by others on that node, one after the other."""
+        template = {"spec": {"nodeName": node}}
+        self.api.patch(f"{self.deployments}/{name}", {"spec": {"template": template}})
 
     def wait_replicas(self, name: str, replicas: int) -> None:
         def ready() -> bool:
@@ -103,7 +109,11 @@ class Workspace:
         self.api.patch(f"{self.services}/{name}", {"spec": {"ports": [port.manifest() for port in ports]}})
 
     def set_type(self, name: str, kind: str) -> None:
-        self.api.patch(f"{self.services}/{name}", {"spec": {"type": kind}})
+        self.set_field(name, "type", kind)
+
+    def set_field(self, name: str, field: str, value: object) -> None:
+        """Change a field of a Service's spec."""
+        self.api.patch(f"{self.services}/{name}", {"spec": {field: value}})
 
     def delete(self, name: str) -> None:
         """Ask for a Service's deletion; its finalizer keeps it until its address is given back."""
@@ -113,6 +123,11 @@ class Workspace:
         wait_for(
             f"Service {name} to be gone", lambda: self.api.find(f"{self.services}/{name}") is None, timeout=timeout
         )
+
+    def condition(self, name: str, kind: str) -> Object:
+        """A condition that a Service shows; {} without it."""
+        conditions = self.get(name)["status"].get("conditions", [])
+        return next((one for one in conditions if one["type"] == kind), {})
 
     def events(self, name: str) -> list[Object]:
         """Events about a Service."""
