@@ -42,6 +42,10 @@ class HostView:
         """Return the Services of this name (by UID) that the host has a load balancer for."""
         return tuple(self._by_name.get(name, ()))
 
+    def has_addresses(self, name: Name) -> bool:
+        """Whether the host has given an address to a Service of this name."""
+        return any(self._states[key].addresses for key in self._by_name.get(name, ()))
+
     def __len__(self) -> int:
         return len(self._states)
 

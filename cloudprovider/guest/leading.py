@@ -91,7 +91,10 @@ class Leadership:
             vanished=self.inventory.request,
             now=now,
         )
-        self.queue = WorkQueue(self.controller.handle, name="services", workers=WORKERS, rng=rng)
+        # New Services and those whose answer has come take turns: in a burst what is begun gets finished.
+        self.queue = WorkQueue(
+            self.controller.handle, name="services", workers=WORKERS, rng=rng, group=self.host.has_addresses
+        )
         self.services.on_change(self._service_changed)
         self.host.on_state(self._state_changed)
         self.host.on_connected(self.nodes.again)

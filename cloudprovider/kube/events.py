@@ -37,7 +37,7 @@ class Bounds:
     refill: float = 60.0
     queue: int = 5000
     remembered: int = 20000
-    workers: int = 2
+    workers: int = 1
     attempts: int = 4
 
 

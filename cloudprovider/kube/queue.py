@@ -6,7 +6,7 @@ Bounded by nature: a key stands in it once, however often it is added. Time is t
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -28,34 +28,39 @@ class _Fair(Generic[K]):
 
     def __init__(self, group: Callable[[K], Hashable]) -> None:
         self._group = group
-        self._members: set[K] = set()
-        self._groups: dict[Hashable, deque[K]] = {}
-        self._turns: deque[Hashable] = deque()
+        self._rows: OrderedDict[Hashable, dict[K, None]] = OrderedDict()
+        self._row_of: dict[K, Hashable] = {}
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._row_of)
 
     def __contains__(self, key: K) -> bool:
-        return key in self._members
+        return key in self._row_of
 
     def push(self, key: K) -> None:
-        self._members.add(key)
+        """Let ``key`` wait at the end of its group's row; if it stands there already, it keeps its place."""
         group = self._group(key)
-        if group not in self._groups:
-            self._groups[group] = deque()
-            self._turns.append(group)
-        self._groups[group].append(key)
+        if key in self._row_of:
+            if self._row_of[key] == group:
+                return
+            self._leave(key)
+        self._row_of[key] = group
+        self._rows.setdefault(group, {})[key] = None
 
     def pop(self) -> K:
-        group = self._turns.popleft()
-        waiting = self._groups[group]
-        key = waiting.popleft()
-        if waiting:
-            self._turns.append(group)
-        else:
-            del self._groups[group]
-        self._members.remove(key)
+        group, row = next(iter(self._rows.items()))
+        key = next(iter(row))
+        self._leave(key)
+        if group in self._rows:
+            self._rows.move_to_end(group)
         return key
+
+    def _leave(self, key: K) -> None:
+        group = self._row_of.pop(key)
+        row = self._rows[group]
+        del row[key]
+        if not row:
+            del self._rows[group]
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class WorkQueue(Generic[K]):
     which it wants to see the key again. If it raises, the key comes back after ``backoff`` (or later, where a
     KubeError or BridgeError carries ``retry_after``); adding the key sooner, because something has changed, tries
     sooner.
-    ``group`` (of a key, say its tenant) shares the workers fairly: groups take turns.
+    ``group`` (of a key when it is added, say its tenant) shares the workers fairly: groups take turns.
     """
 
     def __init__(
@@ -118,7 +123,7 @@ class WorkQueue(Generic[K]):
         self._stop_timer(key)
         if key in self._active:
             self._again.add(key)
-        elif key not in self._ready:
+        else:
             self._ready.push(key)
             self._idle.clear()
             self._dispatch()

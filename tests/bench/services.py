@@ -21,6 +21,7 @@ from tests.bench import load
 from tests.bench.kernelwatch import KernelWatch
 from tests.bench.load import Timeline
 from tests.bench.report import Report
+from tests.bench.served import serving
 from tests.lab.controlplane import API_SERVER
 from tests.lab.lab import Lab, ProgramName
 from tests.lab.netns import set_sysctl
@@ -31,6 +32,9 @@ LONE = 15
 LIMIT_SECONDS = 600.0
 NODE_PORTS = "10000-60000"
 """The default range is full after some 1,300 Services of two ports."""
+NEIGHBOURS = 200
+"""So many addresses are asked before the client forgets them: a kernel holds 1,024 neighbours, of all its networks
+together (net.ipv4.neigh.default.gc_thresh3)."""
 REQUEST = "cloudprovider_kube_requests_total"
 BLOCKS, CONFLICT = 'resource="ipblocks"', 'code="409"'
 PROGRAMS: tuple[ProgramName, ...] = ("guest", "host", "agent")
@@ -103,6 +107,7 @@ async def burst(lab: Lab, client: HttpKubeClient, timeline: Timeline, names: Seq
     await timeline.until(lambda: all(n in timeline.addressed for n in names), LIMIT_SECONDS)
     addressed = max(timeline.addressed[n] for n in names)
     answered = await asyncio.to_thread(forwards, lab, [timeline.addresses[n] for n in names])
+    await asyncio.to_thread(settled, lab)
     after = Snapshot.take(lab)
     lags = timeline.lags(names)
     report.add(f"burst of {count}: creating them", created - started, "s")
@@ -112,6 +117,19 @@ async def burst(lab: Lab, client: HttpKubeClient, timeline: Timeline, names: Seq
     report.add(f"burst of {count}: lag p99", percentile(lags, 0.99), "s", ("<", 4))
     add_requests(report, f"burst of {count}", before, after, count)
     add_cpu(report, f"burst of {count}", before, after)
+
+
+def settled(lab: Lab) -> None:
+    """Wait until our programs ask their API servers for nothing more: events come after what they tell of."""
+    last = Snapshot.take(lab)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        now = Snapshot.take(lab)
+        if now.requests_since(last, PROGRAMS) == 0:
+            return
+        last = now
+    raise RuntimeError("our programs still write, a minute after the last address")
 
 
 def add_requests(report: Report, what: str, before: Snapshot, after: Snapshot, count: int) -> None:
@@ -138,13 +156,15 @@ def forwards(lab: Lab, addresses: Sequence[str]) -> float:
     deadline = time.monotonic() + 60
     waiting = list(addresses)
     while waiting:
-        waiting = [a for a in waiting if not _answers(lab, a)]
+        waiting = [a for i, a in enumerate(waiting) if not _answers(lab, a, fresh=i % NEIGHBOURS == 0)]
         if waiting and time.monotonic() > deadline:
             raise RuntimeError(f"{len(waiting)} addresses do not answer, {waiting[0]} for one")
     return time.monotonic()
 
 
-def _answers(lab: Lab, address: str) -> bool:
+def _answers(lab: Lab, address: str, *, fresh: bool) -> bool:
+    if fresh:
+        lab.client.forget_neighbours()
     try:
         lab.client.connect(address, 80, timeout=0.2).close()
     except ConnectionRefusedError:
@@ -162,6 +182,7 @@ async def removal(lab: Lab, client: HttpKubeClient, timeline: Timeline, names: S
     await load.delete(client, names, timeline, CONNECTIONS)
     await timeline.until(lambda: all(n in timeline.gone for n in names), LIMIT_SECONDS)
     lags = sorted(timeline.gone[n] - timeline.asked_to_go[n] for n in names)
+    await asyncio.to_thread(settled, lab)
     after = Snapshot.take(lab)
     report.add(f"deleting {count}: first delete to last gone", max(timeline.gone.values()) - started, "s")
     report.add(f"deleting {count}: lag p50", percentile(lags, 0.5), "s")
@@ -196,6 +217,9 @@ async def measure(lab: Lab, report: Report, services: int, scale: int) -> None:
         commit, address = await lone(client, timeline, kernel, "lone")
         report.add("lone Service: create to kernel commit, median", commit, "ms", ("<", 150))
         report.add("lone Service: create to address in its status, median", address, "ms")
+        served = await asyncio.to_thread(serving, lab)
+        report.add("lone Service with a pod: create to served by all nodes (kube-proxy's share)", served.by_nodes, "ms")
+        report.add("lone Service with a pod: create to a page through its address", served.by_address, "ms")
         names = [f"s-{i}" for i in range(scale)]
         await burst(lab, client, timeline, names[:services], report)
         add_memory(report, lab, services)

@@ -66,6 +66,12 @@ async def test_a_snapshot_drops_what_it_lacks() -> None:
     assert len(heard.view) == 2
 
 
+async def test_a_service_has_an_address_once_the_host_says_one() -> None:
+    heard = _Heard(NEW, StateChange(updated=(LoadBalancerState(service=A), state(B))))
+    await heard.view.run()
+    assert [heard.view.has_addresses((key.namespace, key.name)) for key in (A, B, C)] == [False, True, False]
+
+
 async def test_a_resumed_stream_keeps_what_is_known() -> None:
     heard = _Heard(NEW, StateChange(updated=(state(A),), synced=True), CUT, RESUMED, StateChange(removed=(A,)))
     await heard.view.run()

@@ -213,6 +213,28 @@ def test_groups_take_turns() -> None:
     virtualtime.run(main())
 
 
+def test_a_key_whose_group_changes_waits_in_the_new_ones_row() -> None:
+    async def main() -> None:
+        handled: list[str] = []
+        group = dict.fromkeys("abcdef", "begun")
+
+        async def handle(key: str) -> None:
+            handled.append(key)
+
+        queue = queue_of(handle, workers=1, group=group.__getitem__)
+        for key in "abcdef":
+            queue.add(key)
+        for key in "fe":
+            group[key] = "nearly done"
+            queue.add(key)
+        queue.add("a")  # nothing new about it: it keeps its place
+        assert queue.stats.ready == 6
+        await running(queue, 1)
+        assert handled == ["a", "f", "b", "e", "c", "d"]
+
+    virtualtime.run(main())
+
+
 def test_cancel_drains_then_cancels_and_keeps_the_rest() -> None:
     async def main() -> None:
         log: list[str] = []
