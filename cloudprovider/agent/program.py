@@ -53,12 +53,20 @@ class Agent:
 
     async def leave(self) -> None:
         """Remove everything of this instance from the host, and let others have its load balancers."""
-        for network in await self._dataplane.networks():
+        networks = await self._dataplane.networks()
+        for network in networks:
             await self._dataplane.remove(network)
-            log.info("network left", extra={"network": network or "management"})
         count = await give_up(self._client, self._config.node_name)
         await self._ownership().release()
-        log.info("left", extra={"node": self._config.node_name, "load_balancers": count})
+        log.info(
+            "Nothing of this agent is left on this host.",
+            extra={
+                "node": self._config.node_name,
+                "instance": self._config.instance,
+                "networks_removed": [network or "management" for network in networks],
+                "load_balancers_given_up": count,
+            },
+        )
 
     def _ownership(self) -> Ownership:
         return Ownership(
