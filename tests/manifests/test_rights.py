@@ -19,6 +19,8 @@ import pytest
 from cloudprovider.cli.main import main
 from cloudprovider.cli.tenant import SYSTEM_NAMESPACE
 from tests.lab.controlplane import ControlPlane, Settings
+from tests.lab.network import Namespace, Switch
+from tests.lab.process import wait_for
 
 pytestmark = pytest.mark.apiserver
 
@@ -46,15 +48,18 @@ def free_port() -> int:
         return port
 
 
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cloudprovider.cli.main", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
 @contextmanager
 def running(log: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cloudprovider.cli.main", *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
+        process = subprocess.Popen(command(*arguments), stdout=output, stderr=subprocess.STDOUT, env=environment())
         try:
             yield process
             process.send_signal(signal.SIGTERM)
@@ -83,6 +88,10 @@ HOST = {
     ("create", "leases"),
     *(("watch", kind) for kind in ("loadbalancers", "ippools", "ipblocks", "guestclusters", "namespaces", "nodes")),
 }
+AGENT = {
+    ("create", "leases"),
+    *((verb, kind) for verb in ("list", "watch") for kind in ("loadbalancers", "guestclusters")),
+}
 
 
 @pytest.mark.parametrize(("program", "does"), [("guest", GUEST), ("host", HOST)])
@@ -110,13 +119,43 @@ def test_a_program_may_do_what_it_does(
     }[program]
     settings = [str(tmp_path / each) if (tmp_path / each).is_file() else each for each in files]
     account = plane.kubeconfig_for_account(SYSTEM_NAMESPACE, f"cloudprovider-{program}")
+    endpoint = f"127.0.0.1:{port}"
     log = tmp_path / "log"
-    with running(log, program, *settings, "--kubeconfig", str(account), "--endpoint", f"127.0.0.1:{port}") as process:
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while not does <= (seen := requests(port)).keys():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, f"not yet: {does - seen.keys()}\n{log.read_text()}"
-            time.sleep(0.1)  # between two looks
+    with running(log, program, *settings, "--kubeconfig", str(account), "--endpoint", endpoint) as process:
+        assert_permitted(process, log, port, does)
+
+
+@pytest.mark.kernel
+def test_the_agent_may_do_what_it_does_and_leave(plane: ControlPlane, tmp_path: Path) -> None:
+    """Idle: what it writes of load balancers is seen in the lab, which ends with an error when that is forbidden."""
+    Switch(Namespace(""), "rights-br").create()
+    networks = tmp_path / "networks.yaml"
+    networks.write_text("networks: [{device: rights-br, address: 192.0.2.2/24}]\n")
+    account = plane.kubeconfig_for_account(SYSTEM_NAMESPACE, "cloudprovider-agent")
+    settings = ["--node-name=host-1", "--instance=rights", f"--networks={networks}", f"--kubeconfig={account}"]
+    port = free_port()
+    log = tmp_path / "log"
+    namespace = Path("/run/netns/lb-rights-mgmt")
+    try:
+        with running(log, "agent", *settings, f"--endpoint=127.0.0.1:{port}") as process:
+            wait_for("the agent's namespace", namespace.exists)
+            assert_permitted(process, log, port, AGENT)
+        with log.open("wb") as output:
+            left = subprocess.run(command("agent", "leave", *settings), stderr=output, env=environment(), check=False)
+        assert left.returncode == 0, log.read_text()
+        assert "forbidden" not in log.read_text()
+        assert not namespace.exists()
+    finally:
+        Namespace("").ip("link del rights-br")
+
+
+def assert_permitted(process: "subprocess.Popen[bytes]", log: Path, port: int, does: set[tuple[str, str]]) -> None:
+    """Wait until the program has made all the requests that it makes when idle: none was refused."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not does <= (seen := requests(port)).keys():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, f"not yet: {does - seen.keys()}\n{log.read_text()}"
+        time.sleep(0.1)  # between two looks
     refused = {request: codes for request, codes in seen.items() if codes & {401, 403}}
     assert refused == {}
     assert "forbidden" not in log.read_text()
