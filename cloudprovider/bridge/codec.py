@@ -218,7 +218,7 @@ def ensure_from_wire(
     check = _Checker()
     spec = message.spec
     families = [check.enum(f"spec.ipFamilies[{i}]", _FAMILIES, f, "IPv4") for i, f in enumerate(spec.ip_families)]
-    if len(families) > len(set(families)):
+    if len(spec.ip_families) > len(set(spec.ip_families)):
         check.bad("spec.ipFamilies", "Duplicate", "names a family twice")
     if spec.client_ip_affinity_seconds > 86400:
         check.bad(
@@ -257,15 +257,15 @@ def ensure_from_wire(
 def _listeners(check: _Checker, messages: Sequence[pb.Listener]) -> tuple[Listener, ...]:
     if not messages:
         check.bad("spec.ports", "Required", "a load balancer needs at least one port")
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[int, int]] = set()
     listeners: list[Listener] = []
     for i, each in enumerate(messages):
         field = f"spec.ports[{i}]"
         protocol = check.enum(f"{field}.protocol", _PROTOCOLS, each.protocol, "TCP")
         port = check.port(f"{field}.port", each.port, optional=False) or 0
-        if (protocol, port) in seen:
+        if (each.protocol, port) in seen:
             check.bad(f"{field}.port", "Duplicate", f"{protocol} {port} is there twice")
-        seen.add((protocol, port))
+        seen.add((each.protocol, port))
         listeners.append(
             Listener(
                 name=check.text(f"{field}.name", each.name, 63),
@@ -291,17 +291,33 @@ def state_to_wire(state: LoadBalancerState) -> pb.LoadBalancerState:
 
 
 def state_from_wire(message: pb.LoadBalancerState) -> LoadBalancerState:
-    """Read a state. A mode or a condition status that a newer host may know reads as not known."""
+    """Read a state. A mode or a condition status that a newer host may know reads as not known; an address that can't
+    be read becomes a condition, so that one odd state does not end the stream of all."""
     check = _Checker()
     service = check.service("service", message.service)
-    ips = check.parsed("addresses", [a.ip for a in message.addresses], _address, "IP address")
     check.done()
+    addresses: list[GivenAddress] = []
+    conditions: list[StateCondition] = []
+    for given in message.addresses:
+        try:
+            addresses.append(GivenAddress(_address(given.ip), given.ip_pool))
+        except ValueError:
+            conditions.append(
+                StateCondition(
+                    "Allocated",
+                    "False",
+                    "AddressNotUnderstood",
+                    f"the host gives the address {given.ip[:64]!r}, which this guest can't read: is the host newer?"
+                    " Upgrade the guest program",
+                )
+            )
+    conditions += (
+        StateCondition(c.type, _STATUSES.get(c.status, "Unknown"), c.reason, c.message) for c in message.conditions
+    )
     return LoadBalancerState(
         service=service,
-        addresses=tuple(GivenAddress(ip, a.ip_pool) for ip, a in zip(ips, message.addresses, strict=True)),
-        conditions=tuple(
-            StateCondition(c.type, _STATUSES.get(c.status, "Unknown"), c.reason, c.message) for c in message.conditions
-        ),
+        addresses=tuple(addresses),
+        conditions=tuple(conditions),
         host_object=message.host_object,
         mode="dsr" if message.mode == "dsr" else "nat" if message.mode == "nat" else "",
     )

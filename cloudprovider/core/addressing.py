@@ -19,6 +19,7 @@ from cloudprovider.core.api.loadbalancer import (
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.audit import owner_of, shown_by
 from cloudprovider.core.conditions import carry_times
+from cloudprovider.core.exchange import ADDRESS_KEPT
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held
 from cloudprovider.core.plan import IPAddress
@@ -176,8 +177,9 @@ def _conditions(
 ) -> list[Condition]:
     given = " and ".join(f"{a.ip} from pool {a.ip_pool}" for a in addresses)
     if refusal is None:
-        message = f"{given}; {mismatch}" if mismatch else given
-        return [Condition(type=ALLOCATED, status="True", reason="Allocated", message=message)]
+        if mismatch:
+            return [Condition(type=ALLOCATED, status="True", reason=ADDRESS_KEPT, message=f"{given}; {mismatch}")]
+        return [Condition(type=ALLOCATED, status="True", reason="Allocated", message=given)]
     message = f"it keeps {given}, but {refusal.message}" if given else refusal.message
     found = [Condition(type=ALLOCATED, status="False", reason=refusal.reason, message=message)]
     if not addresses:

@@ -6,7 +6,7 @@ the last one need not be sent.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from cloudprovider.core.plan import IPAddress, IPNetwork, L4Protocol
 
@@ -79,6 +79,11 @@ class LoadBalancerRequest:
     health_check_node_port: int | None = None
     affinity_seconds: int | None = None
     sources: tuple[IPNetwork, ...] = ()
+
+
+ADDRESS_KEPT: Final = "AddressKept"
+"""Reason of the condition ``Allocated`` = True where the address is not what is asked for any more: it is kept all the
+same, as moving would cut clients off."""
 
 
 @dataclass(frozen=True, slots=True)

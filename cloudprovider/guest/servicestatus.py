@@ -14,7 +14,7 @@ from cloudprovider.core.api.kubernetes import LoadBalancerIngress, PortStatus, S
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import InvalidRequest
-from cloudprovider.core.exchange import LoadBalancerState, StateCondition
+from cloudprovider.core.exchange import ADDRESS_KEPT, LoadBalancerState, StateCondition
 from cloudprovider.core.translate import UnservedPort
 
 FIELD_MANAGER: Final = "cloudprovider-guest"
@@ -52,6 +52,9 @@ def problem_of_state(state: LoadBalancerState) -> Problem | None:
         condition = _condition(state, kind)
         if condition is not None and condition.status == "False":
             return Problem(condition.reason or kind, condition.message)
+    allocated = _condition(state, "Allocated")
+    if state.addresses and allocated is not None and allocated.reason == ADDRESS_KEPT:
+        return Problem(allocated.reason, allocated.message)
     ready = _condition(state, "Ready")
     if state.addresses and ready is not None and ready.status == "False":
         return Problem(ready.reason or "NotReady", ready.message)

@@ -43,6 +43,11 @@ class Chain:
     async def cluster(self, tenant: Tenant = TENANT) -> GuestCluster:
         return await self.world.client.get(GUESTCLUSTERS, tenant.namespace, tenant.cluster)
 
+    def annotations(self, tenant: Tenant = TENANT) -> dict[str, str]:
+        """Of the GuestCluster, as the host knows it."""
+        found = self.host.caches.guest_cluster(tenant)
+        return {} if found is None else found.metadata.annotations
+
     async def add_pool(self, name: str, cidr: str) -> None:
         await self.world.client.create(IPPOOLS, pool(name, subnet(cidr)))
 
@@ -119,6 +124,17 @@ class Wire:
         client = CountingBridge(config)
         self.stack.push_async_callback(client.close)
         return client
+
+    async def settle(self) -> None:
+        """Come to where the stream has nothing left to tell: it looks at the certificate with all that it tells. A node
+        is reported late enough for that."""
+        await self.guest.node("node-1", "10.0.0.1")
+
+        def reported() -> bool:
+            found = self.chain.host.caches.guest_cluster(TENANT)
+            return found is not None and bool(found.status.nodes)
+
+        await eventually(reported, "the nodes in the GuestCluster's status")
 
     async def quiet(self, bridge: CountingBridge, attempts: int = 4) -> None:
         """Let ``bridge`` try to connect ``attempts`` times more, and see that nobody hears of it each time."""

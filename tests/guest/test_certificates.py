@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 
 from cloudprovider.bridge.api import Reason
+from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION
 from cloudprovider.core.errors import BridgeError
 from cloudprovider.guest.leading import Leadership
 from cloudprovider.host.clock import rfc3339
@@ -86,6 +87,7 @@ async def test_one_that_is_revoked(
     async with wire.guest.leading(bridge) as leadership:
         service = await wire.guest.create()
         had = await wire.guest.until_ready()
+        await wire.settle()
         since = rfc3339(now() - timedelta(minutes=30))
         by_fingerprint = how == "fingerprint"
         await wire.chain.edit(
@@ -153,3 +155,23 @@ async def test_one_of_a_tenant_that_nobody_uses_yet(wire: Wire) -> None:
         wire.authority.write("b", wire.authority.client(TENANT))
         await wire.guest.until(lambda: shows(before=True))
         assert await wire.chain.versions() == touched
+
+
+async def test_a_rebinding_ends_the_former_clusters_stream(wire: Wire) -> None:
+    """Of two clusters with one certificate the operator lets the other one in."""
+    paths = wire.authority.write("client", wire.authority.client())
+    bridge = wire.client(paths)
+    async with wire.guest.leading(bridge) as leadership:
+        await wire.guest.create()
+        await wire.guest.until_ready()
+        await wire.settle()
+        rebuilt = wire.client(paths, OTHER_HELLO)
+        with pytest.raises(BridgeError, match="rebind") as refused:
+            await rebuilt.connect()
+        assert refused.value.reason == Reason.CLUSTER_MISMATCH
+        assert bridge.calls["connect"] == 1
+        await wire.chain.edit(metadata={"annotations": {REBIND_ANNOTATION: OTHER_HELLO.cluster_uid}})
+        await eventually(lambda: REBIND_ANNOTATION in wire.chain.annotations(), "the annotation in the host's cache")
+        await rebuilt.connect()
+        assert OTHER_HELLO.cluster_uid in await cut_off(leadership, Reason.CLUSTER_MISMATCH)
+        await keeps_and_says(wire, bridge, "ClusterMismatch", OTHER_HELLO.cluster_uid, HELLO.cluster_uid)

@@ -9,6 +9,10 @@ other call repeats in the request metadata "cluster-uid": it can only make a cal
 certificate), never widen what it may do. All calls are idempotent: a client may repeat any of them after any
 failure. There is no state of a connection, so nothing needs to be said again after a reconnect.
 
+Of a newer other side: a value that a request's enum does not have here is refused by its field, as guessing would
+serve something else than was asked; fields that are not known, and what is not known in a state, are passed over.
+Who needs those heeded asks for a higher version of the protocol (Connect).
+
 Errors are gRPC status codes with google.rpc details (ErrorInfo.domain is "cloudprovider.harvesterhci.io"):
   INVALID_ARGUMENT     BadRequest: which field (as the guest's user wrote it where it is theirs), why, and what to do.
                        Repeating is pointless until the input changes.
