@@ -25,10 +25,10 @@ setup: ## install what the project needs (also done by whatever needs it)
 controlplane: setup ## build the lab's Kubernetes: ten minutes once, then cached
 	@$(PYTHON) -m tests.lab.build
 
-demo: controlplane ## two clusters, Services with addresses, traffic; KEEP=1 leaves it running
+demo: controlplane ## two clusters, Services with addresses, traffic, in half a minute; KEEP=1 leaves it running
 	@$(PYTHON) -m tests.lab.demo $(if $(KEEP),--keep)
 
-demo-stop: setup ## end a demo that was left running
+demo-stop: setup ## end a demo that runs
 	@$(PYTHON) -m tests.lab.demo --stop
 
 test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k pools" for a part of the tests
