@@ -91,9 +91,9 @@ DEFINITIONS: Final = (
         short_names=("gcl",),
         columns=(
             Column("DESCRIPTION", ".spec.description"),
-            Column("SERVICES", ".status.inventory.services", "integer"),
             Column("LASTSEEN", ".status.lastSeenTime", "date"),
             _AGE,
+            Column("INVENTORY", ".status.inventory.services", "integer", wide=True),
             Column("VERSION", ".status.guestVersion", wide=True),
             Column("CLUSTERUID", ".status.clusterUid", wide=True),
         ),
