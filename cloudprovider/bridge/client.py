@@ -70,8 +70,8 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # a host that is back is seen at once; calls have a backoff of their own
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long a connection may take to come up, also when all guests return
     ("grpc.enable_http_proxy", 0),  # an environment made for the web is not meant for the host
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection, with the new certificate
 ]
@@ -88,7 +88,7 @@ class ClientConfig:
     tls: TlsPaths
     hello: Hello
     server_name: str = ""
-    backoff: tuple[float, float] = (0.5, 15.0)
+    backoff: tuple[float, float] = (0.5, 3.0)
 
 
 class GrpcBridge:
@@ -188,7 +188,7 @@ class GrpcBridge:
                 error = BridgeError(str(e), retryable=False)
             if loop.time() - began > self._config.backoff[1]:
                 failures = 0  # that stream stood; one that breaks at once keeps being waited for longer
-            delay = self._backoff(failures, error.retry_after)
+            delay = max(retry_delay(failures, self._config.backoff, self._random), error.retry_after or 0.0)
             failures += 1
             yield Disconnected(error=error, retry_in=delay)
             await asyncio.sleep(delay)
@@ -305,11 +305,14 @@ class GrpcBridge:
                 self._diagnosis = (loop.time() + DIAGNOSIS_SECONDS, diagnosis)
         return diagnosis or known
 
-    def _backoff(self, failures: int, asked: float | None) -> float:
-        """Exponential, with half of it left to chance, so that many guests do not come back at once."""
-        first, most = self._config.backoff
-        delay = min(most, first * 2.0 ** min(failures, 16)) * self._random.uniform(0.5, 1.0)
-        return max(delay, asked or 0.0)
+
+def retry_delay(failures: int, bounds: tuple[float, float], rng: random.Random) -> float:
+    """Seconds to wait after ``failures`` earlier ones in a row: ``bounds``' first, doubled each time up to the second.
+
+    Half of it is left to chance, so that many guests do not come back at once.
+    """
+    first, most = bounds
+    return min(most, first * 2.0 ** min(failures, 16)) * rng.uniform(0.5, 1.0)
 
 
 def _change(message: pb.WatchLoadBalancersResponse) -> StateChange:
