@@ -377,6 +377,8 @@ def _not_in_pool(address: IPAddress, view: PoolView) -> str:
 def _exhausted(want: Want, view: PoolView) -> str:
     ranges = view.ranges
     size = 0 if ranges is None else sum(s.high - s.low + 1 for s in ranges.segments if s.version == want.version)
+    if ranges is not None and not ranges.segments and view.overlaps:
+        return f'older pools hand out all that the pool "{view.name}" names: an operator must correct the ranges'
     if size == 0:
         return f'the pool "{view.name}" has no IPv{want.version} address to hand out: an operator must add a range'
     return (

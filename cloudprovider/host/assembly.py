@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from cloudprovider.core.plan import IPNetwork
 from cloudprovider.host.backend import HostBackend
@@ -15,12 +16,17 @@ from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
 from cloudprovider.host.nodes import TenantNodes
 from cloudprovider.host.registration import Registration
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.events import EventRecorder
+
+NAME: Final = "cloudprovider-host"
+"""The host program's name: of its Lease, and in its events."""
 
 
 class Host:
     """One term in office. ``backend`` may be asked once ``caches`` have synced, while :meth:`run` runs.
 
-    ``time`` is monotonic, in seconds. ``settle_seconds``: see :data:`~cloudprovider.host.inventories.SETTLE_SECONDS`;
+    ``identity``: which copy of the program this is. ``time`` is monotonic, in seconds.
+    ``settle_seconds``: see :data:`~cloudprovider.host.inventories.SETTLE_SECONDS`;
     ``readoption_seconds``: see :data:`~cloudprovider.host.hints.READOPTION_SECONDS`.
     """
 
@@ -29,6 +35,7 @@ class Host:
         client: KubeClient,
         *,
         version: str,
+        identity: str,
         reserved: Sequence[IPNetwork],
         now: Clock,
         time: Callable[[], float],
@@ -38,7 +45,8 @@ class Host:
     ) -> None:
         self.caches = Caches(client, rng)
         hints = Hints(time, wait_seconds=readoption_seconds)
-        self.controller = HostController(client, self.caches, hints, now=now, rng=rng)
+        self._events = EventRecorder(client, component=NAME, instance=identity, now=now, rng=rng)
+        self.controller = HostController(client, self.caches, hints, self._events, now=now, rng=rng)
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
         self._nodes = TenantNodes(self.caches, self.controller.book, self._statuses, reserved=reserved, rng=rng)
         self.backend = HostBackend(
@@ -58,3 +66,4 @@ class Host:
             tasks.create_task(self.controller.run(), name="controller")
             tasks.create_task(self._statuses.run(), name="guest cluster statuses")
             tasks.create_task(self._nodes.run(), name="tenants' nodes")
+            tasks.create_task(self._events.run(), name="events")

@@ -18,6 +18,7 @@ from cloudprovider.host.loadbalancers import LoadBalancers
 from cloudprovider.host.losses import has_lost_records, is_kept
 from cloudprovider.host.poolstatus import PoolStatuses
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.events import EventRecorder
 
 _log = logging.getLogger(__name__)
 
@@ -27,13 +28,22 @@ AUDIT_SECONDS: Final = 600.0
 class HostController:
     """Make it before the caches are filled, and :meth:`run` it beside them."""
 
-    def __init__(self, client: KubeClient, caches: Caches, hints: Hints, *, now: Clock, rng: random.Random) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        caches: Caches,
+        hints: Hints,
+        events: EventRecorder,
+        *,
+        now: Clock,
+        rng: random.Random,
+    ) -> None:
         self._caches = caches
         self._hints = hints
         self._rng = rng
         self.book = AddressBook(caches, hints)
         self.load_balancers = LoadBalancers(client, caches, self.book, hints, now=now, rng=rng)
-        self._pools = PoolStatuses(client, caches, self.book, now=now, rng=rng)
+        self._pools = PoolStatuses(client, caches, self.book, events, now=now, rng=rng)
 
     async def run(self) -> None:
         """Work until cancelled."""

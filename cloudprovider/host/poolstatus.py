@@ -1,15 +1,16 @@
-"""The pools' statuses: summaries for people, written when they have changed, at most once a second each."""
+"""The pools' statuses: summaries for people, written when they have changed, at most once a second each; and an event
+where a pool comes to be wrong, or right again."""
 
 import asyncio
 import random
-from collections.abc import Mapping
-from typing import Final, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal, cast
 
 import msgspec
 
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.api.pool import IPPoolStatus
-from cloudprovider.core.conditions import carry_times
+from cloudprovider.core.conditions import carry_times, find
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.poolstatus import summarize
 from cloudprovider.host.book import AddressBook
@@ -17,21 +18,35 @@ from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, rfc3339
 from cloudprovider.host.loadbalancers import FIELD_MANAGER
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import IPPOOLS
 
 INTERVAL: Final = 1.0
+_EARLY: Final = 0.001
+"""A timer may come a rounding error too early; that is not worth another one."""
+
+READY: Final = "Ready"
+OVERLAP: Final = "Overlap"
 
 
 class PoolStatuses:
     """Follows the address book."""
 
     def __init__(
-        self, client: KubeClient, caches: Caches, book: AddressBook, *, now: Clock, rng: random.Random
+        self,
+        client: KubeClient,
+        caches: Caches,
+        book: AddressBook,
+        events: EventRecorder,
+        *,
+        now: Clock,
+        rng: random.Random,
     ) -> None:
         self._client = client
         self._caches = caches
         self._book = book
+        self._events = events
         self._now = now
         self._written: dict[str, float] = {}
         self._queue: WorkQueue[str] = WorkQueue(self._reconcile, name="pools", workers=1, rng=rng)
@@ -48,7 +63,7 @@ class PoolStatuses:
             return None
         loop = asyncio.get_running_loop()
         wait = self._written.get(name, -INTERVAL) + INTERVAL - loop.time()
-        if wait > 0:
+        if wait > _EARLY:
             return wait
         pool = self._caches.pools.get("", name) or view.pool
         conditions = carry_times(pool.status.conditions, _conditions(view), rfc3339(self._now()))
@@ -62,9 +77,11 @@ class PoolStatuses:
             "metadata": {"name": name, "uid": pool.metadata.uid},
             "status": _body(status),
         }
-        self._caches.pools.observe(
-            await self._client.apply(IPPOOLS, "", name, patch, field_manager=FIELD_MANAGER, subresource="status")
-        )
+        written = await self._client.apply(IPPOOLS, "", name, patch, field_manager=FIELD_MANAGER, subresource="status")
+        self._caches.pools.observe(written)
+        # Once it is written: a program that takes over says nothing twice.
+        for kind, reason, message in _news(pool.status.conditions, conditions):
+            self._events.record(IPPOOLS, written, kind, reason, message)
         return None
 
 
@@ -78,13 +95,29 @@ def _conditions(view: PoolView) -> list[Condition]:
     """``Ready``: addresses can be given from it. ``Overlap``: an older pool has some of what it names."""
     if view.ranges is None:
         message = f"{view.error}: correct the ranges; what is allocated stays"
-        return [Condition(type="Ready", status="False", reason="InvalidRanges", message=message)]
-    found = [Condition(type="Ready", status="True", reason="Ready", message="it hands out addresses")]
+        return [Condition(type=READY, status="False", reason="InvalidRanges", message=message)]
+    found = [Condition(type=READY, status="True", reason="Ready", message="it hands out addresses")]
     if view.overlaps:
         listed = "; ".join(
             f'{", ".join(s.text for s in o.segments)} are handed out by the older pool "{o.other}"'
             for o in view.overlaps
         )
         message = f"{listed}: take them out of one of the pools; until then this one leaves them out"
-        found.append(Condition(type="Overlap", status="True", reason="OverlapsOlderPool", message=message[:32768]))
+        found.append(Condition(type=OVERLAP, status="True", reason="OverlapsOlderPool", message=message[:32768]))
     return found
+
+
+def _news(
+    before: Sequence[Condition], after: Sequence[Condition]
+) -> Iterator[tuple[Literal["Normal", "Warning"], str, str]]:
+    """What to tell as events, as (kind, reason, message): each reason when it comes, and that all is well again."""
+    was, ready = find(before, READY), find(after, READY)
+    if ready is not None and ready.status == "False" and (was is None or was.reason != ready.reason):
+        yield "Warning", ready.reason, ready.message
+    if was is not None and was.status == "False" and ready is not None and ready.status == "True":
+        yield "Normal", ready.reason, "its ranges are right again: it hands out addresses"
+    known, overlap = find(before, OVERLAP), find(after, OVERLAP)
+    if overlap is not None and known is None:
+        yield "Warning", overlap.reason, overlap.message
+    if overlap is None and known is not None and ready is not None and ready.status == "True":
+        yield "Normal", "NoOverlap", "no older pool hands out any of its addresses any more"

@@ -15,7 +15,7 @@ from cloudprovider.bridge.server import BridgeServer, ServerConfig
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
-from cloudprovider.host.assembly import Host
+from cloudprovider.host.assembly import NAME, Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.config import HostConfig
 from cloudprovider.host.metrics import exposition_of
@@ -30,7 +30,6 @@ from cloudprovider.kube.shell import run_in_shell
 
 log = logging.getLogger(__name__)
 
-NAME: Final = "cloudprovider-host"
 STANDBY_SECONDS: Final = 5.0
 
 
@@ -83,6 +82,7 @@ class HostProgram:
         host = self._host = Host(
             self._client,
             version=__version__,
+            identity=self._identity,
             reserved=config.reserved_cidrs,
             now=utc_now,
             time=time.monotonic,

@@ -12,15 +12,17 @@ import pytest
 
 from cloudprovider.bridge.api import Hello
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
+from cloudprovider.core.api.kubernetes import Event
+from cloudprovider.core.conditions import find
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest, LoadBalancerState, ServiceKey, Tenant
 from cloudprovider.core.lbobject import object_key
 from cloudprovider.host.assembly import Host
 from cloudprovider.kube import credentials
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.metrics import RequestCounter
-from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
+from cloudprovider.kube.resources import EVENTS, GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.conftest import DEFINITIONS, LOGS
-from tests.host.world import World, eventually, guest_cluster, pool, services, subnet
+from tests.host.world import LIMIT, World, eventually, guest_cluster, pool, services, subnet
 from tests.lab import programs
 from tests.lab.controlplane import ControlPlane, Settings
 
@@ -146,6 +148,26 @@ async def test_killed_in_a_burst_no_address_moves_doubles_or_leaks(world: World)
         await host.controller.load_balancers.queue.idle()
     assert {key: after[key] for key in before} == before
     assert await world.allocations() == {address: "/".join(object_key(TENANT, key)) for key, address in after.items()}
+
+
+async def test_a_pools_trouble_is_told_as_an_event(world: World) -> None:
+    name = ("", "younger")
+    await world.client.create(IPPOOLS, pool("younger", subnet("10.1.0.0/24")))
+    try:
+        async with world.host() as host:
+            await eventually(lambda: find(host.caches.pools.objects[name].status.conditions, "Overlap") is not None)
+            uid = host.caches.pools.objects[name].metadata.uid
+            async with asyncio.timeout(LIMIT):
+                while not (found := await _events_of(world, uid)):  # noqa: ASYNC110 - an object, not a signal
+                    await asyncio.sleep(0.05)
+        (event,) = found
+        assert (event.type, event.reason, event.involved_object.name) == ("Warning", "OverlapsOlderPool", "younger")
+    finally:
+        await world.client.delete(IPPOOLS, *name)
+
+
+async def _events_of(world: World, uid: str) -> list[Event]:
+    return [e for e in (await world.client.list(EVENTS, "default")).items if e.involved_object.uid == uid]
 
 
 def _has_up(states: Mapping[ServiceKey, LoadBalancerState], count: int) -> bool:

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import msgspec
-import pytest
 
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.kubernetes import Namespace
@@ -361,76 +360,6 @@ class TestGivingBack:
             await eventually(lambda: len(host.controller.book.held(seen(host, vm()))) == 1)
         assert first != second
         assert len(await world.allocations()) == 1
-
-
-class TestPools:
-    async def test_the_status_sums_up_and_the_younger_of_two_that_overlap_says_so(self, world: World) -> None:
-        await world.client.create(IPPOOLS, pool("a", subnet("192.0.2.0/24")))
-        await world.client.create(IPPOOLS, pool("b", subnet("192.0.2.0/24", "192.0.2.200", "192.0.2.210")))
-        await world.client.create(LOADBALANCERS, vm(ip_pool="a"))
-        async with world.host() as host:
-            address = await given(host, vm())
-            status = host.caches.pools.objects["", "a"].status
-
-            def counted() -> bool:
-                nonlocal status
-                status = host.caches.pools.objects["", "a"].status
-                return status.allocated == {address: "team-a/vm"}
-
-            await eventually(counted)
-            assert (status.total, status.available, status.last_allocated) == (253, 252, address)
-            overlap = find(host.caches.pools.objects["", "b"].status.conditions, "Overlap")
-            assert overlap is not None
-            assert '"a"' in overlap.message
-            assert find(status.conditions, "Overlap") is None
-
-    async def test_wrong_ranges_say_so(self, world: World) -> None:
-        await world.client.create(IPPOOLS, pool("a", subnet("192.0.2.0/24", "198.51.100.1")))
-        async with world.host() as host:
-
-            def told() -> bool:
-                found = find(host.caches.pools.objects["", "a"].status.conditions, "Ready")
-                return found is not None and found.reason == "InvalidRanges"
-
-            await eventually(told)
-
-
-class TestTroubles:
-    async def test_a_write_of_somebody_else_is_not_lost(self, world: World) -> None:
-        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
-        await world.client.create(LOADBALANCERS, vm("first"))
-        async with world.host() as host:
-            await given(host, vm("first"))
-            (block,) = await world.blocks()
-            taken = {**block.spec.allocations, "192.0.2.3": Allocation(owner="agent/h")}
-            spec = msgspec.structs.replace(block.spec, allocations=taken)
-            await world.client.replace(IPBLOCKS, msgspec.structs.replace(block, spec=spec))
-            await world.client.create(LOADBALANCERS, vm("second"))
-            assert await given(host, vm("second")) == "192.0.2.4"
-        assert (await world.allocations())["192.0.2.3"] == "agent/h"
-
-    @pytest.mark.parametrize("stop_after", [1, 3, 7, 12, 20])
-    async def test_killed_at_any_moment_nothing_moves_doubles_or_leaks(self, world: World, stop_after: int) -> None:
-        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
-        names = [f"vm{i}" for i in range(25)]
-        before: dict[str, str] = {}
-        async with world.host() as host:
-            for name in names:
-                await world.client.create(LOADBALANCERS, vm(name))
-            count = host.caches.load_balancers.objects
-
-            def some_given() -> bool:
-                return sum(1 for lb in count.values() if lb.status.address) >= stop_after
-
-            await eventually(some_given)
-            before = {lb.metadata.name: lb.status.address for lb in count.values() if lb.status.address}
-        async with world.host() as host:
-            for name in names:
-                await given(host, vm(name))
-            after = {name: seen(host, vm(name)).status.address for name in names}
-        assert {name: after[name] for name in before} == before
-        assert len(set(after.values())) == len(names)
-        assert set(await world.allocations()) == set(after.values())
 
 
 def with_address(lb: LoadBalancer, address: str) -> LoadBalancer:

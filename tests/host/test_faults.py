@@ -3,12 +3,14 @@
 import asyncio
 import random
 
+import msgspec
 import pytest
 
+from cloudprovider.core.api.pool import Allocation
 from cloudprovider.core.errors import Conflict, Unavailable
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
-from cloudprovider.kube.resources import IPPOOLS, LOADBALANCERS
-from tests.host.test_controller import given, has_address, vm
+from cloudprovider.kube.resources import IPBLOCKS, IPPOOLS, LOADBALANCERS
+from tests.host.test_controller import given, has_address, seen, vm
 from tests.host.world import World, eventually, pool, subnet
 
 WRITES = frozenset({"create", "update", "patch", "apply", "delete"})
@@ -93,3 +95,41 @@ async def test_killed_at_any_write_nothing_moves_doubles_or_leaks(
         now = {lb.metadata.name: lb.status.address for lb in host.caches.load_balancers.objects.values()}
     assert {name: now[name] for name in shown if name in now} == {n: a for n, a in shown.items() if n in now}
     assert await world.allocations() == {address: f"team-a/{name}" for name, address in now.items()}
+
+
+async def test_a_write_of_somebody_else_is_not_lost(world: World) -> None:
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+    await world.client.create(LOADBALANCERS, vm("first"))
+    async with world.host() as host:
+        await given(host, vm("first"))
+        (block,) = await world.blocks()
+        taken = {**block.spec.allocations, "192.0.2.3": Allocation(owner="agent/h")}
+        spec = msgspec.structs.replace(block.spec, allocations=taken)
+        await world.client.replace(IPBLOCKS, msgspec.structs.replace(block, spec=spec))
+        await world.client.create(LOADBALANCERS, vm("second"))
+        assert await given(host, vm("second")) == "192.0.2.4"
+    assert (await world.allocations())["192.0.2.3"] == "agent/h"
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 7, 12, 20])
+async def test_killed_at_any_moment_nothing_moves_doubles_or_leaks(world: World, stop_after: int) -> None:
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+    names = [f"vm{i}" for i in range(25)]
+    before: dict[str, str] = {}
+    async with world.host() as host:
+        for name in names:
+            await world.client.create(LOADBALANCERS, vm(name))
+        count = host.caches.load_balancers.objects
+
+        def some_given() -> bool:
+            return sum(1 for lb in count.values() if lb.status.address) >= stop_after
+
+        await eventually(some_given)
+        before = {lb.metadata.name: lb.status.address for lb in count.values() if lb.status.address}
+    async with world.host() as host:
+        for name in names:
+            await given(host, vm(name))
+        after = {name: seen(host, vm(name)).status.address for name in names}
+    assert {name: after[name] for name in before} == before
+    assert len(set(after.values())) == len(names)
+    assert set(await world.allocations()) == set(after.values())

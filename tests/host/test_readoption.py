@@ -1,9 +1,6 @@
 """After a restore: what Services show goes back to them, whoever else asks first. And a mere restart delays nobody."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from functools import wraps
-from inspect import signature
 from ipaddress import IPv4Address
 
 import msgspec
@@ -21,8 +18,7 @@ from cloudprovider.host.clock import utc_now
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.host.test_controller import given, refused, vm
-from tests.host.world import World, eventually, guest_cluster, pool, services, subnet
-from tests.kube import virtualtime
+from tests.host.world import World, eventually, guest_cluster, pool, services, subnet, virtually
 
 BLUE, GREEN = Tenant("team-a", "blue"), Tenant("team-b", "green")
 OLD, NEW = ServiceKey("default", "old", "uid-old"), ServiceKey("default", "new", "uid-new")
@@ -69,22 +65,13 @@ class Restored(World):
             self.cluster.seed(IPPOOLS, msgspec.structs.replace(one, status=IPPoolStatus()))
 
 
-def scenario(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-    """Run a test in virtual time (half a minute costs nothing, and can be measured), in a world prepared for it."""
+async def prepared() -> Restored:
+    world = Restored()
+    await world.prepare()
+    return world
 
-    @wraps(test)
-    def run(*owner: object, **arguments: object) -> None:
-        async def main() -> None:
-            world = Restored()
-            await world.prepare()
-            await test(*owner, world=world, **arguments)
 
-        virtualtime.run(main())
-
-    seen = signature(test)
-    shown = [parameter for name, parameter in seen.parameters.items() if name != "world"]
-    run.__signature__ = seen.replace(parameters=shown)  # type: ignore[attr-defined] # pytest's way to what a test takes
-    return run
+scenario = virtually(prepared)
 
 
 async def connect(host: Host, tenant: Tenant) -> None:

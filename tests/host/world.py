@@ -2,10 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import wraps
+from inspect import signature
 from ipaddress import ip_network
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +22,7 @@ from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
+from tests.kube import virtualtime
 
 LIMIT = 20.0
 """Seconds until what is waited for must have come."""
@@ -72,6 +76,7 @@ class World:
         host = Host(
             self.connect(),
             version="0",
+            identity="host-test",
             reserved=(ip_network("10.96.0.0/12"),),
             now=utc_now,
             time=asyncio.get_running_loop().time,
@@ -125,6 +130,31 @@ class World:
                 assert address not in found, f"{address} is allocated twice"
                 found[address] = allocation.owner
         return found
+
+
+W = TypeVar("W", bound=World)
+
+
+def virtually(
+    prepare: Callable[[], Awaitable[W]],
+) -> Callable[[Callable[..., Coroutine[None, None, None]]], Callable[..., None]]:
+    """Return a decorator that runs a test in virtual time (half a minute costs nothing, and can be measured) with the
+    ``world`` that ``prepare`` makes there."""
+
+    def decorate(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
+        @wraps(test)
+        def run(*owner: object, **arguments: object) -> None:
+            async def main() -> None:
+                await test(*owner, world=await prepare(), **arguments)
+
+            virtualtime.run(main())
+
+        seen = signature(test)
+        shown = [parameter for name, parameter in seen.parameters.items() if name != "world"]
+        run.__signature__ = seen.replace(parameters=shown)  # type: ignore[attr-defined] # where pytest looks
+        return run
+
+    return decorate
 
 
 class Agent:
