@@ -21,11 +21,38 @@ Level = Literal["debug", "info", "warning", "error"]
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """Attributes that every record has: all others came in by ``extra``."""
 
-_SECRET_NAME: Final = re.compile(
-    r"(?<!fencing_)token|secret|password|passwd|authorization|credential|private|^key$|_key_pem", re.I
+_SECRET_NAMES: Final = frozenset(
+    {
+        "authorization",
+        "proxy_authorization",
+        "cookie",
+        "set_cookie",
+        "password",
+        "passwd",
+        "secret",
+        "client_secret",
+        "token",
+        "access_token",
+        "bearer_token",
+        "id_token",
+        "refresh_token",
+        "api_key",
+        "private_key",
+        "client_key_data",
+    }
 )
+"""Fields and header names (in lower case, with "_" for "-") whose whole value is a secret.
+
+Exact names: ``key`` is what a queue calls its items, ``fencing_token`` and ``resume_token`` are no one's secrets, and
+``client_key`` is a file's path. A secret under a name that is not here is known by its form.
+"""
+
 _SECRET_TEXT: Final = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)|(?<=Bearer )\S+", re.S | re.I
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"  # PEM, RFC 7468
+    r"|\bLS0tLS1CRUdJTi(?!BDRVJUSUZJ)[A-Za-z0-9+/]+=*"  # any but a certificate of it in base64, as in a kubeconfig
+    r"|\beyJ[\w-]+\.eyJ[\w-]+\.[\w-]*"  # a JSON Web Token, RFC 7519: accounts of Kubernetes have such
+    r"|(?<=\bBearer )\S+|(?<=\bBasic )[A-Za-z0-9+/]{8,}=*",  # RFC 6750, RFC 7617
+    re.S,
 )
 _REDACTED: Final = "[redacted]"
 _FRAMES: Final = 12
@@ -86,7 +113,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 def _safe(name: str, value: object) -> object:
     """``value`` without secrets, and of types that JSON has."""
-    if _SECRET_NAME.search(name):
+    if name.lower().replace("-", "_") in _SECRET_NAMES:
         return _REDACTED
     match value:
         case None | bool() | int() | float():

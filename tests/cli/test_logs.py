@@ -1,5 +1,6 @@
 """Log lines: one JSON object each, with fields, and no secrets."""
 
+import base64
 import io
 import json
 import logging
@@ -74,14 +75,30 @@ def test_an_exception_is_compact_and_keeps_its_cause() -> None:
     assert "test_logs.py" in event["trace"][0]
 
 
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def b64url(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+JWT = ".".join([b64url('{"alg":"RS256"}'), b64url('{"sub":"system"}'), "hunter2-abc"])
+
+
 @pytest.mark.parametrize("format_", ["json", "text"])
 @pytest.mark.parametrize(
     "extra",
     [
         {"token": "hunter2-abc"},
-        {"nested": {"Authorization": "hunter2-abc"}},
-        {"headers": ["Bearer hunter2-abc"]},
+        {"password": "hunter2-abc"},
         {"client_secret": "hunter2-abc"},
+        {"client-key-data": "hunter2-abc"},
+        {"nested": {"Authorization": "hunter2-abc"}},
+        {"nested": [{"Proxy-Authorization": "hunter2-abc"}]},
+        {"headers": ["Bearer hunter2-abc"]},
+        {"request": "GET / Authorization: Bearer hunter2-abc"},
+        {"said": f"the token is {JWT}."},
     ],
 )
 def test_secrets_never_come_out(format_: logs.Format, extra: dict[str, Any]) -> None:
@@ -89,6 +106,17 @@ def test_secrets_never_come_out(format_: logs.Format, extra: dict[str, Any]) -> 
     logging.getLogger().error("Sent", extra=extra)
     assert "hunter2" not in lines.text()
     assert "redacted" in lines.text()
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "EC "])
+def test_keys_in_base64_and_basic_credentials_never_come_out(kind: str) -> None:
+    pem = b64(f"-----BEGIN {kind}PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\n")
+    basic = b64("admin:hunter2-abc")
+    lines = Lines("json")
+    logging.getLogger().error("client-key-data: %s", pem, extra={"header": f"Basic {basic}"})
+    (event,) = lines.events()
+    assert event["message"] == "client-key-data: [redacted]"
+    assert event["header"] == "Basic [redacted]"
 
 
 @pytest.mark.parametrize("format_", ["json", "text"])
@@ -101,12 +129,27 @@ def test_private_keys_never_come_out(format_: logs.Format) -> None:
     assert "MIGHAg" not in lines.text()
 
 
-def test_a_name_that_only_looks_like_a_secret_stays() -> None:
-    """ "key" as a part of a word is how queues and sessions name their items."""
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"key": "('shops', 'web')"},
+        {"address_key": "abc"},
+        {"keys": 3},
+        {"fencing_token": 7},
+        {"resume_token": "r-17"},
+        {"client_key": "/etc/cloudprovider/bridge/tls.key"},
+        {"secret_name": "cloudprovider-bridge"},
+        {"private_network": "10.0.0.0/8"},
+        {"credentials": "kubeconfig"},
+        {"certificate": b64("-----BEGIN CERTIFICATE-----\nMIIB\n")},
+        {"said": "the bearer of this has Basic rights, see a.b.c"},
+    ],
+)
+def test_what_is_no_secret_stays(extra: dict[str, Any]) -> None:
     lines = Lines("json")
-    logging.getLogger().info("Queued", extra={"address_key": "abc", "keys": 3, "fencing_token": 7})
+    logging.getLogger().info("Queued", extra=extra)
     (event,) = lines.events()
-    assert (event["address_key"], event["keys"], event["fencing_token"]) == ("abc", 3, 7)
+    assert {name: event[name] for name in extra} == extra
 
 
 def test_text_is_for_people() -> None:
