@@ -22,7 +22,7 @@ from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
 from tests.lab.network import Lan, Namespace, Subnets, require_sandbox, run
 from tests.lab.node import GuestNode, GuestNodes, HostNode, ProxyMode
-from tests.lab.pods import now
+from tests.lab.pod import now
 from tests.lab.process import LabError
 from tests.lab.programs import BRIDGE_PORT, Outcome, Program
 from tests.lab.traffic import Client

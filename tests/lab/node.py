@@ -13,7 +13,8 @@ from tests.lab.build import find
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Api
 from tests.lab.controlplane import ControlPlane
 from tests.lab.network import Lan, Namespace, Switch
-from tests.lab.pods import PodHost, PodRunner
+from tests.lab.pod import PodHost
+from tests.lab.pods import PodRunner
 from tests.lab.process import Process
 
 ProxyMode = Literal["nftables", "iptables"]
