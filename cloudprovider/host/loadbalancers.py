@@ -19,12 +19,15 @@ from cloudprovider.host.caches import Caches, project_of
 from cloudprovider.host.clock import Clock, rfc3339
 from cloudprovider.host.hints import Hints
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import LOADBALANCERS
 
 FIELD_MANAGER: Final = "cloudprovider-controller"
 WORKERS: Final = 32
 """As many as the client has connections: more would only wait there."""
+BACKOFF: Final = Backoff(base=0.1, limit=15.0)
+"""After an outage of the API server a load balancer waits no longer for its address than the caches for their news."""
 
 
 class LoadBalancers:
@@ -39,7 +42,12 @@ class LoadBalancers:
         self._hints = hints
         self._now = now
         self.queue: WorkQueue[Key] = WorkQueue(
-            self._reconcile, name="load-balancers", workers=WORKERS, rng=rng, group=lambda key: key[0]
+            self._reconcile,
+            name="load-balancers",
+            workers=WORKERS,
+            rng=rng,
+            backoff=BACKOFF,
+            group=lambda key: key[0],
         )
         self.batches = Batches(client, caches, book, now=now, rng=rng, done=self.queue.add)
         caches.load_balancers.on_change(self._changed)

@@ -70,7 +70,6 @@ class PoolStatuses:
         status = summarize(self._book.ledger, view, self._book.last_allocated(name), conditions)
         if status == pool.status:
             return None
-        self._written[name] = loop.time()
         patch = {
             "apiVersion": IPPOOLS.api_version,
             "kind": IPPOOLS.kind,
@@ -78,6 +77,7 @@ class PoolStatuses:
             "status": _body(status),
         }
         written = await self._client.apply(IPPOOLS, "", name, patch, field_manager=FIELD_MANAGER, subresource="status")
+        self._written[name] = loop.time()  # not before: a write that fails is for the queue to repeat, ever more slowly
         self._caches.pools.observe(written)
         # Once it is written: a program that takes over says nothing twice.
         for kind, reason, message in _news(pool.status.conditions, conditions):

@@ -29,14 +29,14 @@ LIMIT = 20.0
 EVERYBODY = Scope(project="*", namespace="*", guest_cluster="*")
 
 
-async def eventually(holds: Callable[[], bool], what: str = "what is waited for") -> None:
+async def eventually(holds: Callable[[], bool], what: str = "what is waited for", limit: float = LIMIT) -> None:
     """Wait until ``holds``; fail with ``what`` if it does not in time."""
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(limit):
             while not holds():  # noqa: ASYNC110 - what is waited for tells nobody
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"not within {LIMIT} s: {what}") from None
+        raise AssertionError(f"not within {limit} s: {what}") from None
 
 
 def pool(name: str, *ranges: Range, network: str = "", priority: int = 0, scope: Scope = EVERYBODY) -> IPPool:
