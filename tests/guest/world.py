@@ -108,6 +108,15 @@ class World:
         }
         return await self.user.create(SERVICES, msgspec.convert(body, Service))
 
+    async def served(self, name: str = "web", **wanted: Any) -> Service:
+        """Create a Service (see :meth:`create`) and wait until it has its address."""
+        service = await self.create(name, **wanted)
+        if not self.backend.automatic:
+            await self.until_true(lambda: (TENANT, self.key(service)) in self.backend.load_balancers)
+            self.backend.program(TENANT, self.key(service))
+        await self.until_ready(name)
+        return service
+
     async def change(self, name: str = "web", **patch: Any) -> Service:
         return await self.user.merge_patch(SERVICES, "shop", name, patch)
 
@@ -144,6 +153,9 @@ class World:
             return await self.user.get(SERVICES, "shop", name)
         except NotFound:
             return None
+
+    async def gone(self, name: str = "web") -> bool:
+        return await self.service(name) is None
 
     async def ips(self, name: str = "web") -> list[str]:
         service = await self.service(name)
