@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kernel
 SANDBOX = Path(__file__).parent / "sandbox"
 BUSY = """
 ip netns add left-behind
-ip link add lan type bridge
+ip link add leftbehind0 type bridge
 touch /run/left-behind
 sleep 600 &
 echo ready
@@ -58,7 +58,7 @@ def test_nothing_is_left_when_it_is_ended(number: signal.Signals) -> None:
     wait_for("the end of all inside", gone(inside), timeout=10)
     assert not Path("/run/netns/left-behind").exists()
     assert not Path("/run/left-behind").exists()
-    assert not Path("/sys/class/net/lan").exists()
+    assert not Path("/sys/class/net/leftbehind0").exists()
 
 
 def test_ctrl_c_reaches_the_command_and_its_word_is_final() -> None:
