@@ -20,6 +20,7 @@ class Quota(ApiStruct, frozen=True, kw_only=True):
     """Bounds of one tenant. None: the program's default."""
 
     load_balancers: Annotated[int, Meta(ge=0, description="Load balancers at one time.")] = 10000
+    addresses: Annotated[int, Meta(ge=0, description="Addresses at one time, shared ones counted once.")] = 10000
     ports_per_load_balancer: Annotated[int, Meta(ge=1, le=MAX_LISTENERS, description="Ports of one of them.")] = 250
     source_ranges_per_load_balancer: Annotated[
         int, Meta(ge=0, le=MAX_SOURCE_RANGES, description="Source ranges of one of them.")

@@ -1,7 +1,8 @@
 """LoadBalancer, ``loadbalancer.harvesterhci.io/v1beta1``: Harvester's fields plus ours.
 
 Written by: the bridge (spec of ``workloadType: cluster``), users (``vm``); status by the host controller
-(addresses, ``Allocated``) and by the agent that owns the address (``holder``, ``Programmed``, ``Ready``).
+(addresses, ``Allocated``) and by the agent that owns the address (``holder``, ``lease``, ``foreignAddresses``,
+``Leased``, ``Programmed``, ``Ready``).
 """
 
 from typing import Annotated, Literal
@@ -103,6 +104,13 @@ class LoadBalancerSpec(ApiStruct, frozen=True, kw_only=True):
         ServiceReference | None,
         Meta(description="The guest cluster's Service that this stands for; the bridge writes it."),
     ] = None
+    primary_service: Annotated[
+        str,
+        Meta(max_length=127, description='"namespace/name" of the guest cluster\'s Service whose addresses it shares.'),
+    ] = ""
+    dhcp_hostname: Annotated[
+        str, Meta(max_length=253, description="Host name told to the DHCP server (option 12).")
+    ] = ""
     addresses: Annotated[list[AddressText], Meta(max_length=2, description="Addresses asked for, one a family.")] = []
     ip_families: Annotated[
         list[IPFamily], Meta(max_length=2, description="Families wanted, the first one first; empty: the pool's.")
@@ -166,6 +174,28 @@ class Holder(ApiStruct, frozen=True, kw_only=True):
     mode: Annotated[Literal["dsr", "nat", ""], Meta(description="How it forwards.")] = ""
 
 
+class DhcpLease(ApiStruct, frozen=True, kw_only=True):
+    """What a DHCP server gave; the agent that holds it writes it, so that another host can go on with it."""
+
+    ip: Annotated[str, Meta(description="The address.")]
+    prefix_length: Annotated[int, Meta(ge=0, le=32, description="Of its subnet.")]
+    gateway: Annotated[str, Meta(description="The subnet's router; empty: none.")] = ""
+    network: Annotated[str, Meta(description='"namespace/name" of the network; empty is the management network.')] = ""
+    server: Annotated[str, Meta(description="The DHCP server's identifier (option 54).")] = ""
+    hardware_address: Annotated[str, Meta(description="The lease's own, for the server; not the link's.")] = ""
+    acquired_time: Annotated[str, Meta(description="RFC 3339.")] = ""
+    renew_time: Annotated[str, Meta(description="RFC 3339; T1. Empty: the lease has no end.")] = ""
+    rebind_time: Annotated[str, Meta(description="RFC 3339; T2. Empty: the lease has no end.")] = ""
+    expiry_time: Annotated[str, Meta(description="RFC 3339. Empty: the lease has no end.")] = ""
+
+
+class ForeignAddress(ApiStruct, frozen=True, kw_only=True):
+    """An address of this load balancer that somebody else has on the network (RFC 5227, RFC 4862 section 5.4)."""
+
+    ip: Annotated[str, Meta(description="The address.")]
+    hardware_address: Annotated[str, Meta(description="Who answered for it.")]
+
+
 class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
     """What is."""
 
@@ -177,6 +207,10 @@ class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
     addresses: Annotated[
         list[Address], Meta(max_length=2, description="All addresses, with what it takes to bring them up.")
     ] = []
+    next_addresses: Annotated[
+        list[Address],
+        Meta(max_length=2, description="Addresses that take the place of others as soon as the holder has them up."),
+    ] = []
     address_key: Annotated[
         str, Meta(max_length=64, description="Fixed at allocation; decides which host owns the addresses.")
     ] = ""
@@ -185,8 +219,15 @@ class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
         Holder | None,
         Meta(description="The host that has the addresses up; while set they are not freed.", extra_json_schema=ATOMIC),
     ] = None
+    lease: Annotated[
+        DhcpLease | None, Meta(description="Of the DHCP server, where ipam is dhcp.", extra_json_schema=ATOMIC)
+    ] = None
+    foreign_addresses: Annotated[
+        list[ForeignAddress],
+        Meta(max_length=4, description="Addresses that the holder found with somebody else."),
+    ] = []
     conditions: Annotated[
-        list[Condition], Meta(description="Allocated, Programmed, Ready, ClientAddressNotPreserved.")
+        list[Condition], Meta(description="Allocated, Leased, Programmed, Ready, ClientAddressNotPreserved.")
     ] = []
 
 

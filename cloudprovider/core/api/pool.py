@@ -23,6 +23,10 @@ class Range(ApiStruct, frozen=True, kw_only=True):
     range_start: Annotated[AddressText, Meta(description="First address to hand out; empty: the first host.")] = ""
     range_end: Annotated[AddressText, Meta(description="Last address to hand out; empty: the last host.")] = ""
     gateway: Annotated[AddressText, Meta(description="Never handed out; empty: the first host.")] = ""
+    exclude: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=91)]],
+        Meta(max_length=64, description='Never handed out: addresses, subnets, or "first-last".'),
+    ] = []
 
 
 class Scope(ApiStruct, frozen=True, kw_only=True):
@@ -46,12 +50,38 @@ class Selector(ApiStruct, frozen=True, kw_only=True):
     ] = []
 
 
+class Reservation(ApiStruct, frozen=True, kw_only=True):
+    """An address that only one owner gets, whether it exists yet or not: a LoadBalancer by name, or a guest cluster's
+    Service. The owner gets it without asking for it; history, pool and scope rules stay as they are."""
+
+    address: Annotated[AddressText, Meta(min_length=1, description="Of this pool's ranges.")]
+    namespace: Annotated[str, Meta(min_length=1, max_length=63, description="Host namespace of the owner.")]
+    load_balancer: Annotated[str, Meta(max_length=253, description="The LoadBalancer's name; or:")] = ""
+    guest_cluster: Annotated[str, Meta(max_length=63, description="The guest cluster whose Service it is for.")] = ""
+    service: Annotated[str, Meta(max_length=127, description='That Service, "namespace/name".')] = ""
+
+
 class IPPoolSpec(ApiStruct, frozen=True, kw_only=True):
     """What is to be handed out, to whom."""
 
     description: Annotated[str, Meta(max_length=1024, description="For people.")] = ""
     ranges: Annotated[list[Range], Meta(min_length=1, max_length=64, description="What it hands out, in this order.")]
     selector: Selector = msgspec.field(default_factory=Selector)
+    reservations: Annotated[
+        list[Reservation], Meta(max_length=256, description="Addresses kept for owners that may not exist yet.")
+    ] = []
+    addresses_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000000,
+            description="So many of its addresses a guest cluster, or a namespace's load"
+            " balancers for virtual machines, may hold; 0: as many as there are.",
+        ),
+    ] = 0
+    nearly_full_percent: Annotated[
+        int, Meta(ge=1, le=100, description="From so many percent allocated on, the condition NearlyFull says so.")
+    ] = 90
 
 
 class IPPoolStatus(ApiStruct, frozen=True, kw_only=True):
@@ -83,6 +113,24 @@ class Allocation(ApiStruct, frozen=True, kw_only=True):
     owner: Annotated[str, Meta(description='"namespace/name" of the LoadBalancer, or "agent/NODE".')]
     uid: Annotated[str, Meta(description="UID of the LoadBalancer.")] = ""
     since: Annotated[str, Meta(description="RFC 3339.")] = ""
+    tenant: Annotated[
+        str, Meta(description='Whose quota it counts for: "namespace/cluster" of a GuestCluster, or a namespace.')
+    ] = ""
+    sharers: Annotated[
+        dict[str, str],
+        Meta(
+            max_length=31,
+            description="LoadBalancers that share the address, and their UIDs; one of them takes over"
+            " when the owner leaves.",
+        ),
+    ] = {}
+
+
+class AddressConflict(ApiStruct, frozen=True, kw_only=True):
+    """Somebody who is none of ours has the address."""
+
+    hardware_address: Annotated[str, Meta(max_length=64, description="Who answered for it.")]
+    until: Annotated[str, Meta(description="RFC 3339; then it is handed out again.")]
 
 
 class IPBlockSpec(ApiStruct, frozen=True, kw_only=True):
@@ -97,6 +145,10 @@ class IPBlockSpec(ApiStruct, frozen=True, kw_only=True):
     history: Annotated[
         dict[str, str],
         Meta(max_length=256, description="Address to the owner that last gave it back.", extra_json_schema=ATOMIC),
+    ] = {}
+    conflicts: Annotated[
+        dict[str, AddressConflict],
+        Meta(max_length=256, description="Addresses that somebody else has: not handed out.", extra_json_schema=ATOMIC),
     ] = {}
 
 

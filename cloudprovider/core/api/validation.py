@@ -16,7 +16,7 @@ from typing import Final, Literal
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import LoadBalancerSpec, ServiceReference
 from cloudprovider.core.api.meta import ApiStruct
-from cloudprovider.core.api.pool import IPBlockSpec, Range
+from cloudprovider.core.api.pool import IPBlockSpec, Range, Reservation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +142,19 @@ _RANGE: Final = (
     _in_subnet("gateway"),
 )
 
+_RESERVATION: Final = (
+    Rule(
+        rule="isIP(self.address)",
+        message="address must be an IP address",
+        field=".address",
+    ),
+    Rule(
+        rule="(has(self.loadBalancer) && self.loadBalancer != '')"
+        " != (has(self.guestCluster) && self.guestCluster != '' && has(self.service) && self.service != '')",
+        message="a reservation is for a loadBalancer, or for a service of a guestCluster; name one of the two",
+    ),
+)
+
 _SERVICE: Final = (
     _immutable(
         "the Service that a load balancer stands for can't be changed",
@@ -161,6 +174,7 @@ RULES: Final[Mapping[type[ApiStruct], tuple[Rule, ...]]] = {
     LoadBalancerSpec: _LOAD_BALANCER,
     ServiceReference: _SERVICE,
     Range: _RANGE,
+    Reservation: _RESERVATION,
     IPBlockSpec: (
         _immutable("a block belongs to one pool for ever", "pool"),
         _immutable("a block's first address can't be changed", "first"),
