@@ -16,6 +16,7 @@ import yaml
 
 from cloudprovider.bridge.fake import MemoryBackend, MemoryTenant
 from cloudprovider.bridge.server import BridgeServer, ServerConfig
+from cloudprovider.guest.program import COMPONENT
 from tests.bridge.tls import DOMAIN, TENANT, Authority, now
 from tests.lab import netns
 from tests.lab.client import Object
@@ -76,8 +77,12 @@ class Cluster:
         return found
 
     def events(self, name: str) -> list[str]:
+        """Reasons of the program's events; the API server, too, has something to say of Services now and then
+        ("ClusterIPNotAllocated ... repairing", where its repair loop meets one that is just being made)."""
         events = self.plane.api.items(f"/api/v1/namespaces/{self.namespace}/events")
-        return [e["reason"] for e in events if e["involvedObject"]["name"] == name]
+        return [
+            e["reason"] for e in events if e["involvedObject"]["name"] == name and e["source"]["component"] == COMPONENT
+        ]
 
     async def until(self, condition: Callable[[], T]) -> T:
         """Wait until ``condition`` holds. What it asks takes milliseconds, so long the bridge's loop can wait."""
