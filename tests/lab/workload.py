@@ -129,11 +129,6 @@ class Workspace:
         conditions = self.get(name)["status"].get("conditions", [])
         return next((one for one in conditions if one["type"] == kind), {})
 
-    def events(self, name: str) -> list[Object]:
-        """Events about a Service."""
-        found = self.api.items(f"/api/v1/namespaces/{self.namespace}/events")
-        return [event for event in found if event["involvedObject"]["name"] == name]
-
     def remove(self) -> None:
         """Delete everything in it, and wait until the Services are gone."""
         names = [item["metadata"]["name"] for item in self.api.items(self.services)]
