@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from cloudprovider.core.allocation import Want
 from cloudprovider.core.api.loadbalancer import (
     NETWORK_ANNOTATION,
     Address,
@@ -25,6 +24,7 @@ from cloudprovider.core.ledger import Held
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import Version
+from cloudprovider.core.wants import Want
 
 ALLOCATED = "Allocated"
 READY = "Ready"

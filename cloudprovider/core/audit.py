@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from cloudprovider.core.allocation import Release
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.ledger import Ledger
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.wants import Release
 
 
 @dataclass(frozen=True, slots=True)

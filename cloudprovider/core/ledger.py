@@ -1,10 +1,11 @@
 """Who holds which address: the contents of all blocks, indexed. Nothing here decides anything."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from cloudprovider.core.api.pool import IPBlock
+from cloudprovider.core.api.pool import AddressConflict, Allocation, IPBlock
 from cloudprovider.core.naming import block_name
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import BlockId, bit_of, block_of
@@ -12,7 +13,8 @@ from cloudprovider.core.ranges import BlockId, bit_of, block_of
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One allocation: ``owner`` is "namespace/name" of a LoadBalancer (or "agent/NODE"), ``uid`` its UID."""
+    """What one owner has, alone or with others: ``owner`` is "namespace/name" of a LoadBalancer (or "agent/NODE"),
+    ``uid`` its UID."""
 
     pool: str
     address: IPAddress
@@ -31,6 +33,8 @@ class Ledger:
         self._by_pool: defaultdict[str, set[str]] = defaultdict(set)
         self._held: defaultdict[str, dict[tuple[str, IPAddress], Held]] = defaultdict(dict)
         self._history: defaultdict[tuple[str, str], set[IPAddress]] = defaultdict(set)
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._conflicts: dict[str, tuple[tuple[IPAddress, AddressConflict], ...]] = {}
 
     def load(self, block: IPBlock) -> None:
         """Take over a block as read or written. Raises ValueError when it is none: its name must be that of its pool
@@ -48,13 +52,21 @@ class Ledger:
         self._by_id[identity].add(name)
         self._by_pool[block.spec.pool].add(name)
         mask = 0
-        for held in allocations(block):
-            mask |= bit_of(held.address)
-            self._held[held.owner][held.pool, held.address] = held
+        pool = block.spec.pool
+        for address, record in records(block):
+            mask |= bit_of(address)
+            for held in holders(pool, address, record):
+                self._held[held.owner][pool, address] = held
+            self._count(pool, record, 1)
+        if block.spec.conflicts:
+            found = [(_address_in(identity, text), c) for text, c in block.spec.conflicts.items()]
+            self._conflicts[name] = conflicts = tuple((a, c) for a, c in found if a is not None)
+            for address, _ in conflicts:
+                mask |= bit_of(address)
         self._masks[name] = mask
         for text, owner in block.spec.history.items():
-            if (address := _address_in(identity, text)) is not None:
-                self._history[block.spec.pool, owner].add(address)
+            if (known := _address_in(identity, text)) is not None:
+                self._history[pool, owner].add(known)
 
     def drop(self, name: str) -> None:
         """Forget a block whose object is gone; unknown names are ignored."""
@@ -66,15 +78,18 @@ class Ledger:
         del self._masks[name]
         self._by_id[identity].discard(name)
         self._by_pool[pool].discard(name)
-        for held in allocations(block):
-            owned = self._held[held.owner]
-            owned.pop((held.pool, held.address), None)
-            if not owned:
-                del self._held[held.owner]
+        self._conflicts.pop(name, None)
+        for address, record in records(block):
+            for held in holders(pool, address, record):
+                owned = self._held[held.owner]
+                owned.pop((pool, address), None)
+                if not owned:
+                    del self._held[held.owner]
+            self._count(pool, record, -1)
         for text, owner in block.spec.history.items():
-            if (address := _address_in(identity, text)) is not None:
+            if (known := _address_in(identity, text)) is not None:
                 remembered = self._history[pool, owner]
-                remembered.discard(address)
+                remembered.discard(known)
                 if not remembered:
                     del self._history[pool, owner]
 
@@ -83,7 +98,7 @@ class Ledger:
         return self._blocks.get(name)
 
     def mask(self, name: str) -> int:
-        """Return which addresses of a block are taken; 0 for a block that does not exist."""
+        """Return which addresses of a block are allocated, or somebody else's; 0 for a block that does not exist."""
         return self._masks.get(name, 0)
 
     def names_at(self, identity: BlockId) -> frozenset[str]:
@@ -103,20 +118,42 @@ class Ledger:
         """Return everybody who holds something."""
         return frozenset(self._held)
 
+    def count(self, tenant: str, pool: str = "") -> int:
+        """Return how many addresses a tenant has, of one pool or of all; what several share counts once."""
+        return self._counts[tenant, pool]
+
+    def conflicts(self) -> Iterator[tuple[str, IPAddress, AddressConflict]]:
+        """Yield (pool, address, who) of all that somebody else has."""
+        for name, found in self._conflicts.items():
+            for address, conflict in found:
+                yield self._blocks[name].spec.pool, address, conflict
+
     def history(self, pool: str, owner: str) -> list[IPAddress]:
         """Return the addresses of ``pool`` that ``owner`` gave back and nobody had since, lowest first."""
         return sorted(self._history.get((pool, owner), ()), key=lambda a: (a.version, int(a)))
 
+    def _count(self, pool: str, record: Allocation, by: int) -> None:
+        if record.tenant:
+            for key in ((record.tenant, ""), (record.tenant, pool)):
+                self._counts[key] += by
+                if not self._counts[key]:
+                    del self._counts[key]
 
-def allocations(block: IPBlock) -> list[Held]:
-    """Return what is allocated in a block. A key that is no address of the block is left alone, and so left out."""
+
+def records(block: IPBlock) -> Iterator[tuple[IPAddress, Allocation]]:
+    """Yield what is allocated in a block. A key that is no address of the block is left alone, and so left out."""
     identity = block_of(ip_address(block.spec.first))
-    found = []
     for text, allocation in block.spec.allocations.items():
         address = _address_in(identity, text)
         if address is not None:
-            found.append(Held(block.spec.pool, address, allocation.owner, allocation.uid))
-    return found
+            yield address, allocation
+
+
+def holders(pool: str, address: IPAddress, record: Allocation) -> Iterator[Held]:
+    """Yield whoever has an address: its owner, then those who share it."""
+    yield Held(pool, address, record.owner, record.uid)
+    for owner, uid in record.sharers.items():
+        yield Held(pool, address, owner, uid)
 
 
 def _address_in(identity: BlockId, text: str) -> IPAddress | None:

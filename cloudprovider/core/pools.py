@@ -1,12 +1,15 @@
 """The pools of a host seen together: which may hand out what, when their ranges overlap."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from ipaddress import ip_address
 
-from cloudprovider.core.api.pool import IPPool
-from cloudprovider.core.errors import InvalidRequest
-from cloudprovider.core.ranges import PoolRanges, Segment, overlaps, parse_ranges
+from cloudprovider.core.api.pool import IPPool, Reservation
+from cloudprovider.core.errors import InvalidRequest, Violation
+from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.ranges import BlockId, PoolRanges, Segment, bit_of, block_of, overlaps, parse_ranges
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class PoolView:
     ranges: PoolRanges | None
     error: str = ""
     overlaps: tuple[Overlap, ...] = ()
+    reserved: Mapping[IPAddress, Reservation] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -41,6 +45,44 @@ class PoolView:
         """The network that the pool's addresses are on; empty is the management network."""
         return self.pool.spec.selector.network
 
+    def reserved_mask(self, block: BlockId) -> int:
+        """Return the mask of the addresses of ``block`` that are kept for somebody."""
+        return self._reserved_masks.get(block, 0)
+
+    @cached_property
+    def _reserved_masks(self) -> Mapping[BlockId, int]:
+        masks: defaultdict[BlockId, int] = defaultdict(int)
+        for address in self.reserved:
+            masks[block_of(address)] |= bit_of(address)
+        return masks
+
+
+def parse_reservations(
+    reservations: Sequence[Reservation], ranges: PoolRanges, field: str = "spec.reservations"
+) -> dict[IPAddress, Reservation]:
+    """Read and check a pool's reservations. Raises InvalidRequest with everything that is wrong."""
+    found: dict[IPAddress, Reservation] = {}
+    violations: list[Violation] = []
+    for i, reservation in enumerate(reservations):
+        place = f"{field}[{i}].address"
+        try:
+            address = ip_address(reservation.address)
+        except ValueError:
+            message = f'"{reservation.address}" is no IP address: write it like 192.168.1.10 or fd00::10'
+            violations.append(Violation(field=place, reason="InvalidAddress", message=message))
+            continue
+        if address in found:
+            message = f"{address} is reserved already: keep one of the two"
+            violations.append(Violation(field=place, reason="Duplicate", message=message))
+        elif address not in ranges:
+            message = f"{address} is not in the ranges of the pool: reserve one that it hands out"
+            violations.append(Violation(field=place, reason="AddressNotInPool", message=message))
+        else:
+            found[address] = reservation
+    if violations:
+        raise InvalidRequest(*violations)
+    return found
+
 
 def survey(pools: Iterable[IPPool]) -> dict[str, PoolView]:
     """Return how each pool may be used, by name.
@@ -49,10 +91,13 @@ def survey(pools: Iterable[IPPool]) -> dict[str, PoolView]:
     are apart from each other, so overlaps between them are fine.
     """
     views: dict[str, PoolView] = {}
+    reserved: dict[str, dict[IPAddress, Reservation]] = {}
     networks: defaultdict[str, list[tuple[IPPool, PoolRanges]]] = defaultdict(list)
     for pool in pools:
         try:
-            networks[pool.spec.selector.network].append((pool, parse_ranges(pool.spec.ranges)))
+            ranges = parse_ranges(pool.spec.ranges)
+            reserved[pool.metadata.name] = parse_reservations(pool.spec.reservations, ranges)
+            networks[pool.spec.selector.network].append((pool, ranges))
         except InvalidRequest as wrong:
             views[pool.metadata.name] = PoolView(pool, None, None, str(wrong))
     for members in networks.values():
@@ -65,5 +110,6 @@ def survey(pools: Iterable[IPPool]) -> dict[str, PoolView]:
                 if (common := overlaps(ranges, other))
             )
             closed = gateways.union(*(o.segments for o in found))
-            views[pool.metadata.name] = PoolView(pool, ranges, ranges.without(closed), "", found)
+            name = pool.metadata.name
+            views[name] = PoolView(pool, ranges, ranges.without(closed), "", found, reserved[name])
     return views

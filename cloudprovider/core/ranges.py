@@ -1,9 +1,10 @@
 """The addresses of a pool: reading its ranges, counting them, and finding the next free one, without listing them.
 
 The defaults are Harvester's (``MakeRange`` in load-balancer-harvester): the range starts at the subnet's first host
-and ends at its last, the gateway is the first host; network and broadcast address are left out, and so is every
-gateway. A /32 (or /128) is one address without a gateway. In a /31 (RFC 3021) both addresses are hosts. IPv6 has no
-broadcast address; a subnet's first address is the routers' anycast address (RFC 4291 section 2.6.1).
+and ends at its last, the gateway is the first host; network and broadcast address are left out, and so are every
+gateway and what a range excludes. A /32 (or /128) is one address without a gateway. In a /31 (RFC 3021) both addresses
+are hosts. IPv6 has no broadcast address; a subnet's first address is the routers' anycast address (RFC 4291 section
+2.6.1).
 
 Inside, an address is (version, number), and 256 neighbours, aligned, are a *block*: a bit mask of 256 bits says which
 of them are taken, so that looking for a free one costs a few operations a block.
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from cloudprovider.core.api.pool import BLOCK_SIZE, Range
@@ -68,12 +70,14 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AddressRange:
-    """One range of a pool with its defaults filled in; ``start`` to ``end`` still holds the gateway."""
+    """One range of a pool with its defaults filled in; ``start`` to ``end`` still holds the gateway and what is
+    ``excluded``."""
 
     subnet: IPNetwork
     start: IPAddress
     end: IPAddress
     gateway: IPAddress | None
+    excluded: tuple[Segment, ...] = ()
 
     @property
     def segment(self) -> Segment:
@@ -185,7 +189,8 @@ def parse_ranges(ranges: Sequence[Range], field: str = "spec.ranges") -> PoolRan
     if violations:
         raise InvalidRequest(*violations)
     gateways = [Segment(g.version, int(g), int(g)) for g in (r.gateway for r in parsed) if g is not None]
-    return PoolRanges(tuple(parsed), _subtract((r.segment for r in parsed), gateways))
+    closed = chain(gateways, *(r.excluded for r in parsed))
+    return PoolRanges(tuple(parsed), _subtract((r.segment for r in parsed), closed))
 
 
 def intersection(a: Segment, b: Segment) -> Segment | None:
@@ -243,10 +248,36 @@ def _parse_range(r: Range, field: str, violations: list[Violation]) -> AddressRa
     start = _parse_host(r.range_start, subnet, f"{field}.rangeStart", violations) or first
     end = _parse_host(r.range_end, subnet, f"{field}.rangeEnd", violations) or last
     gateway = _parse_host(r.gateway, subnet, f"{field}.gateway", violations) or default_gateway
+    excluded = [_parse_excluded(text, subnet, f"{field}.exclude[{i}]", violations) for i, text in enumerate(r.exclude)]
     if len(violations) > found:
         return None
     low, high = sorted((start, end), key=int)
-    return AddressRange(subnet, low, high, gateway)
+    return AddressRange(subnet, low, high, gateway, tuple(e for e in excluded if e is not None))
+
+
+def _parse_excluded(text: str, subnet: IPNetwork, field: str, violations: list[Violation]) -> Segment | None:
+    """An address, a subnet, or "first-last", inside ``subnet``."""
+    first, dash, last = text.partition("-")
+    try:
+        if "%" in text:
+            raise ValueError
+        if dash:
+            ends = ip_address(first.strip()), ip_address(last.strip())
+        else:
+            network = ip_network(text.strip(), strict=False)
+            ends = network.network_address, network.broadcast_address
+        if ends[0].version != ends[1].version or int(ends[0]) > int(ends[1]):
+            raise ValueError
+    except ValueError:
+        message = f'"{text}" is no address, subnet, or first-last: write it like {subnet.network_address}, or'
+        message = f"{message} {subnet}, or {subnet.network_address}-{subnet.broadcast_address}"
+        violations.append(Violation(field=field, reason="InvalidValue", message=message))
+        return None
+    if not all(end.version == subnet.version and end in subnet for end in ends):
+        message = f"{text} lies outside of the subnet {subnet}"
+        violations.append(Violation(field=field, reason="OutsideSubnet", message=message))
+        return None
+    return Segment(subnet.version, int(ends[0]), int(ends[1]))
 
 
 def _hosts(subnet: IPNetwork) -> tuple[IPAddress, IPAddress]:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Final
 
 from cloudprovider.core.addressing import Refusal, is_optional
-from cloudprovider.core.allocation import Granted, Proposal, Refused, Release, Want
+from cloudprovider.core.allocation import Proposal
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.errors import KubeError, NotFound
+from cloudprovider.core.wants import Granted, Refused, Release, Want
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, rfc3339

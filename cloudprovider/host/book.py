@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import ip_address
 
 from cloudprovider.core.addressing import Refusal, adoptions, missing_versions, wants
-from cloudprovider.core.allocation import Allocator, Proposal, Release, Want
+from cloudprovider.core.allocation import Allocator, Proposal
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.core.audit import owner_of
@@ -21,6 +21,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
 from cloudprovider.core.ranges import PoolRanges, bit_of, block_of
 from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
+from cloudprovider.core.wants import Release, Want
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.hints import Hints
 

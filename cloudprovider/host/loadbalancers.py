@@ -7,12 +7,12 @@ from typing import Final, cast
 import msgspec
 
 from cloudprovider.core.addressing import controlled_status, is_current, is_ours
-from cloudprovider.core.allocation import Release
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Namespace
 from cloudprovider.core.api.loadbalancer import FINALIZER, LoadBalancer
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.ledger import Held
+from cloudprovider.core.wants import Release
 from cloudprovider.host.batches import Batches, Key
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches, project_of

@@ -6,12 +6,12 @@ been killed before it gave one) as long as there are blocks at all.
 """
 
 from cloudprovider.core.addressing import ALLOCATED, is_ours, shown
-from cloudprovider.core.allocation import Release
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.audit import Findings
 from cloudprovider.core.conditions import find
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.wants import Release
 from cloudprovider.host.caches import Caches
 
 

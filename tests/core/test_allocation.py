@@ -5,11 +5,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import msgspec
 import pytest
 
-from cloudprovider.core.allocation import Allocator, Granted, Proposal, Refused, Release, Want
+from cloudprovider.core.allocation import Allocator, Proposal
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import Allocation, IPBlock, IPBlockSpec, IPPool
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import survey
+from cloudprovider.core.wants import Granted, Refused, Release, Want
 from tests.core.pools import pool
 
 NOW = "2026-01-01T00:00:00Z"

@@ -2,6 +2,7 @@
 answer is, restarts at any moment, blocks deleted by hand, pools that change; and two controllers on one API server,
 since an old leader may not know yet that it is none."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
@@ -11,13 +12,14 @@ from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloudprovider.core.allocation import Allocator, Granted, Proposal, Release, Want
+from cloudprovider.core.allocation import Allocator, Proposal
 from cloudprovider.core.api.loadbalancer import Address, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.audit import audit
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import survey
+from cloudprovider.core.wants import Granted, Release, Want
 from tests.core.pools import pool
 
 NOW = "2026-01-01T00:00:00Z"
@@ -136,7 +138,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         which=which_one,
-        asked=st.lists(st.tuples(owners, pools, fixed), min_size=1, max_size=6),
+        asked=st.lists(st.tuples(owners, pools, fixed), min_size=1, max_size=6, unique_by=lambda asked: asked[:2]),
         lost=st.frozensets(st.integers(0, 2)),
     )
     def allocate(self, which: int, asked: list[tuple[str, str, IPAddress | None]], lost: frozenset[int]) -> None:
@@ -219,11 +221,12 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def an_owner_has_one_address_of_a_pool(self) -> None:
-        """Two controllers may give an owner one each from two blocks; the audit takes back the one not shown."""
+        """Or two, on its way from one to the address that it asks for by name. Two controllers may give an owner one
+        each from two blocks; the audit takes back the one not shown."""
         if self.count_of_controllers > 1:
             return
-        given = [(h.owner, h.pool) for b in self.server.blocks.values() for h in _records(b)]
-        assert len(given) == len(set(given))
+        given = Counter((h.owner, h.pool) for b in self.server.blocks.values() for h in _records(b))
+        assert all(count <= 2 for count in given.values())
 
     @invariant()
     def what_was_shown_stands(self) -> None:

@@ -2,12 +2,12 @@
 
 from ipaddress import IPv4Address
 
-from cloudprovider.core.allocation import Release
 from cloudprovider.core.api.loadbalancer import Address, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import Allocation, IPBlock, IPBlockSpec
 from cloudprovider.core.audit import Findings, Missing, audit
 from cloudprovider.core.ledger import Ledger
+from cloudprovider.core.wants import Release
 
 
 def ledger(**records: str) -> Ledger:

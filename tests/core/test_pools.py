@@ -2,12 +2,13 @@
 
 from ipaddress import IPv4Address, ip_address
 
-from cloudprovider.core.allocation import Allocator, Release, Want
+from cloudprovider.core.allocation import Allocator
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.ledger import Ledger
 from cloudprovider.core.pools import Overlap, survey
 from cloudprovider.core.poolstatus import MAX_ENTRIES, summarize
 from cloudprovider.core.ranges import Segment
+from cloudprovider.core.wants import Release, Want
 from tests.core.pools import pool
 
 
