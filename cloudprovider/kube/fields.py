@@ -1,7 +1,8 @@
 """Who owns which field of an object: the core of server-side apply (KEP-555), as far as the shipped fake needs it.
 
 Maps merge key by key. ``status.conditions`` is a list keyed by ``type``, ``metadata.ownerReferences`` one keyed by
-``uid``, ``metadata.finalizers`` a set; every other list, and the maps named in :data:`ATOMIC`, are owned as one.
+``uid``, ``webhooks`` one keyed by ``name``, ``metadata.finalizers`` a set; every other list, and the maps named in
+:data:`ATOMIC`, are owned as one.
 """
 
 import copy
@@ -33,10 +34,11 @@ ATOMIC: Final = frozenset(
     }
 )
 """Maps that our CustomResourceDefinitions mark ``x-kubernetes-map-type: atomic``."""
-KEYED: Final = {
+KEYED: Final[dict[Path, str]] = {
     ("status", "conditions"): "type",
     ("metadata", "ownerReferences"): "uid",
     ("metadata", "finalizers"): "",
+    ("webhooks",): "name",
 }
 """Lists that merge item by item, and the field that tells the items apart ("" for a set of strings)."""
 UNOWNED: Final = frozenset({"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"})

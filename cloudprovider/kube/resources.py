@@ -2,8 +2,9 @@
 
 from typing import Final
 
+from cloudprovider.core.api.admission import ValidatingWebhookConfiguration
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.kubernetes import EndpointSlice, Event, Lease, Namespace, Node, Service
+from cloudprovider.core.api.kubernetes import EndpointSlice, Event, Lease, Namespace, Node, Secret, Service
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.kube.api import Resource
@@ -23,3 +24,12 @@ NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", Namespace, nam
 EVENTS: Final = Resource("", "v1", "events", "Event", Event)
 ENDPOINTSLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", EndpointSlice)
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", Lease)
+SECRETS: Final = Resource("", "v1", "secrets", "Secret", Secret)
+WEBHOOK_CONFIGURATIONS: Final = Resource(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration",
+    ValidatingWebhookConfiguration,
+    namespaced=False,
+)

@@ -215,3 +215,9 @@ class Event(KubeObject, frozen=True, kw_only=True):
     last_timestamp: str | None = None
     reporting_component: str = ""
     reporting_instance: str = ""
+
+
+class Secret(KubeObject, frozen=True, kw_only=True):
+    """core/v1 Secret; the values are in base64."""
+
+    data: dict[str, str] = {}
