@@ -1,13 +1,14 @@
-"""VIPs on a namespace's link: probed, brought up, announced, defended. Meets ``dataplane.api.Announcer`` for IPv4.
+"""VIPs on a namespace's link: probed, brought up, announced, defended. Meets ``dataplane.api.Announcer``.
 
-Once an address is on the link (/32), the kernel answers ARP for it. Clients that knew another MAC follow a gratuitous
-ARP in 2 to 4 ms, and without one after several seconds.
+Once an address is on the link (/32 or /128), the kernel answers ARP or Neighbor Solicitations for it, and for IPv6
+joins its solicited-node group. Clients that knew another MAC follow an announcement in 2 to 4 ms, and without one
+after several seconds. Duplicates are looked for here and not by the kernel, whose own detection (RFC 4862) takes a
+second, tells nobody who has the address, and leaves it dead on the link.
 """
 
 import asyncio
-import errno
+import contextlib
 import logging
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
@@ -15,29 +16,28 @@ from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress
-from cloudprovider.dataplane import arp
 from cloudprovider.dataplane.api import Claim
+from cloudprovider.dataplane.heard import Heard
+from cloudprovider.dataplane.neighbours import Neighbours, check_announceable
 from cloudprovider.dataplane.rtnetlink import Link, RouteSocket, host_interface, vips
 
 _logger: Final = logging.getLogger(__name__)
 
-_FRAMES_AT_ONCE: Final = 64
-_SEND_DEADLINE: Final = 1.0
-"""Seconds that a full transmit queue may take to drain."""
 _ADDRESSES_AT_ONCE: Final = 64
 """How many addresses one rtnetlink request carries: the event loop goes on between requests."""
 _REPEAT_AFTER: Final = 2.0
-"""Seconds until an announcement is repeated, for clients that lost the first (RFC 5227: ANNOUNCE_INTERVAL)."""
+"""Seconds until an announcement is repeated, for clients that lost the first (RFC 5227: ANNOUNCE_INTERVAL; RFC 4861
+section 7.2.6 asks for at least a second)."""
 
 
 @dataclass(frozen=True)
 class Timing:
     """How a conflict is looked for, in seconds.
 
-    Shorter than RFC 5227 section 1.1 (three probes within 1 to 2 s, then 2 s of listening), because an address comes
-    from a pool that is ours to hand out: a conflict is a mistake in the configuration, not the ordinary case that the
-    RFC is made for, and a host answers ARP within milliseconds. Detection goes on for as long as the address is held,
-    so one that was late to answer is still reported.
+    Shorter than RFC 5227 section 1.1 (three probes within 1 to 2 s, then 2 s of listening) and RFC 4862 section 5.1
+    (one, then a second), because an address comes from a pool that is ours to hand out: a conflict is a mistake in the
+    configuration, not the ordinary case that the RFCs are made for, and a host answers within milliseconds. Detection
+    goes on for as long as the address is held, so one that was late to answer is still reported.
     """
 
     probes: int = 3
@@ -48,50 +48,50 @@ class Timing:
 
 
 class KernelAnnouncer:
-    """The VIPs of one link. Made in a running event loop, with sockets of the link's namespace."""
+    """The VIPs of one link. Made in a running event loop; ``own`` is the namespace's own address there."""
 
     def __init__(
-        self, link: Link, own: IPv4Interface, *, route: RouteSocket, packets: socket.socket, timing: Timing
+        self, link: Link, own: IPv4Interface, *, route: RouteSocket, neighbours: Neighbours, timing: Timing
     ) -> None:
         self._link = link
         self._own = own
         self._route = route
-        self._packets = packets
+        self._neighbours = neighbours
         self._timing = timing
-        self._mac = bytes.fromhex(link.mac.replace(":", ""))
-        self._held: set[IPv4Address] = set()
-        self._probed: dict[IPv4Address, str] = {}
-        """Addresses that are being probed, and the MAC that was heard to have each ("" so far nobody)."""
-        self._defended: dict[IPv4Address, float] = {}
+        self._held: set[IPAddress] = set()
+        self._probes: list[dict[IPAddress, str]] = []
+        """What is being asked: addresses, and the MAC that was heard to have each ("" so far nobody)."""
+        self._defended: dict[IPAddress, float] = {}
         self._callback: Callable[[IPAddress, str], None] | None = None
         self._repeats: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(packets, self._listen)
+        neighbours.listen(self._hear)
+
+    async def probe(self, addresses: Sequence[IPAddress]) -> list[Claim]:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        check_announceable(addresses, ipv6=self._neighbours.ipv6)
+        conflicts = await self._ask([a for a in dict.fromkeys(addresses) if a not in self._held])
+        return [Claim(address=address, conflict=conflicts.get(address, "")) for address in addresses]
 
     async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
-        wanted = [_ipv4(address) for address in addresses]
-        fresh = [address for address in dict.fromkeys(wanted) if address not in self._held]
-        conflicts = await self._probe(fresh)
-        free = [address for address in fresh if not conflicts[address]]
-        await self._bring_up(free)
-        return [Claim(address=address, conflict=conflicts.get(address, "")) for address in wanted]
+        claims = await self.probe(addresses)
+        free = dict.fromkeys(claim.address for claim in claims if not claim.conflict)
+        await self._bring_up([address for address in free if address not in self._held])
+        return claims
 
     async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
-        gone = [address for address in addresses if isinstance(address, IPv4Address)]
+        gone = [address for address in addresses if isinstance(address, IPv4Address) or self._neighbours.ipv6]
         for part in _parts(gone, _ADDRESSES_AT_ONCE):
-            self._route.delete_addresses(self._link, [host_interface(address) for address in part])
-            self._held.difference_update(part)
-            for address in part:
-                self._defended.pop(address, None)
+            self._take_down(part)
             await asyncio.sleep(0)
 
     async def held(self) -> frozenset[IPAddress]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         found = vips(self._route.addresses(self._link), self._own)
         self._held = set(found)
-        return frozenset(found)
+        return found
 
     def on_conflict(self, callback: Callable[[IPAddress, str], None]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
@@ -102,115 +102,75 @@ class KernelAnnouncer:
         for task in self._repeats:
             task.cancel()
         await asyncio.gather(*self._repeats, return_exceptions=True)
-        self._loop.remove_reader(self._packets)
-        self._packets.close()
+        self._neighbours.close()
         self._route.close()
 
-    async def _probe(self, addresses: Sequence[IPv4Address]) -> dict[IPv4Address, str]:
+    async def _ask(self, addresses: Sequence[IPAddress]) -> dict[IPAddress, str]:
         """Ask for all addresses at once and return the MAC that has each, "" for nobody."""
+        found = dict.fromkeys(addresses, "")
         if not addresses:
-            return {}
-        for address in addresses:
-            if address in self._probed:
-                raise DataPlaneError(f"{address} is being claimed already; wait for that claim to end")
-        self._probed.update(dict.fromkeys(addresses, ""))
+            return found
+        self._probes.append(found)
         try:
             for turn in range(self._timing.probes):
                 if turn:
                     await asyncio.sleep(self._timing.between)
-                await self._send(arp.probe(self._mac, a) for a in addresses if not self._probed[a])
+                await self._neighbours.probe([address for address in addresses if not found[address]])
             await asyncio.sleep(self._timing.listen)
         finally:
-            conflicts = {address: self._probed.pop(address) for address in addresses}
-        return conflicts
+            self._probes = [probe for probe in self._probes if probe is not found]
+        return found
 
-    async def _bring_up(self, addresses: Sequence[IPv4Address]) -> None:
-        for part in _parts(addresses, _ADDRESSES_AT_ONCE):
-            self._route.add_addresses(self._link, [host_interface(address) for address in part])
-            self._held.update(part)
-            await self._announce(part)
+    async def _bring_up(self, addresses: Sequence[IPAddress]) -> None:
+        for position, part in enumerate(_parts(addresses, _ADDRESSES_AT_ONCE), start=1):
+            try:
+                self._route.add_addresses(self._link, [host_interface(address) for address in part])
+                self._held.update(part)
+                await self._neighbours.announce(part)
+            except DataPlaneError:  # a refused claim changes nothing
+                with contextlib.suppress(DataPlaneError):
+                    self._take_down(addresses[: position * _ADDRESSES_AT_ONCE])
+                raise
         if addresses:
             task = self._loop.create_task(self._announce_again(addresses))
             self._repeats.add(task)
             task.add_done_callback(self._repeats.discard)
 
-    async def _announce(self, addresses: Iterable[IPv4Address]) -> None:
-        await self._send(frame for a in addresses for frame in arp.announcements(self._mac, a))
+    def _take_down(self, addresses: Sequence[IPAddress]) -> None:
+        self._route.delete_addresses(self._link, [host_interface(address) for address in addresses])
+        self._held.difference_update(addresses)
+        for address in addresses:
+            self._defended.pop(address, None)
 
-    async def _announce_again(self, addresses: Sequence[IPv4Address]) -> None:
+    async def _announce_again(self, addresses: Sequence[IPAddress]) -> None:
         await asyncio.sleep(_REPEAT_AFTER)
         try:
-            await self._announce(a for a in addresses if a in self._held)
+            await self._neighbours.announce(address for address in addresses if address in self._held)
         except DataPlaneError as error:
             _logger.warning("An announcement was not repeated.", extra={"error": str(error)})
 
-    async def _send(self, frames: Iterable[bytes]) -> None:
-        """Send frames, with a yield to the loop now and then. Raises DataPlaneError."""
-        deadline = self._loop.time() + _SEND_DEADLINE
-        for position, frame in enumerate(frames, start=1):
-            while not self._sent(frame):
-                if self._loop.time() > deadline:
-                    raise DataPlaneError(f"{self._link.name} takes no more ARP frames: its queue stays full")
-                await asyncio.sleep(0.001)
-            if position % _FRAMES_AT_ONCE == 0:
-                deadline = self._loop.time() + _SEND_DEADLINE
-                await asyncio.sleep(0)
-
-    def _sent(self, frame: bytes) -> bool:
-        try:
-            self._packets.send(frame)
-        except OSError as error:
-            if error.errno in {errno.EAGAIN, errno.ENOBUFS}:
-                return False
-            raise DataPlaneError(
-                f"can't send ARP on {self._link.name}: {error.strerror}", errno=error.errno or 0
-            ) from error
-        return True
-
-    def _listen(self) -> None:
-        for _ in range(_FRAMES_AT_ONCE):
-            try:
-                frame = self._packets.recv(128)
-            except BlockingIOError:
-                return
-            except OSError as error:  # the link went down: the loop would call again at once, and for ever
-                if error.errno == errno.ENETDOWN:
-                    return
-                raise
-            heard = arp.parse(frame)
-            if heard is not None and heard.mac != self._link.mac:
-                self._hear(heard)
-
-    def _hear(self, heard: arp.Arp) -> None:
-        if heard.sender in self._probed:
-            self._probed[heard.sender] = heard.mac
-        elif heard.is_probe and heard.target in self._probed:  # somebody else is about to take it
-            self._probed[heard.target] = heard.mac
-        elif heard.sender in self._held:
+    def _hear(self, heard: Heard) -> None:
+        for probe in self._probes:
+            if heard.sender in probe:
+                probe[heard.sender] = heard.mac
+            elif heard.is_probe and heard.target in probe:  # somebody else is about to take it
+                probe[heard.target] = heard.mac
+        if heard.sender in self._held:
             self._defend(heard.sender, heard.mac)
 
-    def _defend(self, address: IPv4Address, mac: str) -> None:
+    def _defend(self, address: IPAddress, mac: str) -> None:
         now = self._loop.time()
         if now - self._defended.get(address, -self._timing.defend) < self._timing.defend:
             return
         self._defended[address] = now
-        for frame in arp.announcements(self._mac, address):
-            try:
-                self._sent(frame)
-            except DataPlaneError as error:
-                _logger.warning("An address was not defended.", extra={"address": str(address), "error": str(error)})
+        try:
+            self._neighbours.insist(address)
+        except DataPlaneError as error:
+            _logger.warning("An address was not defended.", extra={"address": str(address), "error": str(error)})
         if self._callback is not None:
             self._callback(address, mac)
 
 
-def _ipv4(address: IPAddress) -> IPv4Address:
-    if not isinstance(address, IPv4Address):
-        raise DataPlaneError(
-            f"{address} is IPv6, which this data plane does not announce yet", errno=errno.EAFNOSUPPORT
-        )
-    return address
-
-
-def _parts(addresses: Sequence[IPv4Address], size: int) -> Iterator[Sequence[IPv4Address]]:
+def _parts(addresses: Sequence[IPAddress], size: int) -> Iterator[Sequence[IPAddress]]:
     for start in range(0, len(addresses), size):
         yield addresses[start : start + size]

@@ -4,6 +4,7 @@ All calls work on one network namespace, are safe to repeat, and raise
 :class:`~cloudprovider.core.errors.DataPlaneError` when the kernel refuses; a refused call changed nothing.
 """
 
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
@@ -69,18 +70,30 @@ class Connections(Protocol):
 
 @dataclass(frozen=True)
 class Claim:
-    """The outcome of asking for an address. ``conflict`` is the MAC of somebody else who has it, "" when ours."""
+    """The outcome of asking for an address. ``conflict`` is the MAC of somebody else who has it, "" when nobody has,
+    or when it is held here."""
 
     address: IPAddress
     conflict: str = ""
 
 
 class Announcer(Protocol):
-    """The VIPs of one namespace: on the link, answered by ARP (NDP), announced on arrival."""
+    """The VIPs of one namespace: on the link, answered by ARP (NDP), announced on arrival.
+
+    Both families may come in one call, which takes no longer for it. An IPv6 address that is link-local, multicast,
+    loopback or unspecified is refused, and every IPv6 address where the host or the network's device lacks IPv6.
+    """
+
+    async def probe(self, addresses: Sequence[IPAddress]) -> list[Claim]:
+        """Ask whether somebody else has the addresses, all at once, and bring nothing up: nobody's tables change by
+        it (ARP probes, RFC 5227 section 2.1.1; Neighbor Solicitations from nobody, RFC 4862 section 5.4). One that is
+        held here is ours without being asked for. The answer is in the order of ``addresses``. It takes 0.2 s, and
+        as many probes as like may go on beside each other, of the same address too."""
+        ...
 
     async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
-        """Probe for conflicts (RFC 5227 section 2.1.1, all at once), then bring up and announce those that are free.
-        An address that is already ours is left as it is and not probed."""
+        """Probe, then bring up and announce those that are free (gratuitous ARP; unsolicited Neighbor Advertisements,
+        RFC 4861 section 7.2.6). An address that is already ours is left as it is and not probed."""
         ...
 
     async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
@@ -115,6 +128,11 @@ class Segment(Protocol):
     """One network's namespace, whole: its links, and the three seams above."""
 
     @property
+    def mac(self) -> str:
+        """The link's own Ethernet address, as in "02:00:00:00:00:01": VIPs are announced with it."""
+        ...
+
+    @property
     def engine(self) -> Engine:
         """The packet rules."""
         ...
@@ -127,6 +145,12 @@ class Segment(Protocol):
     @property
     def announcer(self) -> Announcer:
         """The VIPs."""
+        ...
+
+    async def packets(self) -> socket.socket:
+        """A new packet socket for IPv4 on the link: whole Ethernet frames (AF_PACKET, SOCK_RAW, ETH_P_IP), as they
+        come past the namespace's rules, non-blocking. The caller closes it. Frames may be
+        sent with any source address. Raises DataPlaneError."""
         ...
 
     async def close(self) -> None:

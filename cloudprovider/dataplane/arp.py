@@ -1,9 +1,10 @@
 """ARP frames on Ethernet (RFC 826), as RFC 5227 uses them: probes and announcements."""
 
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
+
+from cloudprovider.dataplane.heard import Heard
 
 ETHERTYPE: Final = 0x0806
 _BROADCAST: Final = b"\xff" * 6
@@ -13,20 +14,6 @@ _FRAME: Final = struct.Struct("!6s6sHHHBBH6s4s6s4s")
 _ETHERNET: Final = 1
 _IPV4: Final = 0x0800
 _NOBODY: Final = IPv4Address(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Arp:
-    """What a frame says: who sends it, and which address it is about."""
-
-    mac: str
-    sender: IPv4Address
-    target: IPv4Address
-
-    @property
-    def is_probe(self) -> bool:
-        """Asked by somebody who wants to use the target address, and has not got it yet (RFC 5227 section 1.1)."""
-        return self.sender == _NOBODY
 
 
 def probe(mac: bytes, address: IPv4Address) -> bytes:
@@ -39,7 +26,7 @@ def announcements(mac: bytes, address: IPv4Address) -> tuple[bytes, bytes]:
     return _frame(_REQUEST, mac, address, bytes(6), address), _frame(_REPLY, mac, address, _BROADCAST, address)
 
 
-def parse(frame: bytes) -> Arp | None:
+def parse(frame: bytes) -> Heard | None:
     """Read a frame; None for anything but ARP for IPv4 on Ethernet."""
     if len(frame) < _FRAME.size:
         return None
@@ -50,7 +37,7 @@ def parse(frame: bytes) -> Arp | None:
         return None
     if operation not in {_REQUEST, _REPLY}:
         return None
-    return Arp(mac=mac.hex(":"), sender=IPv4Address(sender), target=IPv4Address(target))
+    return Heard(mac=mac.hex(":"), sender=IPv4Address(sender), target=IPv4Address(target))
 
 
 def _frame(operation: int, mac: bytes, sender: IPv4Address, target_mac: bytes, target: IPv4Address) -> bytes:

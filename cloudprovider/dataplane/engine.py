@@ -15,11 +15,11 @@ from typing import Final, TypeVar
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.maglev import SIZES
 from cloudprovider.core.plan import Changes, GroupId, IPAddress, ListenerKey, Plan
-from cloudprovider.dataplane import elements, ruleset
+from cloudprovider.dataplane import elements, ruleset, ruleset6
 from cloudprovider.dataplane.api import Counter
 from cloudprovider.dataplane.elements import GroupElements, ListenerElements
 from cloudprovider.dataplane.ledger import Ledger
-from cloudprovider.dataplane.nftables import Nftables, Transaction, each_element, element
+from cloudprovider.dataplane.nftables import NFPROTO_IPV6, Nftables, Transaction, each_element, element
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -62,12 +62,16 @@ class _Held:
 
 
 class NftablesEngine:
-    """The rules of one namespace. ``enter`` calls a function inside it, ``own`` is its address on the network."""
+    """The rules of one namespace. ``enter`` calls a function inside it, ``own`` is its address on the network,
+    ``ipv6`` says whether it has IPv6, which is refused as long as nothing is forwarded there."""
 
-    def __init__(self, enter: Callable[[Callable[[], None]], None], nftables: Nftables, own: IPv4Address) -> None:
+    def __init__(
+        self, enter: Callable[[Callable[[], None]], None], nftables: Nftables, own: IPv4Address, *, ipv6: bool
+    ) -> None:
         self._enter = enter
         self._nftables = nftables
         self._own = own
+        self._ipv6 = ipv6
         self._ledger = Ledger()
         self._held = _Held()
         self._digest = b""
@@ -87,7 +91,7 @@ class NftablesEngine:
             await self._load(ruleset.script(self._own, strangers=strangers, afresh=False))
         except DataPlaneError:
             await self._load(ruleset.script(self._own, strangers=[], afresh=True))
-        self._digest = self._nftables.digest(ruleset.TABLE)
+        self._digest = self._digest_now()
         await self.observe()
 
     async def apply(self, changes: Changes) -> None:
@@ -149,7 +153,7 @@ class NftablesEngine:
         if await self.undisturbed():
             return True
         try:
-            return self._nftables.digest(ruleset.TABLE) == self._digest
+            return self._digest_now() == self._digest
         except DataPlaneError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -176,7 +180,12 @@ class NftablesEngine:
         self._nftables.close()
 
     async def _load(self, script: str) -> None:
-        await asyncio.to_thread(self._enter, lambda: ruleset.run(script))
+        whole = script + ruleset6.script() if self._ipv6 else script
+        await asyncio.to_thread(self._enter, lambda: ruleset.run(whole))
+
+    def _digest_now(self) -> bytes:
+        digest = self._nftables.digest(ruleset.TABLE)
+        return digest + self._nftables.digest(ruleset.TABLE, NFPROTO_IPV6) if self._ipv6 else digest
 
     async def _read_surely(self) -> _Held:
         """All elements. What readings don't agree about counts as touched: the next ``observe`` will tell."""

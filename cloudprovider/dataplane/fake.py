@@ -5,15 +5,17 @@ kernel outlives an agent. Attributes of :class:`FakeNetwork` are for tests to lo
 """
 
 import errno
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import Changes, Forward, IPAddress, L4Protocol, ListenerKey, Plan
 from cloudprovider.dataplane.api import Claim, Counter, NetworkConfig
 from cloudprovider.dataplane.ledger import Ledger
 from cloudprovider.dataplane.naming import Names
+from cloudprovider.dataplane.neighbours import check_announceable
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class FakeNetwork:
     neighbours: dict[IPAddress, str] = field(default_factory=dict)
     """Addresses that somebody else on the network has, with the MAC."""
     announced: list[IPAddress] = field(default_factory=list)
+    probed: list[IPAddress] = field(default_factory=list)
+    """Every address that was asked for, in order; one that is held is not."""
+    ipv6: bool = True
+    """Whether host and device have IPv6."""
+    packets: list[socket.socket] = field(default_factory=list)
+    """The network's ends of the packet sockets that were opened (see :meth:`FakeSegment.packets`)."""
     applied: list[Changes] = field(default_factory=list)
     """Every delta, in order: one entry is one kernel transaction."""
     static: bool = False
@@ -127,20 +135,21 @@ class FakeAnnouncer:
         self._network = network
         self._callback: Callable[[IPAddress, str], None] | None = None
 
+    async def probe(self, addresses: Sequence[IPAddress]) -> list[Claim]:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        check_announceable(addresses, ipv6=self._network.ipv6)
+        fresh = [address for address in dict.fromkeys(addresses) if address not in self._network.vips]
+        self._network.probed += fresh
+        found = {address: self._network.neighbours.get(address, "") for address in fresh}
+        return [Claim(address=address, conflict=found.get(address, "")) for address in addresses]
+
     async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
-        for address in addresses:
-            if not isinstance(address, IPv4Address):
-                raise DataPlaneError(
-                    f"{address} is IPv6, which this data plane does not announce yet", errno=errno.EAFNOSUPPORT
-                )
-        claims: list[Claim] = []
-        for address in addresses:
-            mac = "" if address in self._network.vips else self._network.neighbours.get(address, "")
-            claims.append(Claim(address=address, conflict=mac))
-            if not mac and address not in self._network.vips:
-                self._network.vips.add(address)
-                self._network.announced.append(address)
+        claims = await self.probe(addresses)
+        for claim in claims:
+            if not claim.conflict and claim.address not in self._network.vips:
+                self._network.vips.add(claim.address)
+                self._network.announced.append(claim.address)
         return claims
 
     async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
@@ -156,7 +165,7 @@ class FakeAnnouncer:
         self._callback = callback
 
     def hear(self, address: IPAddress, mac: str) -> None:
-        """Stand for a foreign ARP frame."""
+        """Stand for a foreign ARP frame or Neighbor Advertisement."""
         if self._callback is not None and address in self._network.vips:
             self._callback(address, mac)
 
@@ -164,15 +173,29 @@ class FakeAnnouncer:
 class FakeSegment:
     """See :class:`~cloudprovider.dataplane.api.Segment`."""
 
+    mac = "02:00:00:00:00:fa"
+
     def __init__(self, network: FakeNetwork, forget: Callable[[], object]) -> None:
+        self._network = network
         self.engine = FakeEngine(network)
         self.connections = FakeConnections(network)
         self.announcer = FakeAnnouncer(network)
         self._forget = forget
 
+    async def packets(self) -> socket.socket:
+        """See :class:`~cloudprovider.dataplane.api.Segment`. The other end is the last of ``FakeNetwork.packets``:
+        what is sent there is received here, frame by frame; the segment closes it."""
+        ours, networks = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (ours, networks):
+            end.settimeout(0)
+        self._network.packets.append(networks)
+        return ours
+
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         self._forget()
+        while self._network.packets:
+            self._network.packets.pop().close()
 
 
 class FakeDataPlane:

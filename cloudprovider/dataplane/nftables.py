@@ -15,6 +15,7 @@ from cloudprovider.dataplane.netlink import NLM_F_ACK, NLM_F_CREATE, Message, Ne
 
 NETLINK_NETFILTER: Final = 12
 NFPROTO_IPV4: Final = 2
+NFPROTO_IPV6: Final = 10
 
 _SUBSYSTEM: Final = 10 << 8
 _GETCHAIN: Final = _SUBSYSTEM | 4
@@ -191,18 +192,18 @@ class Nftables:
         """The table's chains."""
         return [netlink.string(found[_CHAIN_NAME]) for found in self._objects(_GETCHAIN, table)]
 
-    def digest(self, table: str) -> bytes:
+    def digest(self, table: str, family: int = NFPROTO_IPV4) -> bytes:
         """A hash over the table's chains, rules in their order, and the shape of its sets (not their elements)."""
-        parts = [_picture(found, _CHAIN_SHAPE) for found in self._objects(_GETCHAIN, table)]
+        parts = [_picture(found, _CHAIN_SHAPE) for found in self._objects(_GETCHAIN, table, family)]
         rules: dict[bytes, list[bytes]] = {}
-        for found in self._objects(_GETRULE, table):
+        for found in self._objects(_GETRULE, table, family):
             rules.setdefault(bytes(found[_RULE_CHAIN]), []).append(bytes(found.get(_RULE_EXPRESSIONS, b"")))
         parts += [chain + b"\0".join(expressions) for chain, expressions in rules.items()]
-        parts += [_picture(found, _SET_SHAPE) for found in self._objects(_GETSET, table)]
+        parts += [_picture(found, _SET_SHAPE) for found in self._objects(_GETSET, table, family)]
         return hashlib.sha256(b"\1".join(sorted(parts))).digest()
 
-    def _objects(self, kind: int, table: str) -> Iterator[dict[int, memoryview]]:
-        body = struct.pack("=BBH", NFPROTO_IPV4, 0, 0) + netlink.text(_TABLE, table)
+    def _objects(self, kind: int, table: str, family: int = NFPROTO_IPV4) -> Iterator[dict[int, memoryview]]:
+        body = struct.pack("=BBH", family, 0, 0) + netlink.text(_TABLE, table)
         answers: list[Message] = [answer for part in self._netlink.dump(kind, body) for answer in part]
         for answer in answers:
             found = netlink.attributes(answer.body[4:])

@@ -8,10 +8,11 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane import netlink
 from cloudprovider.dataplane.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkSocket
 
@@ -40,13 +41,21 @@ _VETH_INFO_PEER: Final = 1
 _IFF_UP: Final = 1
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
+_IFA_CACHEINFO: Final = 6
+_IFA_FLAGS: Final = 8
+_IFA_F_NODAD: Final = 0x2
+_IFA_F_NOPREFIXROUTE: Final = 0x200
+_FOREVER: Final = 0xFFFF_FFFF
 _RTA_OIF: Final = 4
 _RTA_GATEWAY: Final = 5
 
 _IFINFO: Final = struct.Struct("=BxHiII")
 _IFADDR: Final = struct.Struct("=BBBBi")
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")
+_CACHE_INFO: Final = struct.Struct("=IIII")
 _U32: Final = struct.Struct("=I")
+
+IPInterface = IPv4Interface | IPv6Interface
 
 
 @dataclass(frozen=True)
@@ -129,22 +138,27 @@ class RouteSocket:
         """Delete a link (a pair's other end goes with it)."""
         self._one(_RTM_DELLINK, 0, _IFINFO.pack(0, 0, link.index, 0, 0), f"delete link {link.name}")
 
-    def addresses(self, link: Link) -> list[IPv4Interface]:
-        """The IPv4 addresses on a link."""
-        found: list[IPv4Interface] = []
-        for part in self._netlink.dump(_RTM_GETADDR, _IFADDR.pack(socket.AF_INET, 0, 0, 0, link.index)):
+    def addresses(self, link: Link) -> list[IPInterface]:
+        """The addresses on a link."""
+        found: list[IPInterface] = []
+        for part in self._netlink.dump(_RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, link.index)):
             for answer in part:
-                _, prefix, _, _, index = _IFADDR.unpack_from(answer.body)
-                local = netlink.attributes(answer.body[_IFADDR.size :]).get(_IFA_LOCAL)
-                if index == link.index and local is not None:
-                    found.append(IPv4Interface((bytes(local), prefix)))
+                family, prefix, _, _, index = _IFADDR.unpack_from(answer.body)
+                attributes = netlink.attributes(answer.body[_IFADDR.size :])
+                address = attributes.get(_IFA_LOCAL, attributes.get(_IFA_ADDRESS))  # IPv6 has no local one
+                if index != link.index or address is None:
+                    continue
+                if family == socket.AF_INET:
+                    found.append(IPv4Interface((bytes(address), prefix)))
+                elif family == socket.AF_INET6:
+                    found.append(IPv6Interface((bytes(address), prefix)))
         return found
 
-    def add_addresses(self, link: Link, addresses: Sequence[IPv4Interface]) -> None:
+    def add_addresses(self, link: Link, addresses: Sequence[IPInterface]) -> None:
         """Add addresses; those that are there already are left as they are."""
         self._addresses(_RTM_NEWADDR, link, addresses, ignore=errno.EEXIST)
 
-    def delete_addresses(self, link: Link, addresses: Sequence[IPv4Interface]) -> None:
+    def delete_addresses(self, link: Link, addresses: Sequence[IPInterface]) -> None:
         """Delete addresses; those that are not there are ignored."""
         self._addresses(_RTM_DELADDR, link, addresses, ignore=errno.EADDRNOTAVAIL)
 
@@ -161,23 +175,27 @@ class RouteSocket:
         )
         self._one(_RTM_DELROUTE, 0, body, "delete the default route", ignore=errno.ESRCH)
 
+    def set_all_neighbours(self, link: Link) -> None:
+        """Treat every IPv6 address as a neighbour on this link: a default route without a gateway."""
+        body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 254, 4, 0, 1, 0)  # main table, static, universe, unicast
+        body += netlink.attribute(_RTA_OIF, _U32.pack(link.index))
+        self._one(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"set the IPv6 default route to {link.name}")
+
     def _add_link(self, name: str, attributes: bytes) -> None:
         body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.text(_IFLA_IFNAME, name) + attributes
         self._one(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make link {name}")
 
-    def _addresses(self, kind: int, link: Link, addresses: Sequence[IPv4Interface], *, ignore: int) -> None:
+    def _addresses(self, kind: int, link: Link, addresses: Sequence[IPInterface], *, ignore: int) -> None:
         if not addresses:
             return
         flags = NLM_F_CREATE | NLM_F_EXCL if kind == _RTM_NEWADDR else 0
         verb = "add" if kind == _RTM_NEWADDR else "delete"
         messages: list[bytes] = []
-        numbers: dict[int, IPv4Interface] = {}
+        numbers: dict[int, IPInterface] = {}
         for position, address in enumerate(addresses):
             number = self._netlink.sequence()
             numbers[number] = address
-            packed = address.ip.packed
-            body = _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, 0, link.index)
-            body += netlink.attribute(_IFA_LOCAL, packed) + netlink.attribute(_IFA_ADDRESS, packed)
+            body = _address(link, address)
             acknowledge = NLM_F_ACK if position == len(addresses) - 1 else 0
             messages.append(netlink.message(kind, flags | acknowledge, number, body))
         for refusal in self._netlink.request(b"".join(messages), number):
@@ -192,14 +210,42 @@ class RouteSocket:
                 raise DataPlaneError(f"the kernel refused to {what}: {refusal.describe()}", errno=refusal.errno)
 
 
-def host_interface(address: IPv4Address) -> IPv4Interface:
-    """A VIP as it stands on a link: /32, so that it brings no route to its neighbours with it."""
-    return IPv4Interface((address, 32))
+def host_interface(address: IPAddress) -> IPInterface:
+    """A VIP as it stands on a link: /32 or /128, so that it brings no route to its neighbours with it."""
+    if isinstance(address, IPv4Address):
+        return IPv4Interface((address, 32))
+    return IPv6Interface((address, 128))
 
 
-def vips(addresses: Iterable[IPv4Interface], own: IPv4Interface) -> frozenset[IPv4Address]:
-    """Which of a link's addresses are VIPs: the /32 ones but the namespace's own."""
-    return frozenset(a.ip for a in addresses if a.network.prefixlen == 32 and a.ip != own.ip)
+def is_host(interface: IPInterface) -> bool:
+    """Whether it has no neighbours: a /32 or /128."""
+    return interface.network.prefixlen == interface.max_prefixlen
+
+
+def vips(addresses: Iterable[IPInterface], own: IPInterface) -> frozenset[IPAddress]:
+    """Which of a link's addresses are VIPs: the /32 and /128 ones but the namespace's own and link-local ones."""
+    return frozenset(a.ip for a in addresses if is_host(a) and a.ip != own.ip and not _link_local(a))
+
+
+def strays(addresses: Iterable[IPInterface], own: IPInterface) -> list[IPInterface]:
+    """Which of a link's addresses are neither VIPs, nor the namespace's own, nor the kernel's: a former own one."""
+    return [a for a in addresses if not is_host(a) and a != own and not _link_local(a)]
+
+
+def _link_local(interface: IPInterface) -> bool:
+    return isinstance(interface, IPv6Interface) and interface.ip.is_link_local
+
+
+def _address(link: Link, interface: IPInterface) -> bytes:
+    packed = interface.ip.packed
+    if isinstance(interface, IPv4Interface):
+        body = _IFADDR.pack(socket.AF_INET, interface.network.prefixlen, 0, 0, link.index)
+        return body + netlink.attribute(_IFA_LOCAL, packed) + netlink.attribute(_IFA_ADDRESS, packed)
+    # Duplicates have been looked for; preferred for 0 s: the kernel is not to choose a VIP as a source of its own.
+    body = _IFADDR.pack(socket.AF_INET6, interface.network.prefixlen, 0, 0, link.index)
+    body += netlink.attribute(_IFA_LOCAL, packed) + netlink.attribute(_IFA_ADDRESS, packed)
+    body += netlink.attribute(_IFA_FLAGS, _U32.pack(_IFA_F_NODAD | _IFA_F_NOPREFIXROUTE))
+    return body + netlink.attribute(_IFA_CACHEINFO, _CACHE_INFO.pack(0, _FOREVER, 0, 0))
 
 
 def _link(body: memoryview) -> Link:

@@ -10,48 +10,45 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import arp, namespace
+from cloudprovider.dataplane import frames, namespace, sysctls
 from cloudprovider.dataplane.announcer import KernelAnnouncer, Timing
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.conntrack import Conntrack
 from cloudprovider.dataplane.engine import NftablesEngine
 from cloudprovider.dataplane.naming import LINK, Names
+from cloudprovider.dataplane.neighbours import Neighbours
 from cloudprovider.dataplane.nftables import Nftables
-from cloudprovider.dataplane.rtnetlink import Link, RouteSocket
+from cloudprovider.dataplane.rtnetlink import Link, RouteSocket, strays
 
 T = TypeVar("T")
 
-_SYSCTLS: Final = {
-    "net/ipv4/ip_forward": "1",
-    # A node that calls a VIP of its own comes and goes by the same link: without this it is told a "better" way.
-    "net/ipv4/conf/all/send_redirects": "0",
-    f"net/ipv4/conf/{LINK}/send_redirects": "0",
-    "net/ipv4/conf/all/accept_redirects": "0",
-    # Clients come from anywhere; the one link is the right one for all of them.
-    "net/ipv4/conf/all/rp_filter": "0",
-    f"net/ipv4/conf/{LINK}/rp_filter": "0",
-    # Answer ARP for what stands on the link, and never ask with a VIP as the sender's address.
-    "net/ipv4/conf/all/arp_ignore": "1",
-    "net/ipv4/conf/all/arp_announce": "2",
-    # A packet out of its window is the two ends' business, not a reason to cut the flow.
-    "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
-    # A day, as kube-proxy has it, not the kernel's five.
-    "net/netfilter/nf_conntrack_tcp_timeout_established": "86400",
-}
-_SYSCTLS_IPV6: Final = {"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
-"""Written where the kernel has IPv6: no address by autoconfiguration."""
+_ETHERTYPE_IPV4: Final = 0x0800
 
 
 class KernelSegment:
     """One network's namespace, opened. Meets :class:`~cloudprovider.dataplane.api.Segment`."""
 
     def __init__(
-        self, engine: NftablesEngine, connections: Conntrack, announcer: KernelAnnouncer, forget: Callable[[], object]
+        self,
+        path: Path,
+        mac: str,
+        *,
+        engine: NftablesEngine,
+        connections: Conntrack,
+        announcer: KernelAnnouncer,
+        forget: Callable[[], object],
     ) -> None:
         self.engine = engine
         self.connections = connections
         self.announcer = announcer
+        self.mac = mac
+        self._path = path
         self._forget = forget
+
+    async def packets(self) -> socket.socket:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        # In one go: it takes well below a millisecond, and a caller that is cancelled in between would lose the socket.
+        return namespace.call_in(self._path, lambda: frames.open_socket(LINK, _ETHERTYPE_IPV4))
 
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
@@ -66,22 +63,16 @@ class _Sockets:
 
     def __init__(self) -> None:
         with contextlib.ExitStack() as made:
-            self.packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-            made.callback(self.packets.close)
-            self.packets.settimeout(0)
-            try:
-                self.packets.bind((LINK, arp.ETHERTYPE))
-            except OSError as error:
-                raise DataPlaneError(
-                    f"can't listen for ARP on {LINK}: {error.strerror}", errno=error.errno or 0
-                ) from error
+            self.link = _the_link()
+            self.neighbours = Neighbours(self.link, ipv6=sysctls.has_ipv6(LINK))
+            made.callback(self.neighbours.close)
             self.nftables = Nftables()
             made.callback(self.nftables.close)
             self.conntrack = Conntrack()
             made.callback(self.conntrack.abandon)
             self.route = RouteSocket()
             made.callback(self.route.close)
-            _write_sysctls()  # now that the kernel has loaded what some of them belong to
+            sysctls.write(sysctls.IPV4)  # now that the kernel has loaded what some of them belong to
             made.pop_all()
 
 
@@ -99,17 +90,21 @@ class HostDataPlane:
             raise DataPlaneError(f"network {config.name!r} is open already; close it first")
         own = _own_address(config)
         path = await asyncio.to_thread(self._establish, config, own)
-        link = await asyncio.to_thread(namespace.call_in, path, _the_link)
         sockets = await asyncio.to_thread(namespace.call_in, path, _Sockets)
 
         def enter(function: Callable[[], None]) -> None:
             namespace.call_in(path, function)
 
+        neighbours = sockets.neighbours
         segment = KernelSegment(
-            NftablesEngine(enter, sockets.nftables, own.ip),
-            sockets.conntrack,
-            KernelAnnouncer(link, own, route=sockets.route, packets=sockets.packets, timing=self._timing),
-            lambda: self._open.pop(config.name, None),
+            path,
+            sockets.link.mac,
+            engine=NftablesEngine(enter, sockets.nftables, own.ip, ipv6=neighbours.ipv6),
+            connections=sockets.conntrack,
+            announcer=KernelAnnouncer(
+                sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing
+            ),
+            forget=lambda: self._open.pop(config.name, None),
         )
         self._open[config.name] = segment
         return segment
@@ -172,7 +167,7 @@ class HostDataPlane:
                 self._create(host, device, config, own, path.name)
             host_link = host.link(self._names.host_link(config.name))
             if host_link is not None:  # a pair, not a macvlan
-                _write_if_there(f"net/ipv6/conf/{host_link.name}/disable_ipv6", "1")
+                sysctls.silence_ipv6(host_link.name)
                 host.set_up(host_link, master=device.index)
             return path
         finally:
@@ -255,33 +250,16 @@ def _configure(own: IPv4Interface, gateway: object, mark: str) -> None:
             route.set_alias(loopback, mark)
             route.set_up(loopback)
         link = _the_link()
+        if ipv6 := sysctls.has_ipv6(LINK):
+            sysctls.write(sysctls.IPV6)
         route.set_up(link)
-        former = [a for a in route.addresses(link) if a.network.prefixlen < 32 and a != own]
-        route.delete_addresses(link, former)
+        route.delete_addresses(link, strays(route.addresses(link), own))
         route.add_addresses(link, [own])
+        if ipv6:  # the namespace knows no IPv6 network: whoever asks is answered as a neighbour
+            route.set_all_neighbours(link)
         if isinstance(gateway, IPv4Address):
             route.set_default_route(link, gateway)
         else:
             route.delete_default_route(link)
 
     _route(configure)
-
-
-def _write_sysctls() -> None:
-    for name, value in _SYSCTLS.items():
-        try:
-            (Path("/proc/sys") / name).write_text(value, encoding="ascii")
-        except OSError as error:
-            raise DataPlaneError(
-                f"can't set sysctl {name.replace('/', '.')} to {value}: {error.strerror}; "
-                "the agent needs a writable /proc/sys",
-                errno=error.errno or 0,
-            ) from error
-    for name, value in _SYSCTLS_IPV6.items():
-        _write_if_there(name, value)
-
-
-def _write_if_there(name: str, value: str) -> None:
-    path = Path("/proc/sys") / name
-    if path.exists():
-        path.write_text(value, encoding="ascii")

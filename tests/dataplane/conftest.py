@@ -1,9 +1,11 @@
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.dataplane.lan import Station, bridge, station
+from cloudprovider.dataplane.api import Segment
+from tests.dataplane.lan import CONFIG, Station, bridge, station
+from tests.dataplane.world import World, fake_world, kernel_world
 from tests.lab.sandbox import ENVIRONMENT_MARK
 
 
@@ -26,3 +28,24 @@ def client(lan: None) -> Iterator[Station]:
 def nodes(lan: None) -> Iterator[list[Station]]:
     with station("n1", "10.99.0.11") as one, station("n2", "10.99.0.12") as two, station("n3", "10.99.0.13") as three:
         yield [one, two, three]
+
+
+@pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.kernel)])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Every data plane there is, one after the other."""
+    if request.param == "fake":
+        yield fake_world()
+        return
+    request.getfixturevalue("lan")
+    made = kernel_world()
+    yield made
+    for network in await made.dataplane.networks():
+        await made.dataplane.remove(network)
+
+
+@pytest.fixture
+async def segment(world: World) -> AsyncIterator[Segment]:
+    opened = await world.dataplane.open(CONFIG)
+    await opened.engine.start()
+    yield opened
+    await opened.close()

@@ -6,9 +6,10 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
 
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.namespace import call_in
 
@@ -41,11 +42,13 @@ class Station:
     def mac(self) -> str:
         return run(f"ip -n {self.name} -br link show eth0").split()[2]
 
-    def socket(self, kind: socket.SocketKind, port: int = 0, address: IPv4Address | None = None) -> socket.socket:
+    def socket(
+        self, kind: socket.SocketKind, port: int = 0, address: IPAddress | None = None, *, ipv6: bool = False
+    ) -> socket.socket:
         """A socket in this host, bound to a port and an address (else to any)."""
 
         def make() -> socket.socket:
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, kind)
             made.setblocking(False)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((str(address or ""), port))
@@ -53,7 +56,17 @@ class Station:
 
         return call_in(self.path, make)
 
-    async def ask_tcp(self, vip: IPv4Address, port: int, *, source: int = 0) -> str:
+    def take(self, address: IPAddress) -> None:
+        """Have one more address from now on; an IPv6 one brings its /64 with it."""
+        prefix = "32" if isinstance(address, IPv4Address) else "64 nodad"
+        run(f"ip -n {self.name} address add {address}/{prefix} dev eth0")
+
+    def knows(self, address: IPAddress) -> str:
+        """The MAC that this host believes ``address`` to have, "" for none."""
+        found = run(f"ip -n {self.name} neigh show {address} dev eth0").split()
+        return found[found.index("lladdr") + 1] if "lladdr" in found else ""
+
+    async def ask_tcp(self, vip: IPAddress, port: int, *, source: int = 0) -> str:
         """Connect, and return the name that the server says. Raises ConnectionRefusedError, TimeoutError."""
         reader, writer = await self.connect(vip, port, source=source)
         async with asyncio.timeout(LIMIT):
@@ -62,10 +75,10 @@ class Station:
         return name
 
     async def connect(
-        self, vip: IPv4Address, port: int, *, source: int = 0, limit: float = LIMIT
+        self, vip: IPAddress, port: int, *, source: int = 0, limit: float = LIMIT
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect and keep the connection."""
-        made = self.socket(socket.SOCK_STREAM, source)
+        made = self.socket(socket.SOCK_STREAM, source, ipv6=isinstance(vip, IPv6Address))
         try:
             async with asyncio.timeout(limit):
                 await asyncio.get_running_loop().sock_connect(made, (str(vip), port))
@@ -74,9 +87,9 @@ class Station:
             made.close()
             raise
 
-    async def ask_udp(self, vip: IPv4Address, port: int, *, source: int = 0, limit: float = LIMIT) -> str:
+    async def ask_udp(self, vip: IPAddress, port: int, *, source: int = 0, limit: float = LIMIT) -> str:
         """Send a datagram and return the name in the answer. Raises ConnectionRefusedError (ICMP), TimeoutError."""
-        made = self.socket(socket.SOCK_DGRAM, source)
+        made = self.socket(socket.SOCK_DGRAM, source, ipv6=isinstance(vip, IPv6Address))
         try:
             loop = asyncio.get_running_loop()
             made.connect((str(vip), port))

@@ -8,7 +8,7 @@ import resource
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, chunks, diff
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
@@ -87,13 +87,22 @@ async def begin(dataplane: HostDataPlane) -> None:
     await again.engine.start()
     assert not diff(await again.engine.observe(), plan(5000))
     print(f"{'start and adopt 5,000 forwards':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
-    vips = [key.vip for key in plan(1000).forwards]
-    start = time.perf_counter()
-    await again.announcer.claim(vips)
-    print(f"{'claim 1,000 addresses (200 ms of it waiting)':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
-    start = time.perf_counter()
-    await again.announcer.withdraw(vips)
-    print(f"{'withdraw 1,000 addresses':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
+    families: dict[str, list[IPAddress]] = {
+        "IPv4": [FIRST.vip + i for i in range(1000)],
+        "IPv6": [IPv6Address("fd99::1000") + i for i in range(1000)],
+    }
+    families["IPv4 and 1,000 IPv6"] = families["IPv4"] + families["IPv6"]
+    for family, vips in families.items():
+        start = time.perf_counter()
+        await again.announcer.probe(vips)
+        print(f"{f'probe 1,000 {family} addresses':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
+        start = time.perf_counter()
+        await again.announcer.claim(vips)
+        what = f"claim 1,000 {family} addresses (200 ms waiting)"
+        print(f"{what:58} {(time.perf_counter() - start) * 1000:9.3f} ms")
+        start = time.perf_counter()
+        await again.announcer.withdraw(vips)
+        print(f"{f'withdraw 1,000 {family} addresses':58} {(time.perf_counter() - start) * 1000:9.3f} ms")
     await dataplane.remove("")
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
 from cloudprovider.dataplane import arp, elements, netlink
 from cloudprovider.dataplane.elements import BROKEN_FORWARD, BROKEN_GROUP, GroupElements, ListenerElements
+from cloudprovider.dataplane.heard import Heard
 from cloudprovider.dataplane.naming import Names
 from cloudprovider.dataplane.nftables import Transaction, each_element, element, value
 
@@ -101,7 +102,7 @@ def test_elements_are_read_as_they_are_built() -> None:
 
 def test_a_probe_asks_for_an_address_that_nobody_says_to_have() -> None:
     heard = arp.parse(arp.probe(MAC, IPv4Address("192.0.2.1")))
-    assert heard == arp.Arp(mac=MAC.hex(":"), sender=IPv4Address(0), target=IPv4Address("192.0.2.1"))
+    assert heard == Heard(mac=MAC.hex(":"), sender=IPv4Address(0), target=IPv4Address("192.0.2.1"))
     assert heard.is_probe
 
 

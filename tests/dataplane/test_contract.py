@@ -1,20 +1,19 @@
 """What every data plane does, the kernel's and the fake alike."""
 
-import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_network
 
 import pytest
 
 from cloudprovider.core.errors import ConfigurationError, DataPlaneError
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, diff
-from cloudprovider.dataplane.announcer import Timing
-from cloudprovider.dataplane.api import Claim, DataPlane, NetworkConfig, Segment
+from cloudprovider.dataplane.api import NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane
 from cloudprovider.dataplane.segment import HostDataPlane
-from tests.dataplane.lan import BRIDGE, CONFIG, station
+from tests.dataplane.lan import BRIDGE, CONFIG
+from tests.dataplane.world import World
 
 VIP = IPv4Address("10.99.0.100")
 WEB = ListenerKey(VIP, "TCP", 80)
@@ -23,47 +22,6 @@ NODES: frozenset[IPAddress] = frozenset(IPv4Address("10.99.0.11") + i for i in r
 ONE, TWO = GroupId(1), GroupId(2)
 TO_ONE = Forward(group=ONE, backend_port=30080)
 PLAN = Plan(groups={ONE: NODES}, forwards={WEB: TO_ONE, DNS: Forward(group=ONE, backend_port=30053)})
-
-
-@dataclass
-class World:
-    """A data plane, and a way to put a stranger onto its network."""
-
-    dataplane: DataPlane
-    occupy: Callable[[IPv4Address], contextlib.AbstractContextManager[str]]
-
-
-@contextlib.contextmanager
-def kernel_occupant(address: IPv4Address) -> Iterator[str]:
-    with station("stranger", str(address)) as made:
-        yield made.mac
-
-
-@pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.kernel)])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    if request.param == "fake":
-        fake = FakeDataPlane("test", devices=[BRIDGE])
-
-        @contextlib.contextmanager
-        def fake_occupant(address: IPv4Address) -> Iterator[str]:
-            fake.namespaces[""].neighbours[address] = "02:00:00:00:00:01"
-            yield "02:00:00:00:00:01"
-
-        yield World(fake, fake_occupant)
-        return
-    request.getfixturevalue("lan")
-    real = HostDataPlane("test", timing=Timing(between=0.005, listen=0.02))
-    yield World(real, kernel_occupant)
-    for network in await real.networks():
-        await real.remove(network)
-
-
-@pytest.fixture
-async def segment(world: World) -> AsyncIterator[Segment]:
-    opened = await world.dataplane.open(CONFIG)
-    await opened.engine.start()
-    yield opened
-    await opened.close()
 
 
 async def test_a_new_namespace_forwards_nothing(segment: Segment) -> None:
@@ -198,30 +156,6 @@ async def test_every_listener_is_counted(segment: Segment) -> None:
     counters = await segment.engine.counters()
     assert counters.keys() == {WEB, DNS}
     assert all(counter.packets == counter.bytes == 0 for counter in counters.values())
-
-
-async def test_free_addresses_are_claimed_once_and_withdrawn(segment: Segment) -> None:
-    others = [VIP + i for i in range(1, 200)]
-    assert await segment.announcer.claim([VIP, *others]) == [Claim(address=a) for a in [VIP, *others]]
-    assert await segment.announcer.claim([VIP]) == [Claim(address=VIP)]
-    assert await segment.announcer.held() == {VIP, *others}
-    await segment.announcer.withdraw([*others, IPv4Address("10.99.0.99")])
-    assert await segment.announcer.held() == {VIP}
-    assert await segment.announcer.claim([]) == []
-
-
-async def test_an_address_that_somebody_has_is_not_taken(world: World, segment: Segment) -> None:
-    free = VIP + 1
-    with world.occupy(VIP) as mac:
-        claims = await segment.announcer.claim([VIP, free])
-        assert claims == [Claim(address=VIP, conflict=mac), Claim(address=free)]
-        assert await segment.announcer.held() == {free}
-
-
-async def test_ipv6_says_that_it_is_not_there_yet(segment: Segment) -> None:
-    with pytest.raises(DataPlaneError, match="fd00::1 is IPv6"):
-        await segment.announcer.claim([VIP, IPv6Address("fd00::1")])
-    assert await segment.announcer.held() == frozenset()
 
 
 async def test_nothing_is_forgotten_of_an_idle_network(segment: Segment) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, diff
-from cloudprovider.dataplane import ruleset
+from cloudprovider.dataplane import ruleset, ruleset6
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.dataplane.lan import CONFIG, run
 
@@ -104,6 +104,10 @@ async def test_broken_elements_are_seen_and_mended(segment: KernelSegment, comma
         "add chain ip cloudprovider forward { policy accept; }",
         "delete chain ip cloudprovider source",
         "delete table ip cloudprovider",
+        "delete table ip6 cloudprovider",
+        "flush chain ip6 cloudprovider input",
+        "insert rule ip6 cloudprovider input accept",
+        "add chain ip6 cloudprovider extra { type filter hook input priority -1; policy drop; }",
     ],
 )
 async def test_broken_chains_are_seen_and_mended(segment: KernelSegment, command: str) -> None:
@@ -116,6 +120,8 @@ async def test_broken_chains_are_seen_and_mended(segment: KernelSegment, command
     listed = run("ip netns exec lb-test-mgmt nft list table ip cloudprovider")
     assert "chain extra" not in listed
     assert "ct status dnat snat to 10.99.0.2" in listed
+    for name in ruleset6.CHAINS:
+        assert f"chain {name} {{" in run("ip netns exec lb-test-mgmt nft list table ip6 cloudprovider")
 
 
 async def test_a_predecessor_with_other_maps_is_replaced(segment: KernelSegment) -> None:

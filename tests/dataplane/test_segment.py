@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import namespace, segment
+from cloudprovider.dataplane import namespace, sysctls
 from cloudprovider.dataplane.segment import HostDataPlane
 from tests.dataplane.lan import BRIDGE, CONFIG, OWN, run
 
@@ -97,7 +97,7 @@ async def test_a_network_that_fails_to_open_again_and_again_leaks_nothing(
     await (await dataplane.open(CONFIG)).close()  # whatever is opened once for good, is open now
     before = open_files()
     with monkeypatch.context() as patched:
-        patched.setitem(segment._SYSCTLS, "net/ipv4/no_such_thing", "1")
+        patched.setitem(sysctls.IPV4, "net/ipv4/no_such_thing", "1")
         for _ in range(3):
             with pytest.raises(DataPlaneError, match=r"can't set sysctl net\.ipv4\.no_such_thing to 1"):
                 await dataplane.open(CONFIG)
@@ -145,7 +145,15 @@ async def test_the_namespace_is_set_up_as_a_router_that_keeps_quiet(dataplane: H
         "net.ipv4.conf.lan0.send_redirects": "0",
         "net.ipv4.conf.all.arp_announce": "2",
         "net.netfilter.nf_conntrack_tcp_be_liberal": "1",
+        "net.ipv6.conf.lan0.accept_ra": "0",
+        "net.ipv6.conf.lan0.autoconf": "0",
+        "net.ipv6.conf.lan0.accept_redirects": "0",
     }.items():
         assert inside(f"sysctl -n {name}").strip() == value
-    assert "inet6" not in inside("ip address")
+    (only,) = [line.split() for line in inside("ip -6 -oneline address show dev lan0").splitlines()]
+    assert only[3].startswith("fe80::")
+    assert "tentative" not in only
+    assert "inet6" not in run(
+        "ip -6 address show dev " + next(n for n in links() if n.startswith("lb")).partition("@")[0]
+    )
     assert run("sysctl -n net.ipv4.conf.all.arp_announce").strip() == "0"  # the host's is the host's

@@ -1,0 +1,60 @@
+"""What contract tests run on: a data plane, the kernel's or the fake, and the network around it."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from cloudprovider.core.plan import IPAddress
+from cloudprovider.dataplane import frames
+from cloudprovider.dataplane.announcer import Timing
+from cloudprovider.dataplane.api import DataPlane
+from cloudprovider.dataplane.fake import FakeDataPlane
+from cloudprovider.dataplane.namespace import call_in
+from cloudprovider.dataplane.segment import HostDataPlane
+from tests.dataplane.lan import BRIDGE, station
+
+
+@dataclass
+class World:
+    """A data plane, and ways to put a stranger onto its network."""
+
+    dataplane: DataPlane
+    occupy: Callable[[IPAddress], contextlib.AbstractContextManager[str]]
+    """Have somebody who has the address, for a while; tells the MAC."""
+    wire: Callable[[], contextlib.AbstractContextManager[socket.socket]]
+    """Somebody's own packet socket on the network of the segment that is open, opened after the segment's."""
+
+
+def fake_world() -> World:
+    fake = FakeDataPlane("test", devices=[BRIDGE])
+
+    @contextlib.contextmanager
+    def occupy(address: IPAddress) -> Iterator[str]:
+        fake.namespaces[""].neighbours[address] = "02:00:00:00:00:01"
+        yield "02:00:00:00:00:01"
+        del fake.namespaces[""].neighbours[address]
+
+    @contextlib.contextmanager
+    def wire() -> Iterator[socket.socket]:
+        yield fake.namespaces[""].packets[-1]
+
+    return World(fake, occupy, wire)
+
+
+def kernel_world() -> World:
+    @contextlib.contextmanager
+    def occupy(address: IPAddress) -> Iterator[str]:
+        with station("stranger", "10.99.0.66") as made:
+            made.take(address)
+            yield made.mac
+
+    @contextlib.contextmanager
+    def wire() -> Iterator[socket.socket]:
+        with (
+            station("stranger", "10.99.0.66") as made,
+            call_in(made.path, lambda: frames.open_socket("eth0", 0x0800)) as w,
+        ):
+            yield w
+
+    return World(HostDataPlane("test", timing=Timing(between=0.005, listen=0.02)), occupy, wire)
