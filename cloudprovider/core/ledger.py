@@ -114,6 +114,12 @@ class Ledger:
         held = self._held.get(owner)
         return tuple(sorted(held.values(), key=lambda h: (h.pool, h.address.version, int(h.address)))) if held else ()
 
+    def owners_of(self, pool: str, address: IPAddress) -> tuple[str, ...]:
+        """Return everybody who has an address, the record's owner first."""
+        block = self._blocks.get(block_name(pool, block_of(address).address))
+        record = block.spec.allocations.get(str(address)) if block is not None else None
+        return () if record is None else (record.owner, *record.sharers)
+
     def owners(self) -> frozenset[str]:
         """Return everybody who holds something."""
         return frozenset(self._held)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from cloudprovider.core.addressing import Refusal, is_optional
+from cloudprovider.core.addressing import Refusal
 from cloudprovider.core.allocation import Proposal
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.errors import KubeError, NotFound
-from cloudprovider.core.wants import Granted, Refused, Release, Want
+from cloudprovider.core.wants import Granted, Refused, Release, Reopen, Want
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, rfc3339
@@ -40,7 +40,7 @@ WRITES: Final = 4
 """Blocks written at the same time."""
 BACKOFF: Final = Backoff(base=0.2, limit=10.0)
 
-_ROOM_REASONS = frozenset({"PoolExhausted", "AddressInUse"})
+_ROOM_REASONS = frozenset({"PoolExhausted", "AddressInUse", "AddressConflict", "QuotaExceeded", "TooManySharers"})
 
 
 class Batches:
@@ -64,7 +64,8 @@ class Batches:
         self._rng = rng
         self._done = done
         self._wants: dict[Key, None] = {}
-        self._releases: dict[tuple[str, str], Release] = {}
+        self._releases: dict[tuple[str, str, str], Release] = {}
+        self._reopened: dict[tuple[str, str], Reopen] = {}
         self._decided: dict[Key, Refusal | None] = {}
         self._pending = asyncio.Event()
         self._full = asyncio.Event()
@@ -79,7 +80,13 @@ class Batches:
     def release(self, releases: Iterable[Release]) -> None:
         """Give addresses back."""
         for release in releases:
-            self._releases[release.pool, str(release.address)] = release
+            self._releases[release.pool, str(release.address), release.owner] = release
+            self._wake()
+
+    def reopen(self, reopened: Iterable[Reopen]) -> None:
+        """Let addresses that somebody else had be handed out again."""
+        for one in reopened:
+            self._reopened[one.pool, str(one.address)] = one
             self._wake()
 
     def refusal(self, key: Key) -> Refusal | None:
@@ -107,12 +114,12 @@ class Batches:
             await self._pace(last, burst=burst)
             sound = await self._settle_doubts()
             if sound:
-                keys, releases = self._take()
-                if not (keys or releases):
+                keys, releases, reopened = self._take()
+                if not (keys or releases or reopened):
                     continue  # no batch, so the next one need not keep a distance from it
                 last = loop.time()
                 burst = len(keys) + len(releases) >= BURST
-                sound = await self._carry_out(keys, releases)
+                sound = await self._carry_out(keys, releases, reopened)
             if sound:
                 failures = 0
             else:
@@ -135,18 +142,20 @@ class Batches:
         if len(self._wants) + len(self._releases) >= FULL:
             self._full.set()
 
-    def _take(self) -> tuple[list[Key], list[Release]]:
+    def _take(self) -> tuple[list[Key], list[Release], list[Reopen]]:
         keys = list(self._wants)[:LIMIT]
         for key in keys:
             del self._wants[key]
         releases = list(self._releases.values())
         self._releases.clear()
+        reopened = list(self._reopened.values())
+        self._reopened.clear()
         self._full.clear()
         if not self._wants:
             self._pending.clear()
-        return keys, releases
+        return keys, releases, reopened
 
-    async def _carry_out(self, keys: Sequence[Key], releases: Sequence[Release]) -> bool:
+    async def _carry_out(self, keys: Sequence[Key], releases: Sequence[Release], reopened: Sequence[Reopen]) -> bool:
         """Decide, write, tell. False if something has to be tried again and nothing got on."""
         asked: list[Want] = []
         lbs: dict[str, LoadBalancer] = {}
@@ -161,7 +170,7 @@ class Batches:
             asked += choice.wants
         # What is in use already comes before who only showed it once, that before who asks for one by name.
         asked.sort(key=lambda w: (w.adopt is None, not w.preferred, w.fixed is None))
-        proposal = self._whole(asked, releases, lbs)
+        proposal = self._whole(asked, releases, reopened, lbs)
         written = await self._write_all(proposal)
         tried = len(written)
         lost = [name for name, stored in written.items() if not stored]
@@ -179,25 +188,28 @@ class Batches:
             )
         return not lost or len(lost) < tried
 
-    def _whole(self, asked: list[Want], releases: Sequence[Release], lbs: dict[str, LoadBalancer]) -> Proposal:
+    def _whole(
+        self,
+        asked: list[Want],
+        releases: Sequence[Release],
+        reopened: Sequence[Reopen],
+        lbs: dict[str, LoadBalancer],
+    ) -> Proposal:
         """Propose; one that can't get all that it must have gets nothing new, rather than half."""
         now = rfc3339(self._now())
-        proposal = self._book.propose(asked, releases, now=now)
+        proposal = self._book.propose(asked, releases, reopened, now=now)
         short = {
             o.want.owner
             for o in proposal.outcomes
-            if isinstance(o, Refused) and o.want.adopt is None and not self._is_optional(lbs[o.want.owner], o.want)
+            if isinstance(o, Refused) and o.want.adopt is None and not self._book.is_optional(o.want, lbs[o.want.owner])
         }
         halves = {o.want.owner for o in proposal.outcomes if isinstance(o, Granted) and o.block} & short
         if not halves:
             return proposal
         refused = tuple(o for o in proposal.outcomes if isinstance(o, Refused) and o.want.owner in halves)
         rest = [w for w in asked if w.owner not in halves]
-        again = self._book.propose(rest, releases, now=now)
+        again = self._book.propose(rest, releases, reopened, now=now)
         return replace(again, outcomes=(*again.outcomes, *refused))
-
-    def _is_optional(self, lb: LoadBalancer, want: Want) -> bool:
-        return is_optional(lb, want.version, self._book.held(lb))
 
     def _tell_grants(self, proposal: Proposal, written: dict[str, bool], lbs: dict[str, LoadBalancer]) -> None:
         refusals: dict[str, Refusal | None] = {}
@@ -211,7 +223,7 @@ class Batches:
                 elif owner in lbs:
                     refusals.setdefault(owner, None)
             elif owner in lbs:
-                optional = outcome.want.adopt is None and self._is_optional(lbs[owner], outcome.want)
+                optional = outcome.want.adopt is None and self._book.is_optional(outcome.want, lbs[owner])
                 refusals[owner] = None if optional else Refusal(outcome.reason, outcome.message)
         for owner, refusal in refusals.items():
             key = lbs[owner].key

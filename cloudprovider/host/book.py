@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from ipaddress import ip_address
 
-from cloudprovider.core.addressing import Refusal, adoptions, missing_versions, wants
+from cloudprovider.core.addressing import Refusal, adoptions, is_optional, misfit, missing_versions, reserved_for, wants
 from cloudprovider.core.allocation import Allocator, Proposal
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock, IPPool
@@ -21,7 +22,8 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
 from cloudprovider.core.ranges import PoolRanges, bit_of, block_of
 from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
-from cloudprovider.core.wants import Release, Want
+from cloudprovider.core.sharing import Group, Member, join, stranger
+from cloudprovider.core.wants import Release, Reopen, Want
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.hints import Hints
 
@@ -88,47 +90,90 @@ class AddressBook:
         """Return what the blocks record for exactly this object."""
         return tuple(h for h in self.ledger.held_by(owner_of(lb)) if h.uid == lb.metadata.uid)
 
+    def misfits(self, lb: LoadBalancer) -> frozenset[Held]:
+        """Return what of it the object's request no longer wants: to be replaced."""
+        held = self.held(lb)
+        group = self.group(lb)
+        return frozenset(
+            h
+            for h in held
+            if misfit(lb, h, self.views()) or stranger(lb, group, h, self.ledger.owners_of(h.pool, h.address))
+        )
+
     def lacks(self, lb: LoadBalancer) -> bool:
         """Whether a load balancer may have to get (or to take back) an address."""
         held = self.held(lb)
-        return bool(adoptions(lb, held) or missing_versions(lb, held, None))
+        return bool(adoptions(lb, held) or missing_versions(lb, self._fit(lb, held), None))
+
+    def group(self, lb: LoadBalancer) -> Group:
+        """Return the others that share an address with it, or could."""
+        found = service_of(lb)
+        if found is None:
+            return Group()
+        tenant, service = found
+        named = lb.spec.primary_service
+        found_others = self._caches.sharing_with(tenant, named or service.path)
+        primary: Member | None = None
+        for one in self._caches.standing_for(tenant, named or service.path):
+            if named and not one.metadata.deletion_timestamp:
+                primary = self._member(one)
+            else:
+                found_others.append(one)
+        return Group(primary, tuple(self._member(o) for o in found_others if o.metadata.uid != lb.metadata.uid))
 
     def choose(self, lb: LoadBalancer) -> Choice:
         """Return what to ask for on behalf of ``lb``, by its request and the pools as they are now."""
         held = self.held(lb)
-        if again := adoptions(lb, held):
+        group = self.group(lb)
+        if again := adoptions(lb, held, group.owners):
             return Choice(again)
         if lb.spec.ipam == "dhcp":
-            message = 'this host gives addresses from pools only: set ipam to "pool"'
-            return Choice(refusal=Refusal("UnsupportedIPAM", message))
+            return Choice()  # an agent's business
         limits: TenantLimits | None = None
+        quota: int | None = None
         if lb.spec.workload_type == "cluster":
             owner = service_of(lb)
             cluster = None if owner is None else self._caches.guest_cluster(owner[0])
             if cluster is None:
                 message = "its guest cluster has no GuestCluster object on this host: an operator must create it"
                 return Choice(refusal=Refusal("NoPoolMatches", message))
-            limits = TenantLimits.of(cluster.spec)
+            limits, quota = TenantLimits.of(cluster.spec), cluster.spec.quota.addresses
+        joined = join(lb, group, held)
+        if joined is not None:
+            return Choice(refusal=joined) if isinstance(joined, Refusal) else Choice(joined)
+        views = self.views()
+        reserved = reserved_for(lb, views.values())
+        preferred = self._hints.of(lb.key)
         try:
             request = request_of(
                 lb,
                 project=self._caches.project_of(lb.metadata.namespace),
                 limits=limits,
-                preferred=self._hints.of(lb.key),
+                preferred=(*preferred, *reserved),
             )
         except ValueError as wrong:
             return Choice(refusal=Refusal("InvalidSpec", f"spec.addresses: {wrong}"))
-        views = self.views()
         found = select(request, views.values())
         if isinstance(found, NoPool):
             return Choice(refusal=Refusal(found.reason, found.text))
-        versions = missing_versions(lb, held, views[found.pool])
-        return Choice(wants(lb, found.pool, versions, self._hints.of(lb.key)))
+        versions = missing_versions(lb, self._fit(lb, held), views[found.pool])
+        mine = [a for a in reserved if a in views[found.pool].reserved]
+        return Choice(wants(lb, found.pool, versions, preferred=preferred, reserved=mine, quota=quota))
 
-    def propose(self, asked: Iterable[Want], releases: Iterable[Release], *, now: str) -> Proposal:
+    def is_optional(self, want: Want, lb: LoadBalancer) -> bool:
+        """Whether a load balancer can do without the address wanted."""
+        return is_optional(lb, want.version, self._fit(lb, self.held(lb)))
+
+    def expired_conflicts(self, now: datetime) -> list[Reopen]:
+        """Return the addresses that somebody else had, and that may be tried again."""
+        return [Reopen(pool=p, address=a) for p, a, c in self.ledger.conflicts() if _is_past(c.until, now)]
+
+    def propose(
+        self, asked: Iterable[Want], releases: Iterable[Release], reopened: Iterable[Reopen], *, now: str
+    ) -> Proposal:
         """See :meth:`Allocator.propose`."""
         self.views()
-        return self._allocator.propose(asked, releases, now=now, claims=self._claims())
+        return self._allocator.propose(asked, releases, reopened, now=now, claims=self._claims())
 
     def written(self, proposal: Proposal, block: IPBlock) -> None:
         """Take over a block of ``proposal`` as the API server returned it."""
@@ -174,6 +219,14 @@ class AddressBook:
     def gateways(self) -> frozenset[IPAddress]:
         """Return the gateways of all pools."""
         return frozenset(g for v in self.views().values() if v.configured is not None for g in v.configured.gateways)
+
+    def _fit(self, lb: LoadBalancer, held: Iterable[Held]) -> tuple[Held, ...]:
+        misfits = self.misfits(lb)
+        return tuple(h for h in held if h not in misfits)
+
+    def _member(self, lb: LoadBalancer) -> Member:
+        views = self.views()
+        return Member(lb, tuple(h for h in self.held(lb) if not misfit(lb, h, views)))
 
     def _claims(self) -> Claims:
         """What guests show of pools that are open to them, and no block records: one address of a version for each."""
@@ -224,8 +277,8 @@ class AddressBook:
             callback(Room.POOLS_CHANGED)
 
     def _block_changed(self, old: IPBlock | None, new: IPBlock | None) -> None:
-        before = old.spec.allocations.keys() if old is not None else frozenset()
-        after = new.spec.allocations.keys() if new is not None else frozenset()
+        before = _taken(old) if old is not None else frozenset()
+        after = _taken(new) if new is not None else frozenset()
         if new is not None:
             self._load(new)
         elif old is not None:
@@ -257,6 +310,17 @@ class AddressBook:
     def _tell_pool(self, name: str) -> None:
         for callback in self._pools:
             callback(name)
+
+
+def _taken(block: IPBlock) -> frozenset[str]:
+    return frozenset((*block.spec.allocations, *block.spec.conflicts))
+
+
+def _is_past(time: str, now: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(time) <= now
+    except ValueError:  # written by somebody else: nothing to wait for
+        return True
 
 
 def _essence(pool: IPPool) -> tuple[object, ...]:

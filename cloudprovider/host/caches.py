@@ -20,6 +20,10 @@ PROJECT_ID_ANNOTATION = "field.cattle.io/projectId"
 """Rancher's, on a Namespace: "c-xxx:p-yyy"."""
 
 BY_TENANT = "tenant"
+BY_SERVICE = "service"
+"""(tenant, "namespace/name") of the Service that a load balancer stands for."""
+BY_PRIMARY = "primary"
+"""(tenant, "namespace/name") of the Service whose address it shares."""
 
 
 class Caches:
@@ -27,7 +31,10 @@ class Caches:
 
     def __init__(self, client: KubeClient, rng: random.Random) -> None:
         self.load_balancers: Informer[LoadBalancer] = Informer(
-            client, LOADBALANCERS, rng=rng, indexes={BY_TENANT: _tenant_of}
+            client,
+            LOADBALANCERS,
+            rng=rng,
+            indexes={BY_TENANT: _tenant_of, BY_SERVICE: _service_of, BY_PRIMARY: _primary_of},
         )
         self.pools = Informer(client, IPPOOLS, rng=rng)
         self.blocks = Informer(client, IPBLOCKS, rng=rng)
@@ -69,6 +76,14 @@ class Caches:
         """Return the objects that stand for Services of a tenant."""
         return list(self.load_balancers.by_index(BY_TENANT, tenant))
 
+    def standing_for(self, tenant: Tenant, service: str) -> list[LoadBalancer]:
+        """Return what stands for the tenant's Service "namespace/name": one, and its namesakes on their way out."""
+        return list(self.load_balancers.by_index(BY_SERVICE, (tenant, service)))
+
+    def sharing_with(self, tenant: Tenant, service: str) -> list[LoadBalancer]:
+        """Return what shares the addresses of the tenant's Service "namespace/name"."""
+        return list(self.load_balancers.by_index(BY_PRIMARY, (tenant, service)))
+
     def guest_cluster(self, tenant: Tenant) -> GuestCluster | None:
         """Return a tenant's GuestCluster."""
         return self.guest_clusters.get(tenant.namespace, tenant.cluster)
@@ -82,6 +97,16 @@ def project_of(namespace: Namespace) -> str:
 def _tenant_of(lb: LoadBalancer) -> Iterable[Hashable]:
     found = service_of(lb)
     return () if found is None else (found[0],)
+
+
+def _service_of(lb: LoadBalancer) -> Iterable[Hashable]:
+    found = service_of(lb)
+    return () if found is None else ((found[0], found[1].path),)
+
+
+def _primary_of(lb: LoadBalancer) -> Iterable[Hashable]:
+    found = service_of(lb)
+    return () if found is None or not lb.spec.primary_service else ((found[0], lb.spec.primary_service),)
 
 
 def _just_project(namespace: Namespace) -> Namespace:

@@ -23,6 +23,8 @@ from cloudprovider.kube.events import EventRecorder
 _log = logging.getLogger(__name__)
 
 AUDIT_SECONDS: Final = 600.0
+REOPEN_SECONDS: Final = 15.0
+"""How often addresses are looked for that somebody else had, and whose time is over."""
 
 
 class HostController:
@@ -40,9 +42,10 @@ class HostController:
     ) -> None:
         self._caches = caches
         self._hints = hints
+        self._now = now
         self._rng = rng
         self.book = AddressBook(caches, hints)
-        self.load_balancers = LoadBalancers(client, caches, self.book, hints, now=now, rng=rng)
+        self.load_balancers = LoadBalancers(client, caches, self.book, hints, events, now=now, rng=rng)
         self._pools = PoolStatuses(client, caches, self.book, events, now=now, rng=rng)
 
     async def run(self) -> None:
@@ -58,6 +61,7 @@ class HostController:
             tasks.create_task(self.load_balancers.run())
             tasks.create_task(self._pools.run())
             tasks.create_task(self._audits())
+            tasks.create_task(self._reopen())
             tasks.create_task(self._hear_guests())
 
     def audit(self) -> Findings:
@@ -96,3 +100,8 @@ class HostController:
         while True:
             await asyncio.sleep(AUDIT_SECONDS * self._rng.uniform(0.9, 1.0))
             self.audit()
+
+    async def _reopen(self) -> None:
+        while True:
+            await asyncio.sleep(REOPEN_SECONDS * self._rng.uniform(0.9, 1.0))
+            self.load_balancers.batches.reopen(self.book.expired_conflicts(self._now()))

@@ -2,16 +2,21 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Final, cast
 
 import msgspec
 
-from cloudprovider.core.addressing import controlled_status, is_current, is_ours
+from cloudprovider.core.addressing import is_ours
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Namespace
 from cloudprovider.core.api.loadbalancer import FINALIZER, LoadBalancer
 from cloudprovider.core.errors import NotFound
+from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held
+from cloudprovider.core.placement import Placement, conflicts, controlled_status, disposable, is_current, place
 from cloudprovider.core.wants import Release
 from cloudprovider.host.batches import Batches, Key
 from cloudprovider.host.book import AddressBook, Room
@@ -20,6 +25,7 @@ from cloudprovider.host.clock import Clock, rfc3339
 from cloudprovider.host.hints import Hints
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
+from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import LOADBALANCERS
 
@@ -29,14 +35,26 @@ WORKERS: Final = 32
 BACKOFF: Final = Backoff(base=0.1, limit=15.0)
 """After an outage of the API server a load balancer waits no longer for its address than the caches for their news."""
 
+CONFLICT_TIME: Final = timedelta(minutes=10)
+"""For how long an address that somebody else has is not handed out."""
+
 
 class LoadBalancers:
     """Follows the load balancers: asks for addresses, writes the controller's part of their status, gives back."""
 
     def __init__(
-        self, client: KubeClient, caches: Caches, book: AddressBook, hints: Hints, *, now: Clock, rng: random.Random
+        self,
+        client: KubeClient,
+        caches: Caches,
+        book: AddressBook,
+        hints: Hints,
+        events: EventRecorder,
+        *,
+        now: Clock,
+        rng: random.Random,
     ) -> None:
         self._client = client
+        self._events = events
         self._caches = caches
         self._book = book
         self._hints = hints
@@ -74,6 +92,9 @@ class LoadBalancers:
             return None
         if FINALIZER not in lb.metadata.finalizers:
             lb = await self._set_finalizers(lb, [*lb.metadata.finalizers, FINALIZER])
+        if foreign := conflicts(lb, self._book.held(lb)):
+            self._set_aside(lb, foreign)
+            return None
         if not self.batches.is_decided(key) and self._book.lacks(lb):
             wait = self._hints.wait(lb)
             if wait > 0 and not lb.status.addresses:
@@ -81,8 +102,23 @@ class LoadBalancers:
             self.batches.want(key)
             if not self._book.held(lb):
                 return None  # the status is written once there is something to say
-        await self._write_status(lb)
+        placement = place(lb, self._book.held(lb), self._book.misfits(lb), self._book.views())
+        if not await self._write_status(lb, placement):
+            self.batches.release(_releases(disposable(lb, placement.surplus)))
         return None
+
+    def _set_aside(self, lb: LoadBalancer, foreign: Sequence[tuple[Held, str]]) -> None:
+        """Somebody else has these addresses: nobody gets them for a while, and the load balancer gets others."""
+        until = rfc3339(self._now() + CONFLICT_TIME)
+        releases = []
+        for held, hardware_address in foreign:
+            message = (
+                f"{held.address} of pool {held.pool} is used on the network by {hardware_address}: another address is"
+                f" taken, and this one is not handed out before {until}"
+            )
+            self._events.record(LOADBALANCERS, lb, "Warning", "AddressConflict", message)
+            releases += [replace(r, conflict=hardware_address, until=until) for r in _releases((held,))]
+        self.batches.release(releases)
 
     def _gone(self, key: Key) -> None:
         """Deleted without our finalizer (somebody took it away): nobody else would free its addresses."""
@@ -92,7 +128,7 @@ class LoadBalancers:
     async def _give_back(self, lb: LoadBalancer) -> None:
         """Withdrawn by its holder, freed in the block, then the finalizer goes."""
         finalizers = lb.metadata.finalizers
-        if FINALIZER not in finalizers or lb.status.holder is not None:
+        if FINALIZER not in finalizers or lb.status.holder is not None or lb.status.lease is not None:
             return
         held = self._book.held(lb)
         if held:
@@ -110,13 +146,15 @@ class LoadBalancers:
         self._caches.load_balancers.observe(written)
         return written
 
-    async def _write_status(self, lb: LoadBalancer) -> None:
-        held, refusal = self._book.held(lb), self.batches.refusal(lb.key)
-        if not held and refusal is None:
-            return
-        status = controlled_status(lb, held, self._book.views(), refusal, rfc3339(self._now()))
+    async def _write_status(self, lb: LoadBalancer, placement: Placement) -> bool:
+        """Write it if it differs, and say whether it did."""
+        refusal = self.batches.refusal(lb.key)
+        if not placement.addresses and refusal is None and lb.spec.ipam != "dhcp":
+            return False
+        key = self._book.group(lb).address_key(lb)
+        status = controlled_status(lb, placement, refusal, key=key, now=rfc3339(self._now()))
         if is_current(lb, status):
-            return
+            return False
         patch = {
             "apiVersion": LOADBALANCERS.api_version,
             "kind": LOADBALANCERS.kind,
@@ -127,10 +165,12 @@ class LoadBalancers:
             LOADBALANCERS, *lb.key, patch, field_manager=FIELD_MANAGER, subresource="status"
         )
         self._caches.load_balancers.observe(written)
+        return True
 
     # --- what makes work -----------------------------------------------------------------------------------------
 
     def _changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        self._tell_group(old, new)
         if new is None:
             if old is not None:
                 self.batches.forget(old.key)
@@ -140,6 +180,25 @@ class LoadBalancers:
         if old is not None and _asks(old) != _asks(new):
             self.batches.forget(new.key)
         self.queue.add(new.key)
+
+    def _tell_group(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        """Those who share an address with it, or wait to, look again."""
+        if old is not None and new is not None and _shares(old) == _shares(new):
+            return
+        for lb in (old, new):
+            found = service_of(lb) if lb is not None else None
+            if lb is None or found is None:
+                continue
+            tenant, service = found
+            named = lb.spec.primary_service
+            members = self._caches.sharing_with(tenant, named or service.path)
+            if named:
+                members += self._caches.standing_for(tenant, named)
+            for member in members:
+                if member.metadata.uid != lb.metadata.uid:
+                    if self.batches.refusal(member.key) is not None:
+                        self.batches.forget(member.key)
+                    self.queue.add(member.key)
 
     def _tenant_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
         if old is None or new is None or old.spec != new.spec:
@@ -168,5 +227,10 @@ def _asks(lb: LoadBalancer) -> tuple[object, ...]:
     return lb.spec, lb.metadata.annotations, lb.metadata.uid
 
 
-def _releases(held: tuple[Held, ...]) -> list[Release]:
+def _shares(lb: LoadBalancer) -> tuple[object, ...]:
+    """What those who share its address go by."""
+    return _asks(lb), lb.status.addresses, lb.status.address_key, lb.metadata.deletion_timestamp
+
+
+def _releases(held: Sequence[Held]) -> list[Release]:
     return [Release(pool=h.pool, address=h.address, owner=h.owner, uid=h.uid) for h in held]

@@ -5,12 +5,13 @@ address, and the object is gone after its record. A load balancer without addres
 been killed before it gave one) as long as there are blocks at all.
 """
 
-from cloudprovider.core.addressing import ALLOCATED, is_ours, shown
+from cloudprovider.core.addressing import is_ours, shown
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.audit import Findings
 from cloudprovider.core.conditions import find
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.placement import ALLOCATED
 from cloudprovider.core.wants import Release
 from cloudprovider.host.caches import Caches
 

@@ -18,7 +18,7 @@ from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS
-from tests.host.test_controller import given, has_address, vm
+from tests.host.views import given, has_address, vm
 from tests.host.world import World, eventually, guest_cluster, pool, services, subnet, virtually
 
 TENANT = Tenant("team-a", "blue")

@@ -17,7 +17,7 @@ from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
-from tests.host.test_controller import given, refused, vm
+from tests.host.views import given, refused, vm
 from tests.host.world import World, eventually, guest_cluster, pool, services, subnet, virtually
 
 BLUE, GREEN = Tenant("team-a", "blue"), Tenant("team-b", "green")

@@ -181,8 +181,12 @@ class Agent:
             if lb.metadata.deletion_timestamp:
                 if lb.status.holder is not None:
                     await self._apply(lb, {})
-            elif lb.status.addresses and lb.status.holder is None:
-                addresses = [a.ip for a in lb.status.addresses]
+                continue
+            addresses = [a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)]
+            if addresses != (lb.status.holder.addresses if lb.status.holder is not None else []):
+                if not addresses:
+                    await self._apply(lb, {})
+                    continue
                 holder = Holder(node=self._node, generation=1, addresses=addresses, mode="nat")
                 await self._apply(lb, {"holder": msgspec.to_builtins(holder)})
 

@@ -1,0 +1,220 @@
+"""What a load balancer's status says of its addresses, and which of what it has it can give back.
+
+An address that is to be replaced stays in ``status.addresses`` until the holder has the new one up, which stands in
+``status.nextAddresses`` so long; only then it is given back. So clients always find one that answers, and the guest's
+Service changes once.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from cloudprovider.core.addressing import Refusal, versions_of
+from cloudprovider.core.api.loadbalancer import Address, AllocatedAddress, LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.meta import Condition
+from cloudprovider.core.conditions import carry_times, find
+from cloudprovider.core.exchange import ADDRESS_KEPT
+from cloudprovider.core.ledger import Held
+from cloudprovider.core.pools import PoolView
+from cloudprovider.core.ranges import Version
+
+ALLOCATED = "Allocated"
+READY = "Ready"
+LEASED = "Leased"
+MOVING = "Moving"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """``addresses``: those to use; ``following``: those that take the place of one of them once they are up;
+    ``surplus``: what it has beyond these. ``recorded``: what it uses stands in blocks, or is leased."""
+
+    addresses: tuple[Address, ...]
+    following: tuple[Address, ...] = ()
+    surplus: tuple[Held, ...] = ()
+    recorded: bool = True
+
+
+@dataclass(frozen=True)
+class _Option:
+    address: Address
+    fits: bool
+
+    @property
+    def version(self) -> Version:
+        return ip_address(self.address.ip).version
+
+
+def place(lb: LoadBalancer, held: Sequence[Held], misfits: frozenset[Held], views: Mapping[str, PoolView]) -> Placement:
+    """Choose from all that a load balancer has. ``misfits``: what it should move away from.
+
+    What the status shows already stays where no block says otherwise (its pool is gone): the address is in use.
+    """
+    options = [_Option(_address(lb, h, views.get(h.pool)), h not in misfits) for h in held]
+    unrecorded = _unrecorded(lb, held)
+    options += [_Option(a, lb.spec.ipam != "dhcp") for a in unrecorded]
+    if (leased := _leased(lb)) is not None:
+        options.append(_Option(leased, lb.spec.ipam == "dhcp"))
+    up = frozenset(lb.status.holder.addresses) if lb.status.holder is not None else frozenset()
+    chosen: list[tuple[Version, Address, Address | None]] = []
+    for version in (4, 6):
+        found = _choose(lb, [o for o in options if o.version == version], up)
+        if found is not None:
+            chosen.append((version, *found))
+    required, optional = versions_of(lb)
+    wished = (*required, *optional)
+    if any(version in wished for version, _, following in chosen if following is None):
+        chosen = [one for one in chosen if one[0] in wished]  # of a family that it no longer wants, and can do without
+    place_of = {a.ip: i for i, a in enumerate(lb.status.addresses)}
+    rank = {v: i for i, v in enumerate(wished)}
+    chosen.sort(key=lambda c: (place_of.get(c[1].ip, 2), rank.get(c[0], 2)))
+    kept = {a.ip for _, *pair in chosen for a in pair if a is not None}
+    return Placement(
+        addresses=tuple(a for _, a, _ in chosen),
+        following=tuple(f for _, _, f in chosen if f is not None),
+        surplus=tuple(h for h in held if str(h.address) not in kept),
+        recorded=not unrecorded,
+    )
+
+
+def disposable(lb: LoadBalancer, surplus: Iterable[Held]) -> tuple[Held, ...]:
+    """Return what of the surplus may be given back now: what the status no longer names and no holder has up."""
+    status = lb.status
+    in_use = {a.ip for a in (*status.addresses, *status.next_addresses)}
+    if status.holder is not None:
+        in_use.update(status.holder.addresses)
+    return tuple(h for h in surplus if str(h.address) not in in_use)
+
+
+def conflicts(lb: LoadBalancer, held: Iterable[Held]) -> tuple[tuple[Held, str], ...]:
+    """Return what somebody else was found to have, and who (the hardware address): to be replaced. An address that was
+    asked for by name is not, nor one that is up."""
+    foreign = {f.ip: f.hardware_address for f in lb.status.foreign_addresses}
+    up = frozenset(lb.status.holder.addresses) if lb.status.holder is not None else frozenset()
+    return tuple(
+        (h, mac)
+        for h in held
+        if (mac := foreign.get(str(h.address))) and str(h.address) not in up and str(h.address) not in lb.spec.addresses
+    )
+
+
+def controlled_status(
+    lb: LoadBalancer, placement: Placement, refusal: Refusal | None, *, key: str, now: str
+) -> LoadBalancerStatus:
+    """Return the part of the status that is the controller's. ``key``: what decides which host owns the addresses.
+    ``now``: RFC 3339."""
+    addresses = list(placement.addresses)
+    if refusal is None and lb.spec.ipam == "dhcp" and lb.status.lease is None:
+        refusal = _no_lease(lb)
+    conditions = carry_times(lb.status.conditions, _conditions(lb, placement, refusal), now)
+    if not addresses:
+        return LoadBalancerStatus(conditions=conditions)
+    first = addresses[0]
+    return LoadBalancerStatus(
+        address=first.ip,
+        allocated_address=AllocatedAddress(
+            ip_pool=first.ip_pool, ip=first.ip, mask=_mask(first), gateway=first.gateway
+        ),
+        addresses=addresses,
+        next_addresses=list(placement.following),
+        address_key=key,
+        conditions=conditions,
+    )
+
+
+def is_current(lb: LoadBalancer, wanted: LoadBalancerStatus) -> bool:
+    """Whether the object shows the controller's part as wanted.
+
+    A Ready=False from before it had an address needs no look: the apply that gives the address takes it away.
+    """
+    have = lb.status
+    named = {c.type: c for c in have.conditions}
+    return _addresses(have) == _addresses(wanted) and all(named.get(c.type) == c for c in wanted.conditions)
+
+
+def _addresses(status: LoadBalancerStatus) -> tuple[object, ...]:
+    return (status.address, status.allocated_address, status.addresses, status.next_addresses, status.address_key)
+
+
+def _choose(lb: LoadBalancer, options: Sequence[_Option], up: frozenset[str]) -> tuple[Address, Address | None] | None:
+    """Of one family: the address to use, and the one that replaces it."""
+    named = [a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)]
+    fit = [o.address for o in options if o.fits]
+    best = min(fit, key=lambda a: named.index(a.ip) if a.ip in named else len(named)) if fit else None
+    shown = {a.ip for a in lb.status.addresses}
+    current = next((o for o in options if o.address.ip in shown), None)
+    if current is None:
+        return None if best is None else (best, None)
+    if best is None or best.ip == current.address.ip:
+        return current.address, None
+    return (best, None) if best.ip in up else (current.address, best)
+
+
+def _unrecorded(lb: LoadBalancer, held: Sequence[Held]) -> list[Address]:
+    if held or lb.status.lease is not None:
+        return []
+    foreign = {f.ip for f in lb.status.foreign_addresses}
+    return [a for a in lb.status.addresses if a.ip_pool and a.ip not in foreign]
+
+
+def _leased(lb: LoadBalancer) -> Address | None:
+    lease = lb.status.lease
+    if lease is None:
+        return None
+    return Address(ip=lease.ip, prefix_length=lease.prefix_length, gateway=lease.gateway, network=lease.network)
+
+
+def _no_lease(lb: LoadBalancer) -> Refusal:
+    if "IPv6" in lb.spec.ip_families[:1] or lb.spec.ip_family_policy == "RequireDualStack":
+        message = 'DHCP gives IPv4 addresses only: ask for the family IPv4 alone, or set ipam to "pool"'
+        return Refusal("UnsupportedIPAM", message)
+    said = find(lb.status.conditions, LEASED)
+    if said is not None and said.status == "False":
+        return Refusal(said.reason, said.message)
+    return Refusal("WaitingForLease", "no agent on the network has got a lease from a DHCP server yet")
+
+
+def _conditions(lb: LoadBalancer, placement: Placement, refusal: Refusal | None) -> list[Condition]:
+    given = _listed(placement.addresses)
+    if refusal is None:
+        if placement.following:
+            message = f"{given}; {_listed(placement.following)} takes its place as soon as a host has it up"
+            return [Condition(type=ALLOCATED, status="True", reason=MOVING, message=message)]
+        return [Condition(type=ALLOCATED, status="True", reason="Allocated", message=given)]
+    required, _ = versions_of(lb)
+    have = {ip_address(a.ip).version for a in placement.addresses}
+    if have and have >= set(required) and placement.recorded:
+        message = f"it keeps {given}, as what is asked for now can't be had: {refusal.message}"
+        return [Condition(type=ALLOCATED, status="True", reason=ADDRESS_KEPT, message=message)]
+    message = f"it keeps {given}, but {refusal.message}" if given else refusal.message
+    found = [Condition(type=ALLOCATED, status="False", reason=refusal.reason, message=message)]
+    if not placement.addresses:
+        found.append(Condition(type=READY, status="False", reason=refusal.reason, message=message))
+    return found
+
+
+def _listed(addresses: Iterable[Address]) -> str:
+    return " and ".join(f"{a.ip} from pool {a.ip_pool}" if a.ip_pool else f"{a.ip} by DHCP" for a in addresses)
+
+
+def _address(lb: LoadBalancer, held: Held, view: PoolView | None) -> Address:
+    place = view.configured.range_of(held.address) if view is not None and view.configured is not None else None
+    if view is not None and place is not None:
+        return Address(
+            ip=str(held.address),
+            ip_pool=held.pool,
+            prefix_length=place.subnet.prefixlen,
+            gateway="" if place.gateway is None else str(place.gateway),
+            network=view.network,
+        )
+    known = next((a for a in lb.status.addresses if a.ip == str(held.address)), None)
+    if known is not None:
+        return known
+    return Address(ip=str(held.address), ip_pool=held.pool, prefix_length=held.address.max_prefixlen)
+
+
+def _mask(address: Address) -> str:
+    """As Harvester writes it: dotted for IPv4, the same in hex groups for IPv6."""
+    width = ip_address(address.ip).max_prefixlen
+    bits = ((1 << address.prefix_length) - 1) << (width - address.prefix_length)
+    return str(ip_address(bits.to_bytes(width // 8)))
