@@ -69,6 +69,7 @@ class FakeDhcpClient:
         self._wanted: dict[Key, _Wanted] = {}
         self._callback: Callable[[Key], None] | None = None
         self._wake = asyncio.Event()
+        self._settling = asyncio.Lock()
         self._sent: Counter[str] = Counter()
         self._received: Counter[str] = Counter()
 
@@ -131,9 +132,10 @@ class FakeDhcpClient:
 
     async def settle(self) -> None:
         """Do all that is due at the clock's present time, as the real one would have done by then."""
-        for key, wanted in list(self._wanted.items()):
-            if self._wanted.get(key) is wanted:
-                await self._settle(key, wanted)
+        async with self._settling:
+            for key, wanted in list(self._wanted.items()):
+                if self._wanted.get(key) is wanted:
+                    await self._settle(key, wanted)
 
     async def _settle(self, key: Key, wanted: _Wanted) -> None:
         lease, now = wanted.state.lease, self._now()

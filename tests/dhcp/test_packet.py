@@ -3,6 +3,7 @@
 import contextlib
 import random
 import struct
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
@@ -90,7 +91,7 @@ def changed(at: int, octets: bytes, *, mend: bool = True) -> bytes:
 
 
 def _sum(data: bytes) -> bytes:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return (~total & 0xFFFF).to_bytes(2, "big")
@@ -213,12 +214,11 @@ def test_broken_options_are_refused_with_their_reason(options: bytes, reason: st
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("option", [Option.SERVER_IDENTIFIER, Option.ROUTER, Option.LEASE_TIME])
-def test_options_of_a_wrong_length_are_refused(option: Option) -> None:
-    read = message_with(bytes((53, 1, 2, option, 3, 1, 2, 3, 255)))
+@pytest.mark.parametrize("take", [Message.address, Message.addresses, Message.seconds])
+def test_options_of_a_wrong_length_are_refused(take: Callable[[Message, Option], object]) -> None:
+    read = message_with(bytes((53, 1, 2, Option.ROUTER, 3, 1, 2, 3, 255)))
     with pytest.raises(MalformedPacket) as caught:
-        for take in (read.address, read.addresses, read.seconds):
-            take(option)
+        take(read, Option.ROUTER)
     assert caught.value.reason == "option-length"
 
 
