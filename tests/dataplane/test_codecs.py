@@ -1,7 +1,7 @@
 """Bytes to and from the kernel, without a kernel."""
 
 import struct
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_interface
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from cloudprovider.dataplane.elements import BROKEN_FORWARD, BROKEN_GROUP, Group
 from cloudprovider.dataplane.heard import Heard
 from cloudprovider.dataplane.naming import Names
 from cloudprovider.dataplane.nftables import Transaction, each_element, element, value
+from cloudprovider.dataplane.rtnetlink import host_interface, strays, vips
 
 MAC = bytes.fromhex("020000000001")
 ADDRESSES = st.ip_addresses(v=4)
@@ -137,6 +138,18 @@ def test_names_are_short_and_differ(one: str, other: str) -> None:
     if one != other:
         assert names.namespace(one) != names.namespace(other)
         assert names.host_link(one) != names.host_link(other)
+
+
+def test_vips_are_told_from_all_else_on_a_link() -> None:
+    own = IPv4Interface("10.99.0.2/24")
+    there = [host_interface(IPv4Address("10.99.0.100")), host_interface(IPv6Address("fd99::100"))]
+    kernels = [ip_interface("fe80::1/64"), ip_interface("fe80::2/128")]
+    former = [ip_interface("10.99.0.9/24"), ip_interface("fd99::9/64")]
+    on_link = [own, *there, *kernels, *former]
+    assert [str(interface) for interface in there] == ["10.99.0.100/32", "fd99::100/128"]
+    assert vips(on_link, own) == {interface.ip for interface in there}
+    assert strays(on_link, own) == former
+    assert vips([ip_interface("10.99.0.2/32")], ip_interface("10.99.0.2/32")) == frozenset()
 
 
 def test_names_can_be_read() -> None:

@@ -181,6 +181,29 @@ async def test_two_that_look_for_the_same_address_at_once_see_each_other(
         run("ip link del uplink")
 
 
+async def test_other_traffic_wakes_nobody(nodes: list[Station]) -> None:
+    listener, talker = nodes[:2]
+    solicitation = ndp.probe(bytes.fromhex("020000000001"), VIP)
+    advertisement = ndp.announcement(bytes.fromhex("020000000001"), VIP)
+    with (
+        call_in(
+            listener.path,
+            lambda: frames.open_socket("eth0", ndp.ETHERTYPE, program=ndp.FILTER, all_multicast=True),
+        ) as heard,
+        call_in(talker.path, lambda: frames.open_socket("eth0", ndp.ETHERTYPE)) as wire,
+    ):
+        for position, byte in ((54, 128), (54, 134), (54, 137), (20, 17), (20, 6)):  # echo, RA, redirect; UDP, TCP
+            wire.send(solicitation[:position] + bytes([byte]) + solicitation[position + 1 :])
+        wire.send(solicitation)
+        wire.send(advertisement)
+        came: list[bytes] = []
+        async with asyncio.timeout(LIMIT):
+            while advertisement not in came:
+                came.append(await asyncio.get_running_loop().sock_recv(heard, 2048))
+    own = bytes.fromhex("020000000001")
+    assert [frame for frame in came if frame[6:12] == own] == [solicitation, advertisement]
+
+
 async def test_no_socket_of_the_namespace_is_reached(segment: KernelSegment, client6: Station) -> None:
     """Listening on every address in the namespace gets nobody; ping is answered, as for IPv4."""
     await segment.announcer.claim([VIP])
