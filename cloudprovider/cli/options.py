@@ -20,6 +20,11 @@ def host_port(text: str) -> str:
     return text
 
 
+def host_port_or_none(text: str) -> str:
+    """Like :func:`host_port`, or nothing."""
+    return host_port(text) if text else ""
+
+
 def network(text: str) -> IPNetwork:
     """A CIDR without host bits."""
     try:
@@ -99,6 +104,8 @@ HOST: Final = (
            help="first part of the identity in guests' certificates, spiffe://NAME/ns/.../cluster/..."),
     Option(name="reserved-cidrs", metavar="CIDR", many=True, parse=network,
            help="the host cluster's pod and service ranges: no guest's node may claim an address in them"),
+    Option(name="webhook-address", metavar="ADDRESS:PORT", default="", parse=host_port_or_none,
+           help="where the admission webhook is served; without it none is"),
     _lease("the copy that leads"),
     Option(name="identity", metavar="NAME", default="", help="this copy's name there; without it the host's name"),
     *_api_server("host"),

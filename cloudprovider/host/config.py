@@ -13,7 +13,8 @@ class HostConfig:
     ``bridge_address`` is "ADDRESS:PORT" to listen on for guests with ``tls_cert`` and ``tls_key``; ``tenant_ca`` signs
     the guests' certificates, whose identities begin with ``trust_domain``. ``reserved_cidrs``: the host cluster's own
     service and pod ranges. ``lease_namespace`` holds the Lease by which one of several copies leads, ``identity`` is
-    this copy's name there (empty: made from the host name). ``endpoint`` is "ADDRESS:PORT" of the health endpoint.
+    this copy's name there (empty: made from the host name). ``endpoint`` is "ADDRESS:PORT" of the health endpoint,
+    ``webhook_address`` that of the admission webhook; empty: none is served. Its Secret is in ``lease_namespace``.
     """
 
     tls_cert: Path
@@ -27,3 +28,4 @@ class HostConfig:
     kubeconfig: str = ""
     context: str = ""
     endpoint: str = "127.0.0.1:8082"
+    webhook_address: str = ""

@@ -1,6 +1,7 @@
 """What the host program counts, in Prometheus' text format."""
 
 import time
+from collections.abc import Mapping
 
 from cloudprovider.host.assembly import Host
 
@@ -29,4 +30,15 @@ def exposition_of(host: Host | None, *, serving: bool) -> str:
             "Addresses that a pool can still give.",
             *((f'{{pool="{p.metadata.name}"}}', float(p.status.available)) for p in pools),
         )
+    return "\n".join(lines) + "\n"
+
+
+def exposition_of_reviews(reviews: Mapping[tuple[str, str], int]) -> str:
+    """Return how often the admission webhook was asked, by (resource, outcome)."""
+    name = "cloudprovider_host_admission_reviews_total"
+    lines = [f"# HELP {name} Changes judged by the admission webhook.", f"# TYPE {name} counter"]
+    lines += [
+        f'{name}{{resource="{resource}",outcome="{outcome}"}} {count}'
+        for (resource, outcome), count in sorted(reviews.items())
+    ]
     return "\n".join(lines) + "\n"

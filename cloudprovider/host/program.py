@@ -15,11 +15,13 @@ from cloudprovider.bridge.server import BridgeServer, ServerConfig
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.host import webhookserver
 from cloudprovider.host.assembly import NAME, Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.config import HostConfig
-from cloudprovider.host.metrics import exposition_of
+from cloudprovider.host.metrics import exposition_of, exposition_of_reviews
 from cloudprovider.host.tenants import FINALIZER, TenantEnd, register
+from cloudprovider.host.webhook import AdmissionWebhook
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load
@@ -124,13 +126,32 @@ async def run(config: HostConfig) -> None:
         program = HostProgram(config, client, rng=rng)
         register(registry, program)
 
+        webhook = AdmissionWebhook(client)
+
+        def metrics() -> str:
+            return exposition(requests) + program.metrics() + exposition_of_reviews(webhook.reviews)
+
+        async def serve_webhook() -> None:
+            place, namespace = config.webhook_address, config.lease_namespace
+            await webhookserver.run(client, webhook, place, namespace=namespace, now=utc_now, rng=rng)
+
         async def work() -> None:
-            probes = Probes(ready=lambda: program.not_ready, metrics=lambda: exposition(requests) + program.metrics())
-            async with serve(config.endpoint, probes):
+            async with serve(config.endpoint, Probes(ready=lambda: program.not_ready, metrics=metrics)):
                 try:
-                    await program.run()
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(program.run(), name="host")
+                        if config.webhook_address:
+                            # While another copy leads too: admission must not wait for a leader.
+                            tasks.create_task(serve_webhook(), name="webhook")
                 except* ConfigurationError as group:
-                    raise group.exceptions[0] from None
+                    raise _first(group) from None
 
         await run_in_shell(credentials, work, program=NAME, registry=registry, finalizer=FINALIZER)
     log.info("The host program has stopped.")
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first exception of groups within groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

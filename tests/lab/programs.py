@@ -29,7 +29,8 @@ REQUESTS = "cloudprovider_kube_requests_total"
 NO_RIGHTS = {http.client.UNAUTHORIZED, http.client.FORBIDDEN}
 PORTS = {"guest": 8081, "host": 8082, "agent": 8083}
 BRIDGE_PORT = 8443
-WORKLOADS = frozenset({"Deployment", "DaemonSet", "Service", "ConfigMap"})
+WEBHOOKS = "ValidatingWebhookConfiguration"
+WORKLOADS = frozenset({"Deployment", "DaemonSet", "Service", "ConfigMap", WEBHOOKS})
 """What ``manifests/`` has for pods and the lab does as processes."""
 
 
@@ -150,6 +151,17 @@ def install(plane: ControlPlane, side: str) -> None:
     rendered = plane.kubectl("kustomize", MANIFESTS / side)
     wanted = [item for item in yaml.safe_load_all(rendered) if item and item["kind"] not in WORKLOADS]
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(wanted))
+
+
+def register_webhook(plane: ControlPlane, url: str) -> None:
+    """Apply the webhook configuration of ``manifests/host``, called at ``url`` ("https://ADDRESS:PORT"): the lab has
+    no Services on its hosts. The program reads from it which name its certificate needs."""
+    rendered = plane.kubectl("kustomize", MANIFESTS / "host")
+    (wanted,) = (item for item in yaml.safe_load_all(rendered) if item and item["kind"] == WEBHOOKS)
+    for webhook in wanted["webhooks"]:
+        service = webhook["clientConfig"].pop("service")
+        webhook["clientConfig"]["url"] = url + service["path"]
+    plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(wanted))
 
 
 def account(plane: ControlPlane, name: str) -> Path:

@@ -14,6 +14,9 @@ import yaml
 from cloudprovider.cli.main import build_parser
 from cloudprovider.cli.programs import PROGRAMS
 from cloudprovider.cli.tenant import GUEST_SECRET, SERVER_SECRET, SYSTEM_NAMESPACE
+from cloudprovider.host.webhook import DEADLINE
+from cloudprovider.host.webhookserver import PATH
+from cloudprovider.host.webhooktrust import CONFIGURATION, SECRET
 from tests.lab.build import find
 from tests.lab.controlplane import ControlPlane, Settings
 from tests.lab.process import LabError
@@ -52,6 +55,8 @@ def plane() -> Iterator[ControlPlane]:
             control_plane.apply_definitions(MANIFESTS / "crds")
             for name in ("guest", "host"):
                 control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-k", MANIFESTS / name)
+            # Nobody answers here, and without an answer no pool passes: tests/host/webhook has it served.
+            control_plane.kubectl("delete", "validatingwebhookconfiguration", CONFIGURATION)
             yield control_plane
 
 
@@ -113,6 +118,34 @@ def test_secrets_are_those_that_the_command_line_issues() -> None:
     assert secrets("guest") == {GUEST_SECRET}
 
 
+def test_the_webhook_is_called_where_it_is_served() -> None:
+    documents = render(MANIFESTS / "host")
+
+    def only(kind: str, name: str) -> Json:
+        (found,) = (d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name)
+        return found
+
+    only("Secret", SECRET)
+    webhooks = only("ValidatingWebhookConfiguration", CONFIGURATION)["webhooks"]
+    assert [(w["name"].partition(".")[0], w["failurePolicy"]) for w in webhooks] == [
+        ("ippools", "Fail"),
+        ("loadbalancers", "Ignore"),
+    ]
+    (container,) = only("Deployment", "cloudprovider-host")["spec"]["template"]["spec"]["containers"]
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert f"--webhook-address=0.0.0.0:{ports['webhook']}" in container["args"]
+    for webhook in webhooks:
+        called = webhook["clientConfig"]["service"]
+        service = only("Service", called["name"])
+        assert service["metadata"]["namespace"] == called["namespace"] == SYSTEM_NAMESPACE
+        assert {p["port"]: p["targetPort"] for p in service["spec"]["ports"]} == {called["port"]: "webhook"}
+        assert service["spec"]["publishNotReadyAddresses"] is True, "a copy that stands by answers too"
+        assert called["path"] == PATH
+        assert webhook["timeoutSeconds"] > DEADLINE, "the webhook's own words come first"
+        assert "caBundle" not in webhook["clientConfig"], "applying would take away what the program wrote"
+        assert all("/" not in resource for rule in webhook["rules"] for resource in rule["resources"]), "no status"
+
+
 def may(plane: ControlPlane, account: str, verb: str, resource: str, *more: str) -> bool:
     """What a SelfSubjectAccessReview of the account says."""
     user = f"--as=system:serviceaccount:{SYSTEM_NAMESPACE}:{account}"
@@ -127,6 +160,7 @@ OWN = f"--namespace={SYSTEM_NAMESPACE}"
 LB = "loadbalancers.loadbalancer.harvesterhci.io"
 POOLS = "ippools.loadbalancer.harvesterhci.io"
 BLOCKS = "ipblocks.loadbalancer.harvesterhci.io"
+CONFIGURATIONS = "validatingwebhookconfigurations.admissionregistration.k8s.io"
 TENANTS = "guestclusters.cloudprovider.harvesterhci.io"
 
 
@@ -138,6 +172,8 @@ TENANTS = "guestclusters.cloudprovider.harvesterhci.io"
         ("cloudprovider-host", "update", BLOCKS, ()),
         ("cloudprovider-host", "patch", POOLS, ("--subresource=status",)),
         ("cloudprovider-host", "patch", TENANTS, (EVERYWHERE, "--subresource=status")),
+        *(("cloudprovider-host", verb, f"secrets/{SECRET}", (OWN,)) for verb in ("get", "patch")),
+        *(("cloudprovider-host", verb, f"{CONFIGURATIONS}/{CONFIGURATION}", ()) for verb in ("get", "patch")),
         ("cloudprovider-agent", "watch", LB, (EVERYWHERE,)),
         ("cloudprovider-agent", "patch", LB, (EVERYWHERE, "--subresource=status")),
         ("cloudprovider-agent", "create", "leases.coordination.k8s.io", (OWN,)),
@@ -159,6 +195,10 @@ def test_what_a_program_does_it_may(
         *((a, "get", "secrets", (OWN,)) for a in ("cloudprovider-host", "cloudprovider-agent", "cloudprovider-guest")),
         *((a, "create", "pods", (OWN,)) for a in ("cloudprovider-host", "cloudprovider-agent", "cloudprovider-guest")),
         *((a, "*", "*", (EVERYWHERE,)) for a in ("cloudprovider-host", "cloudprovider-agent", "cloudprovider-guest")),
+        *(("cloudprovider-host", verb, "secrets", (OWN,)) for verb in ("create", "list", "watch", "update", "patch")),
+        ("cloudprovider-host", "get", f"secrets/{SERVER_SECRET}", (OWN,)),
+        ("cloudprovider-host", "get", f"secrets/{SECRET}", ("--namespace=kube-system",)),
+        *(("cloudprovider-host", verb, CONFIGURATIONS, ()) for verb in ("create", "list", "patch", "delete")),
         ("cloudprovider-host", "create", POOLS, ()),
         ("cloudprovider-host", "delete", POOLS, ()),
         ("cloudprovider-host", "patch", POOLS, ()),

@@ -86,6 +86,8 @@ def requests(port: int) -> dict[tuple[str, str], set[int]]:
 GUEST = {("create", "leases"), ("watch", "services"), ("watch", "nodes"), ("get", "namespaces")}
 HOST = {
     ("create", "leases"),
+    *((verb, "secrets") for verb in ("get", "patch")),  # the webhook's certificate
+    *((verb, "validatingwebhookconfigurations") for verb in ("get", "apply")),
     *(("watch", kind) for kind in ("loadbalancers", "ippools", "ipblocks", "guestclusters", "namespaces", "nodes")),
 }
 AGENT = {
@@ -115,6 +117,8 @@ def test_a_program_may_do_what_it_does(
             "bridge.crt",
             "--tls-key",
             "bridge.key",
+            "--webhook-address",
+            f"127.0.0.1:{free_port()}",
         ),
     }[program]
     settings = [str(tmp_path / each) if (tmp_path / each).is_file() else each for each in files]
