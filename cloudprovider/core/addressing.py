@@ -130,10 +130,11 @@ def wants(
     *,
     preferred: Sequence[IPAddress] = (),
     reserved: Sequence[IPAddress] = (),
+    leaving: frozenset[IPAddress] = frozenset(),
     quota: int | None = None,
 ) -> tuple[Want, ...]:
-    """Return the wants for new addresses from one pool. ``reserved``: what the pool keeps for it; ``quota``: addresses
-    that its tenant may have."""
+    """Return the wants for new addresses from one pool. ``reserved``: what the pool keeps for it; ``leaving``: what
+    they replace; ``quota``: addresses that its tenant may have."""
     fixed = {a.version: a for a in (_parse(text) for text in lb.spec.addresses)}
     return tuple(
         Want(
@@ -144,6 +145,7 @@ def wants(
             fixed=fixed.get(version),
             preferred=tuple(a for a in preferred if a.version == version),
             reserved=tuple(a for a in reserved if a.version == version),
+            leaving=leaving,
             tenant=tenant_of(lb),
             quota=quota,
         )

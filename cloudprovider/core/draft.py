@@ -156,6 +156,7 @@ class Draft:
                 for h in (*self._granted.get((want.pool, want.owner), ()), *before)
                 if h.pool == want.pool
                 and h.address.version == want.version
+                and h.address not in want.leaving
                 and bool(h.uid) == bool(want.uid)
                 and address in (None, h.address)
             ),
@@ -198,17 +199,19 @@ class Draft:
         return Granted(want, address, name)
 
     def _spent(self, want: Want, view: PoolView) -> Refused | None:
-        """Refuse what is beyond a quota. What an owner has of the pool already, it is about to move from: that does
-        not count twice."""
+        """Refuse what is beyond a quota. What an owner is about to move from does not count twice."""
         if not want.tenant:
             return None
         for pool, limit in (("", want.quota), (want.pool, view.pool.spec.addresses_per_tenant or None)):
             if limit is None:
                 continue
             count = self.ledger.count(want.tenant, pool) + self._counted[want.tenant, pool]
-            moving = [h for h in self.ledger.held_by(want.owner) if pool in ("", h.pool)]
             moves = any(
-                h.address.version == want.version and (want.owner, h.pool, h.address) not in self._freed for h in moving
+                h.address.version == want.version
+                and pool in ("", h.pool)
+                and (want.owner, h.pool, h.address) not in self._freed
+                and len(self.ledger.owners_of(h.pool, h.address)) == 1
+                for h in self.ledger.held_by(want.owner)
             )
             if count - moves >= limit:
                 return Refused(want, "QuotaExceeded", quota_exceeded(want, pool, limit))

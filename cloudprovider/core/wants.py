@@ -26,7 +26,8 @@ class Want:
     ``fixed``: this one or none. ``preferred``: these first, if they are free and the pool hands them out. ``adopt``:
     an address that its owner already uses, before all else; taken even where the pool's ranges no longer reach, as
     long as it lies in one of its subnets. ``reserved``: what the pool keeps for this owner; nobody else gets it.
-    ``group``: owners whose addresses it may share, where ``fixed`` or ``adopt`` names one of theirs.
+    ``leaving``: what it has and is to be replaced. ``group``: owners whose addresses it may share, where ``fixed`` or
+    ``adopt`` names one of theirs.
     ``tenant``: whom the address counts for, and ``quota`` how many addresses of all pools that one may have (None:
     no limit). ``uid`` empty: the owner is no object, but a host ("agent/NODE").
     """
@@ -39,6 +40,7 @@ class Want:
     preferred: tuple[IPAddress, ...] = ()
     adopt: IPAddress | None = None
     reserved: tuple[IPAddress, ...] = ()
+    leaving: frozenset[IPAddress] = frozenset()
     group: frozenset[str] = frozenset()
     tenant: str = ""
     quota: int | None = None

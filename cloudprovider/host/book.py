@@ -156,9 +156,18 @@ class AddressBook:
         found = select(request, views.values())
         if isinstance(found, NoPool):
             return Choice(refusal=Refusal(found.reason, found.text))
-        versions = missing_versions(lb, self._fit(lb, held), views[found.pool])
-        mine = [a for a in reserved if a in views[found.pool].reserved]
-        return Choice(wants(lb, found.pool, versions, preferred=preferred, reserved=mine, quota=quota))
+        view, misfits = views[found.pool], self.misfits(lb)
+        return Choice(
+            wants(
+                lb,
+                found.pool,
+                missing_versions(lb, [h for h in held if h not in misfits], view),
+                preferred=preferred,
+                reserved=[a for a in reserved if a in view.reserved],
+                leaving=frozenset(h.address for h in misfits),
+                quota=quota,
+            )
+        )
 
     def is_optional(self, want: Want, lb: LoadBalancer) -> bool:
         """Whether a load balancer can do without the address wanted."""
