@@ -60,6 +60,9 @@ async def test_a_probe_tells_who_has_an_address_and_takes_none(world: World, seg
             Claim(address=vip, conflict=mac),
         ]
     assert await segment.announcer.probe([vip]) == [Claim(address=vip)]
+    with world.occupy(held):  # too late: it is ours, and whoever takes it is reported and resisted
+        assert await segment.announcer.probe([held]) == [Claim(address=held)]
+        assert await segment.announcer.claim([held]) == [Claim(address=held)]
     assert await segment.announcer.probe([]) == []
     assert await segment.announcer.held() == {held}
 
