@@ -59,8 +59,11 @@ class AdmissionWebhook:
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def answer(self, body: bytes) -> bytes:
-        """Return the answer to an AdmissionReview. Raises msgspec.DecodeError if ``body`` is none."""
-        request = _decode_review(body).request
+        """Return the answer to an AdmissionReview. Raises ValueError if ``body`` is none."""
+        try:
+            request = _decode_review(body.decode()).request  # text first: what is in it is read later, piece by piece
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"no AdmissionReview of {REVIEW_API_VERSION}: {error}") from error
         response = await self._review(request)
         return _encode(AdmissionReviewAnswer(api_version=REVIEW_API_VERSION, kind=REVIEW_KIND, response=response))
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from cloudprovider.core.errors import ConfigurationError
@@ -21,7 +20,7 @@ from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.endpoint import split_address
 
 Answer = Callable[[bytes], Awaitable[bytes]]
-"""From a review's JSON to its answer's; raises msgspec.DecodeError for what is none."""
+"""From a review's JSON to its answer's; raises ValueError for what is none."""
 
 PATH: Final = "/validate"
 BODY_LIMIT: Final = 4 * 1024 * 1024
@@ -106,9 +105,7 @@ def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]
             )
         try:
             return web.Response(body=await answer(body), content_type="application/json")
-        except msgspec.DecodeError as error:
-            return web.Response(
-                status=HTTPStatus.BAD_REQUEST, text=f"no AdmissionReview of admission.k8s.io/v1: {error}\n"
-            )
+        except ValueError as error:
+            return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n")
 
     return handle

@@ -153,7 +153,7 @@ def install(plane: ControlPlane, side: str) -> None:
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(wanted))
 
 
-def register_webhook(plane: ControlPlane, url: str) -> None:
+def register_webhook(plane: ControlPlane, url: str, *, server_side: bool = True) -> None:
     """Apply the webhook configuration of ``manifests/host``, called at ``url`` ("https://ADDRESS:PORT"): the lab has
     no Services on its hosts. The program reads from it which name its certificate needs."""
     rendered = plane.kubectl("kustomize", MANIFESTS / "host")
@@ -161,7 +161,8 @@ def register_webhook(plane: ControlPlane, url: str) -> None:
     for webhook in wanted["webhooks"]:
         service = webhook["clientConfig"].pop("service")
         webhook["clientConfig"]["url"] = url + service["path"]
-    plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(wanted))
+    flags = ("--server-side",) if server_side else ()
+    plane.kubectl("apply", *flags, "-f", "-", stdin=yaml.safe_dump(wanted))
 
 
 def account(plane: ControlPlane, name: str) -> Path:
