@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Network
 from itertools import islice
 from typing import Final
 
@@ -66,6 +66,7 @@ class KernelAnnouncer:
         self._probes: list[dict[IPAddress, str]] = []
         """What is being asked: addresses, and the MAC that was heard to have each ("" so far nobody)."""
         self._defended: dict[IPAddress, float] = {}
+        self._met: set[IPv6Network] = set()
         self._callback: Callable[[IPAddress, str], None] | None = None
         self._repeats: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -95,6 +96,7 @@ class KernelAnnouncer:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         found = vips(self._route.addresses(self._link), self._own)
         self._held = set(found)
+        self._meet_neighbours(found)
         return found
 
     def on_conflict(self, callback: Callable[[IPAddress, str], None]) -> None:
@@ -132,6 +134,7 @@ class KernelAnnouncer:
             try:
                 self._route.add_addresses(self._link, [host_interface(address) for address in part])
                 self._held.update(part)
+                self._meet_neighbours(part)
                 await self._neighbours.announce(part)
             except DataPlaneError:  # a refused claim changes nothing
                 with contextlib.suppress(DataPlaneError):
@@ -142,6 +145,14 @@ class KernelAnnouncer:
             task = self._loop.create_task(self._announce_again(addresses))
             self._repeats.add(task)
             task.add_done_callback(self._repeats.discard)
+
+    def _meet_neighbours(self, addresses: Iterable[IPAddress]) -> None:
+        """Answer the clients of each IPv6 address's own /64, which the namespace has no other way to. Not all the
+        world: whoever is answered as a neighbour takes a place in the kernel's one neighbour table."""
+        networks = {IPv6Network((a, 64), strict=False) for a in addresses if isinstance(a, IPv6Address)}
+        for network in networks - self._met:
+            self._route.set_neighbours(self._link, network)
+            self._met.add(network)
 
     def _take_down(self, addresses: Sequence[IPAddress]) -> None:
         self._route.delete_addresses(self._link, [host_interface(address) for address in addresses])

@@ -82,6 +82,7 @@ class Announcer(Protocol):
 
     Both families may come in one call, which takes no longer for it. An IPv6 address that is link-local, multicast,
     loopback or unspecified is refused, and every IPv6 address where the host or the network's device lacks IPv6.
+    As long as nothing is forwarded for IPv6, such a VIP answers ping from its own /64 and refuses all else.
     """
 
     async def probe(self, addresses: Sequence[IPAddress]) -> list[Claim]:

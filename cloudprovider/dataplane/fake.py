@@ -56,6 +56,11 @@ class FakeNetwork:
         self.ledger.commit(Changes(forwards={key: forward}))
         self.foreign += 1
 
+    def hang_up(self) -> None:
+        """Close the network's ends of all packet sockets."""
+        while self.packets:
+            self.packets.pop().close()
+
     def flush(self) -> None:
         """Lose all rules, as ``nft flush ruleset`` does."""
         self.ledger = Ledger()
@@ -194,8 +199,7 @@ class FakeSegment:
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         self._forget()
-        while self._network.packets:
-            self._network.packets.pop().close()
+        self._network.hang_up()
 
 
 class FakeDataPlane:
@@ -227,4 +231,5 @@ class FakeDataPlane:
     async def remove(self, network: str) -> None:
         """See :class:`~cloudprovider.dataplane.api.DataPlane`."""
         self.segments.pop(network, None)
-        self.namespaces.pop(network, None)
+        if network in self.namespaces:
+            self.namespaces.pop(network).hang_up()

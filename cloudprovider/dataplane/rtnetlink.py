@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, IPv6Network
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
@@ -46,6 +46,7 @@ _IFA_FLAGS: Final = 8
 _IFA_F_NODAD: Final = 0x2
 _IFA_F_NOPREFIXROUTE: Final = 0x200
 _FOREVER: Final = 0xFFFF_FFFF
+_RTA_DST: Final = 1
 _RTA_OIF: Final = 4
 _RTA_GATEWAY: Final = 5
 
@@ -175,11 +176,12 @@ class RouteSocket:
         )
         self._one(_RTM_DELROUTE, 0, body, "delete the default route", ignore=errno.ESRCH)
 
-    def set_all_neighbours(self, link: Link) -> None:
-        """Treat every IPv6 address as a neighbour on this link: a default route without a gateway."""
-        body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 254, 4, 0, 1, 0)  # main table, static, universe, unicast
+    def set_neighbours(self, link: Link, network: IPv6Network) -> None:
+        """Treat the addresses of a network as neighbours on this link."""
+        body = _RTMSG.pack(socket.AF_INET6, network.prefixlen, 0, 0, 254, 4, 0, 1, 0)  # main table, static, unicast
+        body += netlink.attribute(_RTA_DST, network.network_address.packed)
         body += netlink.attribute(_RTA_OIF, _U32.pack(link.index))
-        self._one(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"set the IPv6 default route to {link.name}")
+        self._one(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"set the route to {network} on {link.name}")
 
     def _add_link(self, name: str, attributes: bytes) -> None:
         body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.text(_IFLA_IFNAME, name) + attributes

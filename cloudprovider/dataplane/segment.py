@@ -250,13 +250,11 @@ def _configure(own: IPv4Interface, gateway: object, mark: str) -> None:
             route.set_alias(loopback, mark)
             route.set_up(loopback)
         link = _the_link()
-        if ipv6 := sysctls.has_ipv6(LINK):
+        if sysctls.has_ipv6(LINK):
             sysctls.write(sysctls.IPV6)
         route.set_up(link)
         route.delete_addresses(link, strays(route.addresses(link), own))
         route.add_addresses(link, [own])
-        if ipv6:  # the namespace knows no IPv6 network: whoever asks is answered as a neighbour
-            route.set_all_neighbours(link)
         if isinstance(gateway, IPv4Address):
             route.set_default_route(link, gateway)
         else:

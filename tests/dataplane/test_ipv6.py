@@ -237,6 +237,18 @@ async def test_no_socket_of_the_namespace_is_reached(segment: KernelSegment, cli
     assert pings(client6, VIP)
 
 
+async def test_who_is_no_neighbour_takes_no_place_among_them(segment: KernelSegment, client: Station) -> None:
+    """A flood of made-up senders would else push the host's own neighbours out of the kernel's table."""
+    far, near = IPv6Address("2001:db8::50"), IPv6Address("fd99::50")
+    await segment.announcer.claim([VIP])
+    run(f"ip -n {client.name} neigh replace {VIP} lladdr {segment.mac} dev eth0")  # as a router's that passes them on
+    for source, answered in ((far, False), (near, True)):
+        run(f"ip -n {client.name} address add {source}/128 dev eth0 nodad")
+        run(f"ip -n {client.name} route replace {VIP}/128 dev eth0 src {source}")
+        assert pings(client, VIP) == answered
+        assert (str(source) in run(f"ip -n {INSIDE} -6 neigh show {source}")) == answered
+
+
 async def test_nothing_is_forwarded(segment: KernelSegment, client6: Station, nodes: list[Station]) -> None:
     """Not even where somebody has made the namespace a router."""
     node = IPv6Address("fd99::11")
@@ -258,7 +270,8 @@ async def test_addresses_outlive_the_link_s_going_down(
     run(f"ip -n {INSIDE} link set lan0 up")
     assert await segment.announcer.held() == {FOUR, VIP}
     await segment.close()
-    await dataplane.open(CONFIG)  # routes are lost with the link, and mended
+    again = await dataplane.open(CONFIG)
+    assert await again.announcer.held() == {FOUR, VIP}  # routes are lost with the link, and mended
     await until(lambda: pings(client6, VIP) and pings(client6, FOUR), "both answer again")
 
 
