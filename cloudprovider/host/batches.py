@@ -101,6 +101,12 @@ class Batches:
         """Its request has changed, or it is gone: what was decided no longer counts."""
         self._decided.pop(key, None)
 
+    def reconsider(self, key: Key) -> None:
+        """Decide anew, if it was decided that there is nothing to be had; what was said stays said until then."""
+        if key in self._decided:
+            self._wants[key] = None
+            self._wake()
+
     def retry_all(self) -> None:
         """Decide anew about all that were refused: a tenant's limits or a namespace's project have changed."""
         self._room(Room.POOLS_CHANGED)
@@ -164,7 +170,7 @@ class Batches:
             if lb is None or lb.metadata.deletion_timestamp:
                 continue
             choice = self._book.choose(lb)
-            if not choice.wants:
+            if not choice.wants and (choice.refusal is not None or self._book.lacks(lb)):
                 self._decide(key, choice.refusal)
             lbs[f"{key[0]}/{key[1]}"] = lb
             asked += choice.wants

@@ -109,6 +109,7 @@ class LoadBalancers:
 
     def _set_aside(self, lb: LoadBalancer, foreign: Sequence[tuple[Held, str]]) -> None:
         """Somebody else has these addresses: nobody gets them for a while, and the load balancer gets others."""
+        self.batches.forget(lb.key)
         until = rfc3339(self._now() + CONFLICT_TIME)
         releases = []
         for held, hardware_address in foreign:
@@ -196,8 +197,7 @@ class LoadBalancers:
                 members += self._caches.standing_for(tenant, named)
             for member in members:
                 if member.metadata.uid != lb.metadata.uid:
-                    if self.batches.refusal(member.key) is not None:
-                        self.batches.forget(member.key)
+                    self.batches.reconsider(member.key)
                     self.queue.add(member.key)
 
     def _tenant_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:

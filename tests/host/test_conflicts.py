@@ -1,0 +1,107 @@
+"""Somebody else has an address: another one is taken, it is said who, and the address comes back after a time."""
+
+import asyncio
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from cloudprovider.core.api.kubernetes import Event
+from cloudprovider.core.api.loadbalancer import ForeignAddress, LoadBalancer
+from cloudprovider.host.assembly import Host
+from cloudprovider.host.clock import utc_now
+from cloudprovider.host.loadbalancers import CONFLICT_TIME
+from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
+from cloudprovider.kube.resources import EVENTS, IPPOOLS, LOADBALANCERS
+from tests.host.views import given, refused, seen, vm
+from tests.host.world import LIMIT, World, eventually, pool, subnet, virtually
+
+MAC = "02:00:00:00:00:99"
+
+
+async def found_elsewhere(world: World, host: Host, lb: LoadBalancer) -> None:
+    """Say as an agent does that somebody else has the load balancer's address."""
+    status = seen(host, lb).status
+    foreign = [msgspec.to_builtins(ForeignAddress(ip=status.address, hardware_address=MAC))]
+    await world.client.apply(
+        LOADBALANCERS,
+        *lb.key,
+        {
+            "apiVersion": LOADBALANCERS.api_version,
+            "kind": LOADBALANCERS.kind,
+            "metadata": {"uid": seen(host, lb).metadata.uid},
+            "status": {"foreignAddresses": foreign},
+        },
+        field_manager="cloudprovider-agent",
+        subresource="status",
+    )
+
+
+async def prepared(**spec: Any) -> World:
+    cluster = FakeCluster(utc_now)
+    made = World(client=FakeKubeClient(cluster), connect=lambda: FakeKubeClient(cluster))
+    await made.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24", "192.0.2.2", "192.0.2.3")))
+    await made.client.create(LOADBALANCERS, vm(**spec))
+    return made
+
+
+async def test_another_address_is_taken_and_it_is_said_who_has_it() -> None:
+    world = await prepared()
+    async with world.host() as host:
+        assert await given(host, vm()) == "192.0.2.2"
+        await found_elsewhere(world, host, vm())
+        await eventually(lambda: seen(host, vm()).status.address == "192.0.2.3", "another address")
+        (block,) = await world.blocks()
+        assert set(block.spec.allocations) == {"192.0.2.3"}
+        conflict = block.spec.conflicts["192.0.2.2"]
+        assert conflict.hardware_address == MAC
+        await world.client.create(LOADBALANCERS, vm("late"))
+        assert "2 IPv4" in await refused(host, vm("late"), "PoolExhausted")
+        fixed = vm("fixed", addresses=["192.0.2.2"])
+        await world.client.create(LOADBALANCERS, fixed)
+        assert MAC in await refused(host, fixed, "AddressConflict")
+
+        assert MAC in (await told(world)).message
+
+
+async def told(world: World) -> Event:
+    """The event about it, as soon as it is posted."""
+    async with asyncio.timeout(LIMIT):
+        while not (found := [e for e in (await world.client.list(EVENTS)).items if e.reason == "AddressConflict"]):
+            await asyncio.sleep(0.01)
+    (event,) = found
+    return event
+
+
+async def test_an_address_asked_for_by_name_stays() -> None:
+    world = await prepared(addresses=["192.0.2.2"])
+    async with world.host() as host:
+        await given(host, vm())
+        await found_elsewhere(world, host, vm())
+        await eventually(lambda: bool(seen(host, vm()).status.foreign_addresses))
+        await world.client.create(LOADBALANCERS, vm("other"))
+        assert await given(host, vm("other")) == "192.0.2.3"  # a whole round later
+        assert seen(host, vm()).status.address == "192.0.2.2"
+        assert not (await world.blocks())[0].spec.conflicts
+
+
+@virtually(prepared)
+async def test_it_comes_back_into_circulation(world: World) -> None:
+    async with world.host() as host:
+        await given(host, vm())
+        await found_elsewhere(world, host, vm())
+        await eventually(lambda: seen(host, vm()).status.address == "192.0.2.3")
+        await world.client.create(LOADBALANCERS, vm("late"))
+        await refused(host, vm("late"), "PoolExhausted")
+    async with world.host() as host:  # a restart forgets nothing
+        await refused(host, vm("late"), "PoolExhausted")
+        (block,) = await world.blocks()
+        until = block.spec.conflicts["192.0.2.2"].until
+        assert not host.controller.book.expired_conflicts(utc_now())
+        over = utc_now() + CONFLICT_TIME + timedelta(seconds=1)
+        (one,) = host.controller.book.expired_conflicts(over)
+        assert (one.pool, one.address, bool(until)) == ("p", ip_address("192.0.2.2"), True)
+        host.controller.load_balancers.batches.reopen([one])
+        assert await given(host, vm("late")) == "192.0.2.2"
+        assert not (await world.blocks())[0].spec.conflicts
