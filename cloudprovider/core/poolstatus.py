@@ -1,6 +1,7 @@
 """A pool's status: the summary of its blocks that ``kubectl get ippool`` shows. Never the truth, and never read back
 but for ``lastAllocated`` after a start."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
@@ -9,25 +10,22 @@ from cloudprovider.core.api.pool import IPBlock, IPPoolStatus
 from cloudprovider.core.ledger import Ledger
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
-from cloudprovider.core.ranges import block_of
+from cloudprovider.core.ranges import BlockId, bit_of, block_of
 
 MAX_ENTRIES = 1000
+NEARLY_FULL = "NearlyFull"
+FULL = "Full"
 _INT64 = 2**63 - 1  # what an integer of an API object holds; an IPv6 /64 has more addresses
 
 
 def summarize(
     ledger: Ledger, view: PoolView, last_allocated: IPAddress | None, conditions: Sequence[Condition] = ()
 ) -> IPPoolStatus:
-    """Return the pool's status. ``total`` is what its ranges hold, ``available`` what can still be handed out: not
-    what is allocated, nor what an older pool on its network hands out."""
+    """Return the pool's status. ``total`` is what its ranges hold, ``available`` what can still be handed out to
+    anybody: not what is allocated, reserved, or somebody else's, nor what an older pool on its network hands out."""
     blocks = ledger.blocks_of(view.name)
     total = view.configured.size if view.configured is not None else 0
-    available = 0
-    if view.ranges is not None:
-        available = view.ranges.size
-        for block in blocks:
-            usable = view.ranges.mask(block_of(ip_address(block.spec.first)))
-            available -= (ledger.mask(block.metadata.name) & usable).bit_count()
+    available = free(ledger, view)
     allocated = _first(blocks, lambda b: {a: record.owner for a, record in b.spec.allocations.items()})
     history = _first(blocks, lambda b: b.spec.history)
     return IPPoolStatus(
@@ -40,6 +38,33 @@ def summarize(
         or sum(len(b.spec.history) for b in blocks) > len(history),
         conditions=list(conditions),
     )
+
+
+def free(ledger: Ledger, view: PoolView) -> int:
+    """Return how many addresses of a pool can still be handed out to anybody."""
+    if view.ranges is None:
+        return 0
+    taken: defaultdict[BlockId, int] = defaultdict(int)
+    for block in ledger.blocks_of(view.name):
+        taken[block_of(ip_address(block.spec.first))] |= ledger.mask(block.metadata.name)
+    for address in view.reserved:
+        taken[block_of(address)] |= bit_of(address)
+    return view.ranges.size - sum((mask & view.ranges.mask(block)).bit_count() for block, mask in taken.items())
+
+
+def filling(ledger: Ledger, view: PoolView) -> list[Condition]:
+    """Return the conditions ``NearlyFull`` and ``Full``, as far as they hold."""
+    if view.ranges is None or view.ranges.size == 0:
+        return []
+    size, left, percent = view.ranges.size, free(ledger, view), view.pool.spec.nearly_full_percent
+    found: list[Condition] = []
+    if (size - left) * 100 >= percent * size:
+        message = f"{percent} % or more of its {size} addresses are allocated or kept: an operator should add a range"
+        found.append(Condition(type=NEARLY_FULL, status="True", reason="AboveThreshold", message=message))
+    if left == 0:
+        message = f"all {size} addresses are allocated or kept: an operator must add a range"
+        found.append(Condition(type=FULL, status="True", reason="NoAddressLeft", message=message))
+    return found
 
 
 def _first(blocks: Iterable[IPBlock], entries: Callable[[IPBlock], Mapping[str, str]]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.loadbalancers import LoadBalancers
 from cloudprovider.host.losses import has_lost_records, is_kept
+from cloudprovider.host.manualreleases import ManualReleases
 from cloudprovider.host.poolstatus import PoolStatuses
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
@@ -47,6 +48,7 @@ class HostController:
         self.book = AddressBook(caches, hints)
         self.load_balancers = LoadBalancers(client, caches, self.book, hints, events, now=now, rng=rng)
         self._pools = PoolStatuses(client, caches, self.book, events, now=now, rng=rng)
+        self._releases = ManualReleases(client, caches, self.book, self.load_balancers.batches, events, rng=rng)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -60,6 +62,7 @@ class HostController:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.load_balancers.run())
             tasks.create_task(self._pools.run())
+            tasks.create_task(self._releases.run())
             tasks.create_task(self._audits())
             tasks.create_task(self._reopen())
             tasks.create_task(self._hear_guests())

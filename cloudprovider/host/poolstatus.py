@@ -1,5 +1,5 @@
 """The pools' statuses: summaries for people, written when they have changed, at most once a second each; and an event
-where a pool comes to be wrong, or right again."""
+where a pool comes to be wrong or full, or right again."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.api.pool import IPPoolStatus
 from cloudprovider.core.conditions import carry_times, find
 from cloudprovider.core.pools import PoolView
-from cloudprovider.core.poolstatus import summarize
+from cloudprovider.core.poolstatus import FULL, NEARLY_FULL, filling, summarize
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, rfc3339
@@ -66,7 +66,8 @@ class PoolStatuses:
         if wait > _EARLY:
             return wait
         pool = self._caches.pools.get("", name) or view.pool
-        conditions = carry_times(pool.status.conditions, _conditions(view), rfc3339(self._now()))
+        wanted = [*_conditions(view), *filling(self._book.ledger, view)]
+        conditions = carry_times(pool.status.conditions, wanted, rfc3339(self._now()))
         status = summarize(self._book.ledger, view, self._book.last_allocated(name), conditions)
         if status == pool.status:
             return None
@@ -121,3 +122,9 @@ def _news(
         yield "Warning", overlap.reason, overlap.message
     if overlap is None and known is not None and ready is not None and ready.status == "True":
         yield "Normal", "NoOverlap", "no older pool hands out any of its addresses any more"
+    for kind in (NEARLY_FULL, FULL):
+        now = find(after, kind)
+        if now is not None and find(before, kind) is None:
+            yield "Warning", now.reason, now.message
+    if find(before, FULL) is not None and find(after, FULL) is None:
+        yield "Normal", "AddressesLeft", "it has addresses to hand out again"

@@ -68,8 +68,9 @@ async def test_another_address_is_taken_and_it_is_said_who_has_it() -> None:
 async def told(world: World) -> Event:
     """The event about it, as soon as it is posted."""
     async with asyncio.timeout(LIMIT):
-        while not (found := [e for e in (await world.client.list(EVENTS)).items if e.reason == "AddressConflict"]):
-            await asyncio.sleep(0.01)
+        found: list[Event] = []
+        while not found:
+            found = [e for e in (await world.client.list(EVENTS)).items if e.reason == "AddressConflict"]
     (event,) = found
     return event
 

@@ -10,7 +10,7 @@ from cloudprovider.core.api.pool import Allocation
 from cloudprovider.core.errors import Conflict, Unavailable
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import IPBLOCKS, IPPOOLS, LOADBALANCERS
-from tests.host.test_controller import given, has_address, seen, vm
+from tests.host.views import given, has_address, seen, vm
 from tests.host.world import World, eventually, pool, subnet
 
 WRITES = frozenset({"create", "update", "patch", "apply", "delete"})

@@ -10,7 +10,7 @@ from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import EVENTS, IPPOOLS, LOADBALANCERS
-from tests.host.test_controller import given, refused, seen, vm
+from tests.host.views import given, refused, seen, vm
 from tests.host.world import LIMIT, World, eventually, pool, subnet, virtually
 
 RIGHT = {"subnet": "192.0.2.0/24"}

@@ -30,7 +30,7 @@ from cloudprovider.host.clock import utc_now
 from cloudprovider.host.tenants import TenantEnd
 from cloudprovider.kube.fake import Call, FakeCluster
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS, NODES
-from tests.host.test_controller import vm
+from tests.host.views import vm
 from tests.host.world import World, eventually, guest_cluster, pool, services, subnet
 
 TENANT = Tenant("team-a", "blue")
