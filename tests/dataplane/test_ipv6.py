@@ -308,6 +308,15 @@ async def test_without_ipv6_there_is_ipv4(dataplane: HostDataPlane, client: Stat
     assert pings(client, FOUR)
 
 
+async def test_both_families_wait_together(lan: None) -> None:
+    slow = HostDataPlane("test", timing=Timing(probes=1, listen=0.5))
+    segment = await slow.open(CONFIG)
+    start = time.perf_counter()
+    await segment.announcer.claim([VIP, FOUR])
+    assert 0.5 <= time.perf_counter() - start < 0.9
+    await slow.remove("")
+
+
 async def test_many_take_as_long_as_for_ipv4(segment: KernelSegment) -> None:
     async def claiming(first: IPAddress) -> float:
         start = time.perf_counter()
