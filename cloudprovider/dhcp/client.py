@@ -15,7 +15,7 @@ from typing import Final
 from cloudprovider.core.errors import CloudProviderError, DataPlaneError, InvalidRequest, Violation
 from cloudprovider.dhcp import link, packet
 from cloudprovider.dhcp.api import Counts, Key, LeaseRequest, LeaseState
-from cloudprovider.dhcp.effects import Change, Changed, Effect, Ignored, Probe, Send
+from cloudprovider.dhcp.effects import Change, Changed, Effect, Ignored, Probe, Send, Trouble
 from cloudprovider.dhcp.identity import client_identity
 from cloudprovider.dhcp.machine import Machine
 from cloudprovider.dhcp.message import MalformedPacket, MessageType, Operation, Option
@@ -38,13 +38,15 @@ _MOST_FAREWELLS: Final = 10_000
 class _Held:
     """One wanted lease."""
 
-    __slots__ = ("key", "machine", "owner", "probe", "ready", "state")
+    __slots__ = ("key", "machine", "owner", "probe", "ready", "state", "told")
 
     def __init__(self, request: LeaseRequest, machine: Machine) -> None:
         self.key = request.key
         self.owner = request.identity
         self.machine = machine
         self.state = LeaseState()
+        self.told: Trouble | None = None
+        """What the state's problem was made from."""
         self.ready = False
         """It waits for its turn to send."""
         self.probe: asyncio.Task[None] | None = None
@@ -304,6 +306,9 @@ class SocketDhcpClient:
     def _state(self, held: _Held) -> LeaseState:
         machine = held.machine
         lease = self._clock.lease(machine.held) if machine.held is not None else None
+        if machine.trouble is held.told:  # nothing new: the sentence stays, whatever else has been heard since
+            return LeaseState(lease=lease, problem=held.state.problem)
+        held.told = machine.trouble
         if machine.trouble is None:
             return LeaseState(lease=lease)
         heard = self._answering is not None and self._answering[0] >= machine.trouble.since

@@ -41,14 +41,15 @@ class Send:
     """Send a message; ``destination_mac`` b"" where it is unknown.
 
     ``from_link``: with the link's own MAC as the frame's source instead of the lease's. Switches that snoop want the
-    lease's (it is chaddr); some links (macvlan) get no unicast answers at it, as they deliver only to their own.
+    lease's (it is chaddr); on some links (macvlan) what
+    is sent to it does not arrive, and some servers (Kea) answer even a broadcast to the MAC that it came from.
     """
 
     message: Message
     source: IPv4Address
     destination: IPv4Address
     destination_mac: bytes
-    from_link: bool = False
+    from_link: bool
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class Machine:
         self._bad_offer = False
         self._foreign_nak: tuple[IPv4Address, str] | None = None
         self._refusals = 0
+        self._from_link = False
+        """Whose MAC frames come from: the other one's after each silence, and the one's that was answered for good."""
         if remembered is not None and now < remembered.expires:
             self.held = remembered
             self._enter(State.REBOOTING, now)
@@ -164,7 +166,9 @@ class Machine:
         """The message that gives back what was granted, if anything was; the machine is not to be used any more."""
         granted = self.held or (self._offer if self.state in {State.REQUESTING, State.PROBING} else None)
         self._restart(now, math.inf)
-        return [requests.release(self._identity, granted, self._rng)] if granted is not None else []
+        if granted is None:
+            return []
+        return [requests.release(self._identity, granted, self._rng, from_link=self._from_link)]
 
     # Messages
 
@@ -323,7 +327,7 @@ class Machine:
         )
         self._preferred = None
         self._restart(now, self._timing.decline_wait + self._rng.uniform(0, self._timing.jitter))
-        return [requests.decline(self._identity, terms, self._rng)]
+        return [requests.decline(self._identity, terms, self._rng, from_link=self._from_link)]
 
     # Transmission
 
@@ -334,6 +338,8 @@ class Machine:
         if self._attempts == 1 and self.state is not State.REQUESTING:  # a REQUEST goes on with its offer's exchange
             self._xid = self._rng.getrandbits(32)
             self._began = now
+        elif self._attempts > 1:
+            self._from_link = not self._from_link
         self._sent = now
         self._next = now + self._wait(now)
         return [self._message(now)]
@@ -352,7 +358,7 @@ class Machine:
 
     def _message(self, now: float) -> Send:
         secs = min(int(now - self._began), 0xFFFF)
-        call = requests.Call(self._identity, self._xid, secs, self.hostname)
+        call = requests.Call(self._identity, self._xid, secs, self.hostname, self._from_link)
         if self.state is State.SELECTING:
             return requests.discover(call, self._preferred)
         if self.state is State.REQUESTING and self._offer is not None:
@@ -361,7 +367,6 @@ class Machine:
             raise AssertionError(f"no lease is held in state {self.state}")
         if self.state is State.REBOOTING:
             return requests.reboot(call, self.held)
-        from_link = self._attempts % 2 == 0
         if self.state is State.RENEWING:
-            return requests.renew(call, self.held, from_link=from_link)
-        return requests.rebind(call, self.held, from_link=from_link)
+            return requests.renew(call, self.held)
+        return requests.rebind(call, self.held)

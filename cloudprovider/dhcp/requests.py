@@ -31,48 +31,50 @@ class Call:
     xid: int
     secs: int
     hostname: str
+    from_link: bool
 
 
 def discover(call: Call, preferred: IPv4Address | None) -> Send:
     """Who gives an address? If it can be, ``preferred``."""
-    return _broadcast(_message(call, MessageType.DISCOVER, requested=preferred))
+    return _broadcast(_message(call, MessageType.DISCOVER, requested=preferred), call.from_link)
 
 
 def select(call: Call, offer: Terms) -> Send:
     """That offer is taken; the other servers hear that theirs are not."""
-    return _broadcast(_message(call, MessageType.REQUEST, requested=offer.address, server=offer.server))
+    message = _message(call, MessageType.REQUEST, requested=offer.address, server=offer.server)
+    return _broadcast(message, call.from_link)
 
 
 def reboot(call: Call, lease: Terms) -> Send:
     """Is this remembered lease still good?"""
-    return _broadcast(_message(call, MessageType.REQUEST, requested=lease.address))
+    return _broadcast(_message(call, MessageType.REQUEST, requested=lease.address), call.from_link)
 
 
-def renew(call: Call, lease: Terms, *, from_link: bool) -> Send:
+def renew(call: Call, lease: Terms) -> Send:
     """Extend it, to the server that gave it."""
     message = _message(call, MessageType.REQUEST, ciaddr=lease.address)
-    return Send(message, lease.address, lease.server, lease.server_mac, from_link)
+    return Send(message, lease.address, lease.server, lease.server_mac, call.from_link)
 
 
-def rebind(call: Call, lease: Terms, *, from_link: bool) -> Send:
+def rebind(call: Call, lease: Terms) -> Send:
     """Extend it, to any server."""
     message = _message(call, MessageType.REQUEST, ciaddr=lease.address)
-    return Send(message, lease.address, BROADCAST, BROADCAST_MAC, from_link)
+    return Send(message, lease.address, BROADCAST, BROADCAST_MAC, call.from_link)
 
 
-def decline(identity: ClientIdentity, terms: Terms, rng: random.Random) -> Send:
+def decline(identity: ClientIdentity, terms: Terms, rng: random.Random, *, from_link: bool) -> Send:
     """Somebody else has that address."""
-    return _broadcast(_last_word(identity, MessageType.DECLINE, terms, rng, requested=terms.address))
+    return _broadcast(_last_word(identity, MessageType.DECLINE, terms, rng, requested=terms.address), from_link)
 
 
-def release(identity: ClientIdentity, terms: Terms, rng: random.Random) -> Send:
+def release(identity: ClientIdentity, terms: Terms, rng: random.Random, *, from_link: bool) -> Send:
     """The address is not needed any more."""
     message = _last_word(identity, MessageType.RELEASE, terms, rng, ciaddr=terms.address)
-    return Send(message, terms.address, terms.server, terms.server_mac)
+    return Send(message, terms.address, terms.server, terms.server_mac, from_link)
 
 
-def _broadcast(message: Message) -> Send:
-    return Send(message, NOBODY, BROADCAST, BROADCAST_MAC)
+def _broadcast(message: Message, from_link: bool) -> Send:  # noqa: FBT001 as in Send
+    return Send(message, NOBODY, BROADCAST, BROADCAST_MAC, from_link)
 
 
 def _message(
