@@ -33,7 +33,7 @@ class Holding:
         """The address, and its holder in brackets."""
         if self.is_hosts:
             return f"{self.address} (the host {self.owner.removeprefix('agent/')})"
-        shared = f", shared with {_counted(self.sharers)}" if self.sharers else ""
+        shared = f", shared with {_counted(self.sharers, len(self.sharers))}" if self.sharers else ""
         return f"{self.address} ({self.owner}{shared})"
 
 
@@ -53,9 +53,9 @@ def holdings(blocks: Iterable[IPBlock]) -> list[Holding]:
 
 def listed(held: Sequence[Holding]) -> str:
     """Name the first few, and say how many more there are."""
-    return _counted([h.text for h in held])
+    return _counted([h.text for h in held[:NAMED]], len(held))
 
 
-def _counted(names: Sequence[str]) -> str:
+def _counted(names: Sequence[str], count: int) -> str:
     shown = ", ".join(names[:NAMED])
-    return f"{shown}, and {len(names) - NAMED} more" if len(names) > NAMED else shown
+    return f"{shown}, and {count - NAMED} more" if count > NAMED else shown

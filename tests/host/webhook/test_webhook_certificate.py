@@ -114,6 +114,15 @@ def test_a_program_that_was_away_for_years_makes_both_anew(first: Material) -> N
     assert trusted(back)
 
 
+def test_a_ca_too_short_lived_for_the_next_certificate_is_renewed_with_it() -> None:
+    lives = Lives(ca=100 * DAY, serving=90 * DAY)
+    old = renewed(None, HOSTS, now=NOW, lives=lives)
+    new = renewed(old, HOSTS, now=NOW + 60 * DAY, lives=lives)
+    assert end_of(new) == NOW + 150 * DAY
+    assert new.ca != old.ca
+    assert trusted(new)
+
+
 def text(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
 
