@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -13,7 +13,7 @@ from cloudprovider.dhcp.client import SocketDhcpClient
 from cloudprovider.dhcp.fake import FakeDhcpClient, FakeDhcpServer
 from cloudprovider.dhcp.timing import Timing
 from tests.dhcp.waiting import LIMIT, until
-from tests.dhcp.wire import WireServer, wire
+from tests.dhcp.wire import WireServer, owner, wire
 
 NETWORK = "default/lan"
 LINK = "02:00:00:00:00:99"
@@ -37,6 +37,8 @@ class Network(Protocol):
     server: FakeDhcpServer
     strangers: dict[IPv4Address, str]
     """Who else has which address: answers to probes."""
+    probe: Callable[[IPv4Address], Awaitable[str]]
+    """How hosts that are yet to come probe."""
 
     def host(self) -> DhcpClient:
         """Another host's client, running; told of every owner by ``ask``."""
@@ -59,15 +61,19 @@ class _Network:
     def __init__(self, server: FakeDhcpServer) -> None:
         self.server = server
         self.strangers: dict[IPv4Address, str] = {}
+        self.probe: Callable[[IPv4Address], Awaitable[str]] = self._find_stranger
         self._running: dict[DhcpClient, asyncio.Task[None]] = {}
         self._stack = contextlib.ExitStack()
 
-    async def probe(self, address: IPv4Address) -> str:
+    async def _find_stranger(self, address: IPv4Address) -> str:
         await asyncio.sleep(0)
         return self.strangers.get(address, "")
 
     def leave(self, client: DhcpClient) -> None:
         self._running.pop(client).cancel()
+
+    def running(self) -> "list[asyncio.Task[None]]":
+        return list(self._running.values())
 
     def started(self, client: DhcpClient) -> DhcpClient:
         self._running[client] = asyncio.get_running_loop().create_task(client.run())
@@ -91,8 +97,6 @@ class WireNetwork(_Network):
     def host(self) -> DhcpClient:
         server, end = self._stack.enter_context(wire(self.server))
         self.wires.append(server)
-        for number in range(100):
-            server.introduce(owner(number))
         client = SocketDhcpClient(
             end,
             mac=LINK,
@@ -134,11 +138,6 @@ class FakeNetwork(_Network):
             self._now += timedelta(seconds=0.5)
             await asyncio.sleep(0)
         raise AssertionError(what)
-
-
-def owner(number: int) -> str:
-    """A UID."""
-    return f"7f6c0b1e-6e0a-4f0e-9d5a-0000000{number:05}"
 
 
 def request(number: int = 0) -> LeaseRequest:

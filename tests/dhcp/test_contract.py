@@ -10,7 +10,8 @@ import pytest
 from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.dhcp.api import DhcpClient, Lease, LeaseRequest, LeaseState
 from cloudprovider.dhcp.effects import Reason
-from tests.dhcp.networks import FakeNetwork, Network, WireNetwork, key, model, owner, request
+from tests.dhcp.networks import FakeNetwork, Network, WireNetwork, key, model, request
+from tests.dhcp.wire import owner
 
 MAC = "02:00:00:00:00:aa"
 
@@ -256,7 +257,7 @@ async def test_a_probe_that_fails_is_told(network: Network) -> None:
     async def broken(address: IPv4Address) -> str:
         raise OSError(f"no link for {address}")
 
-    network.probe = broken  # type: ignore[attr-defined]
+    network.probe = broken
     client = network.host()
     client.want(request())
     said = await troubled(network, client, Reason.PROBE_FAILED)

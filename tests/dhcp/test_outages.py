@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from cloudprovider.dhcp.effects import Reason
-from tests.dhcp.lan import SUBNET, Station, host
+from tests.dhcp.lan import SUBNET, Station, host, station
 from tests.dhcp.networks import key
 from tests.dhcp.servers import Kea, Server, Terms
 from tests.dhcp.waiting import until

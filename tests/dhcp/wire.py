@@ -16,6 +16,11 @@ from cloudprovider.dhcp.packet import Datagram
 SERVER_MAC = bytes.fromhex("02aabbccdd01")
 
 
+def owner(number: int) -> str:
+    """A UID; the server knows the first hundred."""
+    return f"7f6c0b1e-6e0a-4f0e-9d5a-0000000{number:05}"
+
+
 class WireServer:
     """Answers each frame at once, as ``model`` says. ``heard`` keeps all that has come."""
 
@@ -97,6 +102,8 @@ def wire(model: FakeDhcpServer) -> Iterator[tuple[WireServer, socket.socket]]:
     for end in (ours, theirs):
         end.settimeout(0)
     server = WireServer(model, ours)
+    for number in range(100):
+        server.introduce(owner(number))
     loop = asyncio.get_running_loop()
     loop.add_reader(ours, server.readable)
     try:
