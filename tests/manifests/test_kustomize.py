@@ -171,6 +171,7 @@ TENANTS = "guestclusters.cloudprovider.harvesterhci.io"
         ("cloudprovider-host", "patch", LB, (EVERYWHERE, "--subresource=status")),
         ("cloudprovider-host", "update", BLOCKS, ()),
         ("cloudprovider-host", "patch", POOLS, ("--subresource=status",)),
+        ("cloudprovider-host", "patch", POOLS, ()),  # takes the annotation manuallyReleaseIP away
         ("cloudprovider-host", "patch", TENANTS, (EVERYWHERE, "--subresource=status")),
         *(("cloudprovider-host", verb, f"secrets/{SECRET}", (OWN,)) for verb in ("get", "patch")),
         *(("cloudprovider-host", verb, f"{CONFIGURATIONS}/{CONFIGURATION}", ()) for verb in ("get", "patch")),
@@ -201,7 +202,7 @@ def test_what_a_program_does_it_may(
         *(("cloudprovider-host", verb, CONFIGURATIONS, ()) for verb in ("create", "list", "patch", "delete")),
         ("cloudprovider-host", "create", POOLS, ()),
         ("cloudprovider-host", "delete", POOLS, ()),
-        ("cloudprovider-host", "patch", POOLS, ()),
+        ("cloudprovider-host", "update", POOLS, ()),
         ("cloudprovider-host", "delete", BLOCKS, ()),
         ("cloudprovider-host", "create", TENANTS, (EVERYWHERE,)),
         ("cloudprovider-host", "delete", TENANTS, (EVERYWHERE,)),
