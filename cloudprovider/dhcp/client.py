@@ -191,7 +191,7 @@ class SocketDhcpClient:
         for held in self._schedule.due(now, most=_FRAMES_AT_ONCE):
             if now >= held.machine.expiry:  # is never late for the sake of pacing
                 self._carry_out(held, held.machine.wake(now))
-            elif not held.ready:
+            else:
                 held.ready = True
                 self._ready.append(held)
                 self._arm(held)

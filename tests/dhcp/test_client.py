@@ -5,7 +5,7 @@ import contextlib
 import errno
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -17,6 +17,7 @@ from cloudprovider.core.errors import DataPlaneError, InvalidRequest
 from cloudprovider.dhcp.api import Lease, LeaseRequest
 from cloudprovider.dhcp.client import SocketDhcpClient
 from cloudprovider.dhcp.effects import Reason
+from cloudprovider.dhcp.fake import FakeDhcpServer
 from cloudprovider.dhcp.identity import client_identity
 from cloudprovider.dhcp.message import MessageType
 from cloudprovider.dhcp.timing import Timing
@@ -35,27 +36,40 @@ async def network() -> AsyncIterator[WireNetwork]:
     await made.close()
 
 
-def client_of(end: socket.socket, *, timing: Timing | None = None, rate: float = 500.0) -> SocketDhcpClient:
-    async def nobody(_address: IPv4Address) -> str:
-        return ""
+async def nobody(_address: IPv4Address) -> str:
+    return ""
 
+
+def client_of(
+    end: socket.socket,
+    *,
+    timing: Timing,
+    rate: float = 500.0,
+    probe: Callable[[IPv4Address], Awaitable[str]] = nobody,
+) -> SocketDhcpClient:
     return SocketDhcpClient(
         end,
         mac=LINK,
         network="",
-        probe=nobody,
+        probe=probe,
         now=lambda: datetime.now(UTC),
         rng=random.Random(1),
-        timing=timing or Timing(),
+        timing=timing,
         rate=rate,
     )
 
 
 @contextlib.asynccontextmanager
-async def silence(*, rate: float, timing: Timing) -> AsyncIterator[tuple[SocketDhcpClient, WireServer]]:
-    """A client at a rate, and a server that only listens."""
-    with wire(replace(model(), answering=False)) as (server, end):
-        client = client_of(end, timing=timing, rate=rate)
+async def alone(
+    served: FakeDhcpServer,
+    *,
+    timing: Timing,
+    rate: float = 500.0,
+    probe: Callable[[IPv4Address], Awaitable[str]] = nobody,
+) -> AsyncIterator[tuple[SocketDhcpClient, WireServer]]:
+    """One client, running, and its server."""
+    with wire(served) as (server, end):
+        client = client_of(end, timing=timing, rate=rate, probe=probe)
         run = asyncio.get_running_loop().create_task(client.run())
         try:
             yield client, server
@@ -66,7 +80,7 @@ async def silence(*, rate: float, timing: Timing) -> AsyncIterator[tuple[SocketD
 
 async def test_messages_go_out_at_the_rate() -> None:
     loop = asyncio.get_running_loop()
-    async with silence(rate=100, timing=Timing()) as (client, server):
+    async with alone(replace(model(), answering=False), rate=100, timing=Timing()) as (client, server):
         start = loop.time()
         for number in range(50):
             client.want(request(number))
@@ -75,7 +89,8 @@ async def test_messages_go_out_at_the_rate() -> None:
 
 
 async def test_a_retransmission_counts_from_when_the_message_went_out() -> None:
-    async with silence(rate=100, timing=Timing(first=0.2, jitter=0.01)) as (client, server):
+    silent = replace(model(), answering=False)
+    async with alone(silent, rate=100, timing=Timing(first=0.2, jitter=0.01)) as (client, server):
         for number in range(50):  # the last goes out after 0.5 s
             client.want(request(number))
         await until("all", lambda: len({d.message.chaddr for d in server.heard}) == 50)
@@ -135,7 +150,7 @@ async def test_releases_that_wait_go_out_with_the_end(network: WireNetwork) -> N
     assert network.server.owners == {}
 
 
-async def test_a_dropped_lease_is_not_probed_to_its_end(network: WireNetwork) -> None:
+async def test_a_dropped_lease_is_not_probed_to_its_end() -> None:
     asked, ended = asyncio.Event(), asyncio.Event()
 
     async def probe(_address: IPv4Address) -> str:
@@ -146,13 +161,43 @@ async def test_a_dropped_lease_is_not_probed_to_its_end(network: WireNetwork) ->
             ended.set()
         return ""
 
-    network.probe = probe
-    client = network.host()
-    client.want(request())
-    await asyncio.wait_for(asked.wait(), 5)
-    client.drop(key(), release=True)
-    await asyncio.wait_for(ended.wait(), 5)
-    await until("the release", lambda: RELEASE in network.wires[0].kinds())
+    async with alone(model(), timing=Timing(), probe=probe) as (client, server):
+        client.want(request())
+        await asyncio.wait_for(asked.wait(), 5)
+        client.drop(key(), release=True)
+        await asyncio.wait_for(ended.wait(), 5)  # a probe may take ten seconds by itself
+        await until("the release", lambda: RELEASE in server.kinds())
+
+
+async def test_the_end_of_a_lease_waits_for_no_turn() -> None:
+    short = replace(model(100), duration=timedelta(seconds=1))
+    async with alone(short, rate=5, timing=Timing()) as (client, _):
+        client.want(request())
+        await until("a lease", lambda: client.state(key()).lease)
+        short.answering = False
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for number in range(1, 50):  # ten seconds' worth
+            client.want(request(number))
+        await until("the end", lambda: client.state(key()).lease is None)
+        assert loop.time() - start < 3
+
+
+async def test_a_sentence_stays_until_there_is_something_new() -> None:
+    silent = replace(model(), answering=False)
+    async with alone(silent, timing=Timing(first=0.5, jitter=0.01)) as (client, server):
+        client.want(request())
+
+        def reason() -> Reason | None:
+            problem = client.state(key()).problem
+            return problem.reason if problem is not None else None
+
+        await until("silence", lambda: reason() is Reason.NO_ANSWER)
+        server.say(OFFER)  # to somebody else
+        server.say(replace(OFFER, chaddr=client_identity(owner(0)).chaddr))  # of an exchange that is over
+        await until("both", lambda: len(client.counts().dropped) == 2)
+        assert reason() is Reason.NO_ANSWER
+        await until("the next call", lambda: reason() is Reason.NO_OFFER)
 
 
 async def test_a_probe_without_an_answer_is_given_up_and_told(network: WireNetwork) -> None:
@@ -192,7 +237,7 @@ async def test_a_link_that_is_lost_ends_the_run_with_a_reason() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, Broken(fileno=theirs.detach()) as broken:
         broken.settimeout(0)
-        client = client_of(broken)
+        client = client_of(broken, timing=Timing())
         ours.send(b"something")
         with pytest.raises(DataPlaneError, match="No such device"):
             await asyncio.wait_for(client.run(), 5)

@@ -4,6 +4,7 @@ import contextlib
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -185,6 +186,14 @@ def test_a_udp_checksum_may_be_absent_or_unfinished() -> None:
     unfinished = changed(40, b"\x12\x34", mend=False)
     assert refused(unfinished) == "udp-checksum"
     assert packet.decode(unfinished, checksum_ready=False).message == OFFER
+
+
+def test_a_sum_of_zero_is_not_sent_as_none() -> None:
+    plain = packet.decode(FRAME)
+    missing = int.from_bytes(packet.encode(plain)[40:42], "big")  # what makes the sum whole, secs can add
+    frame = packet.encode(replace(plain, message=replace(OFFER, secs=missing)))
+    assert frame[40:42] == b"\xff\xff"
+    assert packet.decode(frame).message.secs == missing
 
 
 def test_options_go_on_in_the_boot_file_and_the_server_name() -> None:
