@@ -11,11 +11,13 @@ from ipaddress import ip_address
 import msgspec
 
 from cloudprovider.agent.forwarder import NetworkForwarder
-from cloudprovider.core.agentstatus import Observation, report, reported
+from cloudprovider.agent.leases import Connect, Leases
+from cloudprovider.core.agentstatus import Leasing, Observation, report, reported
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.loadbalancer import LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, ForeignAddress, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.errors import NotFound
-from cloudprovider.core.forwarding import ForwardingTable, LoadBalancerKey, Problem
+from cloudprovider.core.forwarding import ForwardingTable
+from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.informer import Informer
@@ -31,8 +33,8 @@ REPORT_WORKERS = 32
 class AgentController:
     """Serves the host cluster's load balancers on the networks that this host stands on.
 
-    ``now`` is the wall clock, for conditions. :meth:`run` may be cancelled and a new controller made at any time: all
-    that it knows comes from the API server and the kernel.
+    ``connect`` makes the DHCP client of a network. ``now`` is the wall clock. :meth:`run` may be cancelled and a new
+    controller made at any time: all that it knows comes from the API server and the kernel.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class AgentController:
         client: KubeClient,
         dataplane: DataPlane,
         *,
+        connect: Connect,
         rng: random.Random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -56,9 +59,17 @@ class AgentController:
             self._report, name="status", workers=REPORT_WORKERS, rng=rng
         )
         self._table = ForwardingTable(n.name for n in networks)
+        self._leases = {
+            n.name: Leases(n.name, connect, self._lease_changed, now=now, jitter=rng.random) for n in networks
+        }
         self._forwarders = {
             n.name: NetworkForwarder(
-                n.name, partial(dataplane.open, n), self._table, self._reports.add, jitter=rng.random
+                n.name,
+                partial(dataplane.open, n),
+                self._table,
+                self._reports.add,
+                beside=self._leases[n.name].run,
+                jitter=rng.random,
             )
             for n in networks
         }
@@ -93,18 +104,48 @@ class AgentController:
         obj = new or old
         if obj is None:
             return
-        key = obj.key
-        before = self._table.load_balancer(key)
-        gone = self._table.remove_load_balancer(key) if new is None else self._table.set_load_balancer(new)
-        after = self._table.load_balancer(key)
-        for want in (before, after):
-            if want is not None and want.problem is None:
-                forwarder = self._forwarders[want.network]
-                forwarder.touch(key, obj.metadata.generation)
-                if want is before:
-                    forwarder.forget_listeners(key, gone)
-        if new is not None:
+        if new is None:
+            self._put(obj, gone=True)
+            for leases in self._leases.values():
+                leases.forget(obj.key)
+            return
+        self._follow_leases(new)
+        self._put(new)
+        self._reports.add(new.key)
+
+    def _lease_changed(self, key: LoadBalancerKey) -> None:
+        """A lease has come, has been renewed, or is over: then its address goes at once."""
+        lb = self._load_balancers.get(*key)
+        if lb is not None:
+            self._put(lb)
             self._reports.add(key)
+
+    def _put(self, lb: LoadBalancer, *, gone: bool = False) -> None:
+        key = lb.key
+        before = self._table.load_balancer(key)
+        if gone:
+            left = self._table.remove_load_balancer(key)
+        else:
+            left = self._table.set_load_balancer(without(lb, self._ended(lb)))
+        after = self._table.load_balancer(key)
+        for network in frozenset().union(*(want.networks for want in (before, after) if want is not None)):
+            forwarder = self._forwarders[network]
+            forwarder.touch(key, lb.metadata.generation)
+            forwarder.forget_listeners(key, left.get(network, ()))
+
+    def _follow_leases(self, lb: LoadBalancer) -> None:
+        lease = lb.status.lease
+        shown = {a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)}
+        for network, leases in self._leases.items():
+            held = leases.address(lb) or (ip_address(lease.ip) if lease is not None else None)
+            visible = held is not None and not lb.metadata.deletion_timestamp and str(held) in shown
+            leases.follow(lb, in_use=visible or (held is not None and self._forwarders[network].on_link([held])))
+
+    def _ended(self, lb: LoadBalancer) -> frozenset[str]:
+        """The addresses by DHCP in its status for which there is no lease (any more)."""
+        leased = {str(a) for leases in self._leases.values() if (a := leases.address(lb)) is not None}
+        addresses = (*lb.status.addresses, *lb.status.next_addresses)
+        return frozenset(a.ip for a in addresses if not a.ip_pool and a.ip not in leased and a.network in self._leases)
 
     def _cluster_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
         obj = new or old
@@ -125,6 +166,8 @@ class AgentController:
         lb = self._load_balancers.get(*key)
         if lb is None:
             return
+        self._decline(lb)
+        self._follow_leases(lb)
         said = self._says(lb)
         if said is None or said == reported(lb):
             return
@@ -140,26 +183,73 @@ class AgentController:
     def _says(self, lb: LoadBalancer) -> LoadBalancerStatus | None:
         """What the status should say of the agent's part; None while that is not known yet."""
         want = self._table.load_balancer(lb.key)
+        leasing = self._leasing(lb)
+        now = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         if want is None:
             # Given up only once no address of it is on the link: then it may be given to somebody else.
-            return None if self._still_up(lb) else LoadBalancerStatus()
-        addresses = want.vips
-        generation = lb.metadata.generation
-        problem = want.problem
+            return None if self._still_up(lb) else report(lb, self._node, None, leasing, now)
+        addresses = tuple(v for network, v in want.places if self._forwarders[network].held([v]))
+        generation = min((self._forwarders[p.network].generation(lb.key) for p in want.shown), default=0)
+        problem, awaited = want.problem, want.awaited
         if problem is None:
-            forwarder = self._forwarders[want.network]
-            addresses = forwarder.held(want.vips)
-            generation = forwarder.generation(lb.key)
-            problem = forwarder.problem(want.vips) or self._displaced(lb.key)
-            if problem is None and (addresses != want.vips or generation != lb.metadata.generation):
+            problem = self._problem(want.shown) or self._displaced(lb.key)
+            awaited = awaited or self._problem(want.following)
+            complete = {p.vip for p in want.shown}.issubset(addresses) and generation == lb.metadata.generation
+            if problem is None and not complete:
                 return None
-        else:
-            addresses = ()
-        seen = Observation(generation, addresses, problem, want.partial, self._table.has_nodes(lb.key))
-        return report(lb, self._node, seen, self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        elif not want.places:
+            generation = lb.metadata.generation
+        if self._withdrawing(lb, want):
+            return None
+        has_nodes = self._table.has_nodes(lb.key)
+        foreign = self._foreign(want)
+        seen = Observation(generation, addresses, problem, want.partial, has_nodes, awaited, foreign)
+        return report(lb, self._node, seen, leasing, now)
+
+    def _problem(self, places: Sequence[Place]) -> Problem | None:
+        found = (self._forwarders[network].problem([vip]) for network, vip in places)
+        return next((p for p in found if p is not None), None)
+
+    def _foreign(self, want: Wanted) -> tuple[ForeignAddress, ...]:
+        return tuple(
+            ForeignAddress(ip=str(vip), hardware_address=mac)
+            for network, vip in want.places
+            for mac in self._forwarders[network].foreign([vip]).values()
+        )
+
+    def _withdrawing(self, lb: LoadBalancer, want: Wanted) -> bool:
+        """Whether an address that it gave up is still on the link: so long the holder names it."""
+        if lb.status.holder is None:
+            return False
+        left = {ip_address(a) for a in lb.status.holder.addresses} - {p.vip for p in want.places}
+        return any(
+            forwarder.on_link(v for v in left if not self._table.users_of(network, v))
+            for network, forwarder in self._forwarders.items()
+        )
+
+    def _leasing(self, lb: LoadBalancer) -> Leasing | None:
+        for leases in self._leases.values():
+            if (found := leases.leasing(lb)) is not None:
+                return found
+        network = lb.metadata.annotations.get(NETWORK_ANNOTATION, "")
+        if lb.spec.ipam != "dhcp" or lb.metadata.deletion_timestamp or network in self._leases:
+            return None
+        name = network or "the management network"
+        message = f"This host does not stand on {name}: no lease is asked for. Add it to the agent's networks file."
+        return Leasing(None, Problem("NetworkNotConfigured", message))
+
+    def _decline(self, lb: LoadBalancer) -> None:
+        """Tell the DHCP client of an address that was found with somebody else when it was to be brought up."""
+        for network, leases in self._leases.items():
+            address = leases.address(lb)
+            if address is not None:
+                for mac in self._forwarders[network].foreign([address]).values():
+                    leases.conflict(lb.key, mac)
 
     def _still_up(self, lb: LoadBalancer) -> bool:
-        vips = [ip_address(a.ip) for a in lb.status.addresses]
+        holder = lb.status.holder
+        known = (*lb.status.addresses, *lb.status.next_addresses)
+        vips = {ip_address(a) for a in (*(a.ip for a in known), *(holder.addresses if holder is not None else ()))}
         return any(
             forwarder.on_link(v for v in vips if not self._table.users_of(network, v))
             for network, forwarder in self._forwarders.items()

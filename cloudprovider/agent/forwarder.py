@@ -8,11 +8,12 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.forwarding import ForwardingTable, LoadBalancerKey, Problem
+from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import IPAddress, ListenerKey, chunks, diff
+from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Claim, Segment
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 class NetworkForwarder:
     """Drives one :class:`~cloudprovider.dataplane.api.Segment`, got by ``open_segment``, tried until it succeeds.
 
-    ``report(key)``: look at this load balancer again.
+    ``report(key)``: look at this load balancer again. ``beside(segment)``: what else works on the segment while it
+    is open, until it is cancelled; before it, nothing is withdrawn.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class NetworkForwarder:
         table: ForwardingTable,
         report: Callable[[LoadBalancerKey], None],
         *,
+        beside: Callable[[Segment], Coroutine[None, None, None]],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._network = network
         self._open_segment = open_segment
         self._table = table
         self._report = report
+        self._beside = beside
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
@@ -62,6 +66,7 @@ class NetworkForwarder:
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[IPAddress] = set()
         self._failed: dict[IPAddress, Problem] = {}
+        self._foreign: dict[IPAddress, str] = {}
         self._attempt = 0
         self._resync = True
         self._generations: dict[LoadBalancerKey, int] = {}
@@ -108,6 +113,10 @@ class NetworkForwarder:
                 return self._failed[vip]
         return Problem("KernelRefused", self._refusal) if self._refusal else None
 
+    def foreign(self, vips: Iterable[IPAddress]) -> dict[IPAddress, str]:
+        """Those of the addresses that somebody else was found to have, and the MAC."""
+        return {v: self._foreign[v] for v in vips if v in self._foreign}
+
     @property
     def trouble(self) -> str:
         """Why the network is not served, "" when it is."""
@@ -118,20 +127,28 @@ class NetworkForwarder:
     async def run(self) -> None:
         """Work for ever; cancelled, it leaves rules and addresses as they are."""
         segment = await self._opened()
-        repair = asyncio.create_task(self._tick(segment))
+        others = [asyncio.create_task(self._tick(segment)), asyncio.create_task(self._beside(segment))]
+        for task in others:
+            task.add_done_callback(self._ended)
         try:
             self._wake.set()
             while True:
                 await self._wake.wait()
                 self._wake.clear()
+                for task in others:
+                    if task.done():
+                        task.result()  # it works for ever: this is its error
                 if delay := await self._turn(segment):
                     await asyncio.sleep(delay)
                     self._wake.set()
         finally:
-            for task in (repair, *self._tasks):
+            for task in (*others, *self._tasks):
                 task.cancel()
-            await asyncio.gather(repair, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*others, *self._tasks, return_exceptions=True)
             await segment.close()
+
+    def _ended(self, _: "asyncio.Task[None]") -> None:
+        self._wake.set()
 
     async def _opened(self) -> Segment:
         while True:
@@ -162,7 +179,11 @@ class NetworkForwarder:
         batch, self._pending = self._pending, {}
         changes = self._table.take_changes(self._network)
         try:
-            surplus = self._held - self._table.vips(self._network)
+            wanted = self._table.vips(self._network)
+            for vip in self._failed.keys() - wanted:
+                self._failed.pop(vip)
+                self._foreign.pop(vip, None)
+            surplus = self._held - wanted
             if surplus:
                 await segment.announcer.withdraw(surplus)
                 self._held -= surplus
@@ -179,7 +200,8 @@ class NetworkForwarder:
             self._attempt, self._resync, self._refusal = 0, False, ""
             self._generations.update(batch)
             for key in batch:
-                if self._table.load_balancer(key) is None:
+                want = self._table.load_balancer(key)
+                if want is None or self._network not in want.networks:
                     self._generations.pop(key, None)
         self._claim(segment)
         for key in batch:
@@ -247,8 +269,10 @@ class NetworkForwarder:
         self._claiming -= set(vips)
         for claim in claims:
             if claim.conflict:
+                self._foreign[claim.address] = claim.conflict
                 self._put_off(claim.address, _conflict(claim), CONFLICT_RETRY)
             else:
+                self._foreign.pop(claim.address, None)
                 self._held.add(claim.address)
         for vip in vips:
             for key in self._table.users_of(self._network, vip):
@@ -297,6 +321,6 @@ def _defended(vip: IPAddress, mac: str) -> None:
 def _conflict(claim: Claim) -> Problem:
     return Problem(
         "AddressConflict",
-        f"{claim.address} is in use on this network by {claim.conflict}. Free it there, or take it out of the pool; "
-        f"it is tried again every {CONFLICT_RETRY:.0f} s.",
+        f"{claim.address} is in use on this network by {claim.conflict}. Another address is taken; one that was asked "
+        f"for by name is tried again every {CONFLICT_RETRY:.0f} s: free it there, or ask for another.",
     )

@@ -6,14 +6,21 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from ipaddress import IPv4Address
 
 from cloudprovider import __version__
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
+from cloudprovider.agent.leases import Connect
 from cloudprovider.agent.ownership import Ownership
-from cloudprovider.dataplane.api import DataPlane
+from cloudprovider.dataplane.api import DataPlane, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
+from cloudprovider.dhcp.api import DhcpClient
+from cloudprovider.dhcp.client import SocketDhcpClient
+from cloudprovider.dhcp.link import open_socket
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load
@@ -26,11 +33,14 @@ log = logging.getLogger(__name__)
 class Agent:
     """One agent: stands by until the Lease is its own, then serves until another agent has it."""
 
-    def __init__(self, config: AgentConfig, client: KubeClient, dataplane: DataPlane, rng: random.Random) -> None:
+    def __init__(
+        self, config: AgentConfig, client: KubeClient, dataplane: DataPlane, rng: random.Random, *, connect: Connect
+    ) -> None:
         self._config = config
         self._client = client
         self._dataplane = dataplane
         self._rng = rng
+        self._connect = connect
         self._controller: AgentController | None = None
         self._mine = asyncio.Event()
         self._changed = asyncio.Event()
@@ -91,7 +101,12 @@ class Agent:
             self._changed.clear()
             config = self._config
             self._controller = AgentController(
-                config.node_name, config.networks, self._client, self._dataplane, rng=self._rng
+                config.node_name,
+                config.networks,
+                self._client,
+                self._dataplane,
+                connect=self._connect,
+                rng=self._rng,
             )
             serving = asyncio.create_task(self._controller.run())
             changed = asyncio.create_task(self._changed.wait())
@@ -107,6 +122,17 @@ class Agent:
             # Another agent announces the addresses from its host now: two must not.
             for network in await self._dataplane.networks():
                 await self._dataplane.remove(network)
+
+
+@contextlib.asynccontextmanager
+async def _connect(
+    segment: Segment, network: str, probe: Callable[[IPv4Address], Awaitable[str]], *, rng: random.Random
+) -> AsyncIterator[DhcpClient]:
+    with await segment.packets(open_socket) as packets:
+        name = network or "management"
+        yield SocketDhcpClient(
+            packets, mac=segment.mac, network=name, probe=probe, now=lambda: datetime.now(UTC), rng=rng
+        )
 
 
 async def run(config: AgentConfig) -> None:
@@ -137,4 +163,7 @@ async def _with_agent(
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
     async with HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client:
-        await work(Agent(config, client, HostDataPlane(config.instance), rng), config, client.requests)
+        # Who guesses DHCP's transaction ids can answer for a server.
+        connect = partial(_connect, rng=random.SystemRandom())
+        agent = Agent(config, client, HostDataPlane(config.instance), rng, connect=connect)
+        await work(agent, config, client.requests)

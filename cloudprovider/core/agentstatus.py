@@ -1,17 +1,19 @@
-"""What the agent that holds a load balancer says of it: ``status.holder`` and its three conditions."""
+"""What the agent that holds a load balancer says of it: ``status.holder``, its lease, whom it found to have an address
+of it, and its conditions."""
 
 from dataclasses import dataclass
 
-from cloudprovider.core.api.loadbalancer import Holder, LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.loadbalancer import DhcpLease, ForeignAddress, Holder, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import carry_times
-from cloudprovider.core.forwarding import Problem
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.wanted import Problem
 
+LEASED = "Leased"
 PROGRAMMED = "Programmed"
 READY = "Ready"
 CLIENT_ADDRESS_NOT_PRESERVED = "ClientAddressNotPreserved"
-AGENT_CONDITIONS = frozenset({PROGRAMMED, READY, CLIENT_ADDRESS_NOT_PRESERVED})
+AGENT_CONDITIONS = frozenset({LEASED, PROGRAMMED, READY, CLIENT_ADDRESS_NOT_PRESERVED})
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Observation:
     """What the agent knows of one load balancer on its host.
 
     ``generation``: of the spec that the kernel forwards by (0: none). ``addresses``: those up and announced.
-    ``problem``: why it is not served; ``partial``: what of it is not. ``has_nodes``: there is a node to send to.
+    ``problem``: why it is not served; ``partial``: what of it is not; ``awaited``: why an address that is to take
+    another one's place is not up. ``has_nodes``: there is a node to send to. ``foreign``: addresses that others have.
     """
 
     generation: int
@@ -27,15 +30,61 @@ class Observation:
     problem: Problem | None
     partial: Problem | None
     has_nodes: bool
+    awaited: Problem | None = None
+    foreign: tuple[ForeignAddress, ...] = ()
 
 
-def report(lb: LoadBalancer, node: str, seen: Observation, now: str) -> LoadBalancerStatus:
-    """All that the agent owns of the status (field manager ``cloudprovider-agent``). ``now``: RFC 3339.
+@dataclass(frozen=True)
+class Leasing:
+    """How it stands with the lease of a load balancer by DHCP. Both may be there: one that can't be renewed now."""
+
+    lease: DhcpLease | None
+    problem: Problem | None
+
+
+def report(
+    lb: LoadBalancer, node: str, seen: Observation | None, leasing: Leasing | None, now: str
+) -> LoadBalancerStatus:
+    """All that the agent owns of the status (field manager ``cloudprovider-agent``). ``now``: RFC 3339. ``seen`` None:
+    it has no address (yet); ``leasing`` None: it needs no lease.
 
     The holder stays while any address is up, also when the newest spec is not (yet) forwarded by: what the Service
     shows keeps working.
     """
-    programmed = seen.problem
+    conditions = [] if leasing is None else [_leased(lb, leasing)]
+    holder = None
+    if seen is not None:
+        conditions += _forwarded(lb, node, seen)
+        if seen.addresses:
+            up = [str(a) for a in seen.addresses]
+            holder = Holder(node=node, generation=seen.generation, addresses=up, mode="nat")
+    return LoadBalancerStatus(
+        holder=holder,
+        lease=None if leasing is None else leasing.lease,
+        foreign_addresses=[] if seen is None else list(seen.foreign),
+        conditions=carry_times(lb.status.conditions, conditions, now),
+    )
+
+
+def reported(lb: LoadBalancer) -> LoadBalancerStatus:
+    """What the object says now, of the agent's fields."""
+    return LoadBalancerStatus(
+        holder=lb.status.holder,
+        lease=lb.status.lease,
+        foreign_addresses=lb.status.foreign_addresses,
+        conditions=[c for c in lb.status.conditions if c.type in AGENT_CONDITIONS and not _controllers(lb, c)],
+    )
+
+
+def _leased(lb: LoadBalancer, leasing: Leasing) -> Condition:
+    lease, problem = leasing.lease, leasing.problem
+    if lease is None:
+        return _condition(lb, LEASED, problem or Problem("WaitingForLease", "A lease is being asked for."), "")
+    fine = f"{lease.ip} is leased by the DHCP server {lease.server}."
+    return _condition(lb, LEASED, None, fine if problem is None else f"{fine} {problem.message}")
+
+
+def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition]:
     ready = seen.problem or seen.partial
     if ready is None and not seen.has_nodes:
         ready = Problem(
@@ -43,13 +92,14 @@ def report(lb: LoadBalancer, node: str, seen: Observation, now: str) -> LoadBala
             "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
             "their exclude labels and, for externalTrafficPolicy Local, where the pods run.",
         )
+    fine = f"Forwarding on host {node}."
+    if seen.awaited is not None:
+        fine = f"{fine} The address that is to take over is not up: {seen.awaited.message}"
     conditions = [
-        _condition(lb, PROGRAMMED, programmed, f"Forwarding on host {node}."),
+        _condition(lb, PROGRAMMED, seen.problem, fine),
         _condition(lb, READY, ready, "The address is announced and forwarded."),
     ]
-    holder = None
     if seen.addresses:
-        holder = Holder(node=node, generation=seen.generation, addresses=[str(a) for a in seen.addresses], mode="nat")
         conditions.append(
             Condition(
                 type=CLIENT_ADDRESS_NOT_PRESERVED,
@@ -59,15 +109,7 @@ def report(lb: LoadBalancer, node: str, seen: Observation, now: str) -> LoadBala
                 observed_generation=lb.metadata.generation,
             )
         )
-    return LoadBalancerStatus(holder=holder, conditions=carry_times(lb.status.conditions, conditions, now))
-
-
-def reported(lb: LoadBalancer) -> LoadBalancerStatus:
-    """What the object says now, of the agent's fields."""
-    return LoadBalancerStatus(
-        holder=lb.status.holder,
-        conditions=[c for c in lb.status.conditions if c.type in AGENT_CONDITIONS and not _controllers(lb, c)],
-    )
+    return conditions
 
 
 def _controllers(lb: LoadBalancer, condition: Condition) -> bool:

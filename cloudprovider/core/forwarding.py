@@ -6,105 +6,17 @@ whatever else there is; a cluster's node that comes or goes costs the groups it 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, LoadBalancer
+from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan
-
-LoadBalancerKey = tuple[str, str]
-"""(namespace, name) of a LoadBalancer."""
+from cloudprovider.core.wanted import REFUSE, GroupKey, LoadBalancerKey, Wanted, wanted
 
 _GROUP_BITS = 24
-_REFUSE = GroupId(0)
-
-
-@dataclass(frozen=True, order=True)
-class GroupKey:
-    """A set of nodes by name: of one cluster, all that take traffic or (``all_nodes`` false) those of ``names``."""
-
-    namespace: str
-    cluster: str
-    family: int
-    all_nodes: bool = True
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a load balancer is not served, or not wholly. ``reason`` is the condition's reason."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What one load balancer wants of this host. ``problem``: nothing of it can be served."""
-
-    network: str = ""
-    vips: tuple[IPAddress, ...] = ()
-    listeners: tuple[tuple[ListenerKey, GroupKey, Forward], ...] = ()
-    problem: Problem | None = None
-    partial: Problem | None = None
-
-    def __iter__(self) -> Iterator[ListenerKey]:
-        return (key for key, _, _ in self.listeners)
-
-
-def wanted(lb: LoadBalancer) -> Wanted | None:
-    """Read one object; None when it asks nothing of any host (no address yet, going away, or a stock provider's)."""
-    try:
-        return _wanted(lb)
-    except ValueError as err:  # an address or a CIDR that is none
-        return Wanted(problem=Problem("InvalidSpec", f"{err}. Correct it in the LoadBalancer."))
-
-
-def _wanted(lb: LoadBalancer) -> Wanted | None:
-    spec, status = lb.spec, lb.status
-    if lb.metadata.deletion_timestamp or not status.addresses:
-        return None
-    if spec.workload_type != "cluster":
-        return Wanted(
-            problem=Problem(
-                "WorkloadNotSupported", "This version forwards for guest clusters only (spec.workloadType: cluster)."
-            )
-        )
-    if spec.service is None:
-        return None
-    if spec.mode == "dsr":
-        return Wanted(
-            problem=Problem("ModeNotSupported", "This version forwards in mode nat only; set the mode to auto or nat.")
-        )
-    cluster = lb.metadata.labels.get(CLUSTER_LABEL, "")
-    sources = frozenset(ip_network(s, strict=False) for s in spec.source_ranges)
-    listeners: list[tuple[ListenerKey, GroupKey, Forward]] = []
-    without_node_port = sorted({f"{x.protocol} {x.port}" for x in spec.listeners if x.backend_port is None})
-    vips = tuple(ip_address(a.ip) for a in status.addresses)
-    local = spec.external_traffic_policy == "Local"
-    for vip in vips:
-        group = GroupKey(
-            lb.metadata.namespace, cluster, vip.version, not local, tuple(sorted(spec.endpoint_nodes)) if local else ()
-        )
-        listeners += [
-            (
-                ListenerKey(vip, x.protocol, x.port),
-                group,
-                Forward(_REFUSE, x.backend_port, by_client=spec.session_affinity == "ClientIP", sources=sources),
-            )
-            for x in spec.listeners
-            if x.backend_port is not None
-        ]
-    partial = None
-    if without_node_port:
-        partial = Problem(
-            "NoNodePort",
-            f"No node port for {', '.join(without_node_port)}: mode nat needs one. Remove "
-            "allocateLoadBalancerNodePorts: false from the Service.",
-        )
-    return Wanted(status.addresses[0].network, vips, tuple(listeners), partial=partial)
 
 
 @dataclass
@@ -113,6 +25,8 @@ class _Network:
     forwards: dict[ListenerKey, Forward] = field(default_factory=dict)
     groups: dict[GroupId, frozenset[IPAddress]] = field(default_factory=dict)
     users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
+    owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
+    waiting: dict[ListenerKey, set[LoadBalancerKey]] = field(default_factory=dict)
     touched_forwards: set[ListenerKey] = field(default_factory=set)
     touched_groups: set[GroupId] = field(default_factory=set)
 
@@ -124,8 +38,6 @@ class ForwardingTable:
         self._networks = {name: _Network() for name in networks}
         self._clusters: dict[tuple[str, str], dict[str, tuple[IPAddress, ...]]] = {}
         self._wanted: dict[LoadBalancerKey, Wanted] = {}
-        self._owners: dict[ListenerKey, LoadBalancerKey] = {}
-        self._waiting: dict[ListenerKey, set[LoadBalancerKey]] = {}
         self._ids: dict[GroupKey, GroupId] = {}
         self._taken: dict[GroupId, GroupKey] = {}
 
@@ -148,34 +60,23 @@ class ForwardingTable:
         self._refresh_cluster(key)
         return _addresses(before)
 
-    def set_load_balancer(self, lb: LoadBalancer) -> frozenset[ListenerKey]:
-        """Take a load balancer as it is now; return the listeners that it gave up."""
-        want = wanted(lb)
+    def set_load_balancer(self, lb: LoadBalancer) -> Mapping[str, frozenset[ListenerKey]]:
+        """Take a load balancer as it is now; return the listeners that it gave up, by network."""
+        want = wanted(lb, self._networks)
         if want is None:
             return self.remove_load_balancer(lb.key)
-        if want.problem is None and want.network not in self._networks:
-            name = want.network or "the management network"
-            known = ", ".join(sorted(n or "management" for n in self._networks)) or "none"
-            want = Wanted(
-                problem=Problem(
-                    "NetworkNotConfigured",
-                    f"This host does not stand on {name} (it stands on: {known}). Add it to the agent's networks file.",
-                )
-            )
         before = self._wanted.get(lb.key)
         if before == want:
-            return frozenset()
-        gone = self._drop(lb.key, before) if before else frozenset()
+            return {}
+        gone = self._drop(lb.key, before, frozenset(want)) if before else {}
         self._wanted[lb.key] = want
-        if want.problem is None:
-            self._add(lb.key, want)
-        return frozenset(k for k in gone if k not in self._owners)
+        self._add(lb.key, want)
+        return self._without_heirs(gone)
 
-    def remove_load_balancer(self, key: LoadBalancerKey) -> frozenset[ListenerKey]:
-        """Forget a load balancer; return the listeners that nobody serves any more."""
+    def remove_load_balancer(self, key: LoadBalancerKey) -> Mapping[str, frozenset[ListenerKey]]:
+        """Forget a load balancer; return the listeners that nobody serves any more, by network."""
         before = self._wanted.pop(key, None)
-        gone = self._drop(key, before) if before else frozenset()
-        return frozenset(k for k in gone if k not in self._owners)
+        return self._without_heirs(self._drop(key, before) if before else {})
 
     # Plans out.
 
@@ -212,65 +113,69 @@ class ForwardingTable:
         return frozenset(
             lb
             for lb, want in self._wanted.items()
-            if any((g.namespace, g.cluster) == key for _, g, _ in want.listeners)
+            if any((g.namespace, g.cluster) == key for _, _, g, _ in want.listeners)
         )
 
     def has_nodes(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer has a node to send to, on each of its addresses."""
         want = self._wanted.get(key)
-        return want is not None and all(self._members(group) for _, group, _ in want.listeners)
+        return want is not None and all(self._members(group) for _, _, group, _ in want.listeners)
 
     def displaced(self, key: LoadBalancerKey) -> Mapping[ListenerKey, LoadBalancerKey]:
         """The listeners of a load balancer that another one had first."""
         want = self._wanted.get(key)
-        return {k: o for k in (want or ()) if (o := self._owners[k]) != key}
+        return {k: o for network, k in (want or ()) if (o := self._networks[network].owners[k]) != key}
 
     # Inside.
 
     def _add(self, lb: LoadBalancerKey, want: Wanted) -> None:
-        state = self._networks[want.network]
-        for vip in want.vips:
-            state.vips.setdefault(vip, set()).add(lb)
-        for key, group, forward in want.listeners:
-            if self._owners.setdefault(key, lb) != lb:
-                self._waiting.setdefault(key, set()).add(lb)
-                continue
-            state.users.setdefault(group, set()).add(key)
-            state.forwards[key] = Forward(
-                self._enter(state, group), forward.backend_port, forward.by_client, forward.sources
-            )
-            state.touched_forwards.add(key)
+        for place in want.places:
+            self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
+        for network, key, group, forward in want.listeners:
+            self._add_listener(lb, self._networks[network], key, group, forward)
 
-    def _drop(self, lb: LoadBalancerKey, want: Wanted) -> frozenset[ListenerKey]:
-        if want.problem is not None:
-            return frozenset()
-        state = self._networks[want.network]
-        for vip in want.vips:
-            users = state.vips[vip]
-            users.discard(lb)
-            if not users:
-                del state.vips[vip]
-        gone: set[ListenerKey] = set()
-        for key, group, _ in want.listeners:
-            if self._owners.get(key) != lb:
-                self._waiting.get(key, set()).discard(lb)
+    def _add_listener(
+        self, lb: LoadBalancerKey, state: _Network, key: ListenerKey, group: GroupKey, forward: Forward
+    ) -> None:
+        if state.owners.setdefault(key, lb) != lb:
+            state.waiting.setdefault(key, set()).add(lb)
+            return
+        state.users.setdefault(group, set()).add(key)
+        state.forwards[key] = replace(forward, group=self._enter(state, group))
+        state.touched_forwards.add(key)
+
+    def _drop(
+        self, lb: LoadBalancerKey, want: Wanted, kept: frozenset[tuple[str, ListenerKey]] = frozenset()
+    ) -> dict[str, set[ListenerKey]]:
+        """Take out what it wanted, and let those who wait have its listeners, but for what is ``kept``."""
+        for place in want.places:
+            vips = self._networks[place.network].vips
+            vips[place.vip].discard(lb)
+            if not vips[place.vip]:
+                del vips[place.vip]
+        gone: defaultdict[str, set[ListenerKey]] = defaultdict(set)
+        for network, key, group, _ in want.listeners:
+            state = self._networks[network]
+            if state.owners.get(key) != lb:
+                state.waiting.get(key, set()).discard(lb)
                 continue
-            del self._owners[key]
             del state.forwards[key]
             state.touched_forwards.add(key)
-            gone.add(key)
             state.users[group].discard(key)
             if not state.users[group]:
                 del state.users[group]
                 self._leave(group)
-            for heir in sorted(self._waiting.pop(key, ())):
-                self._add_listener(heir, key)
-        return frozenset(gone)
+            if (network, key) in kept:
+                continue
+            del state.owners[key]
+            gone[network].add(key)
+            for heir in sorted(state.waiting.pop(key, ())):
+                for _, mine, its_group, forward in (x for x in self._wanted[heir].listeners if x[:2] == (network, key)):
+                    self._add_listener(heir, state, mine, its_group, forward)
+        return gone
 
-    def _add_listener(self, lb: LoadBalancerKey, key: ListenerKey) -> None:
-        want = self._wanted[lb]
-        mine = tuple(x for x in want.listeners if x[0] == key)
-        self._add(lb, Wanted(want.network, (), mine))
+    def _without_heirs(self, gone: Mapping[str, set[ListenerKey]]) -> dict[str, frozenset[ListenerKey]]:
+        return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
     def _members(self, group: GroupKey) -> frozenset[IPAddress]:
         nodes = self._clusters.get((group.namespace, group.cluster), {})
@@ -281,7 +186,7 @@ class ForwardingTable:
         """The id of a group that is now in use on a network; 0 while it has no member."""
         members = self._members(group)
         if not members:
-            return _REFUSE
+            return REFUSE
         number = self._id(group)
         if state.groups.get(number) != members:
             state.groups[number] = members
@@ -306,10 +211,10 @@ class ForwardingTable:
                 for key in state.users[group]:
                     old = state.forwards[key]
                     if old.group != number:
-                        state.forwards[key] = Forward(number, old.backend_port, old.by_client, old.sources)
+                        state.forwards[key] = replace(old, group=number)
                         state.touched_forwards.add(key)
                 stale = self._ids.get(group)
-                if number == _REFUSE and stale is not None and state.groups.pop(stale, None) is not None:
+                if number == REFUSE and stale is not None and state.groups.pop(stale, None) is not None:
                     state.touched_groups.add(stale)
 
     def _id(self, group: GroupKey) -> GroupId:

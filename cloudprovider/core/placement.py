@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from cloudprovider.core.addressing import Refusal, versions_of
+from cloudprovider.core.agentstatus import LEASED
 from cloudprovider.core.api.loadbalancer import Address, AllocatedAddress, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import carry_times, find
@@ -20,7 +21,6 @@ from cloudprovider.core.ranges import Version
 
 ALLOCATED = "Allocated"
 READY = "Ready"
-LEASED = "Leased"
 MOVING = "Moving"
 
 

@@ -148,10 +148,9 @@ class Segment(Protocol):
         """The VIPs."""
         ...
 
-    async def packets(self) -> socket.socket:
-        """A new packet socket for IPv4 on the link: whole Ethernet frames (AF_PACKET, SOCK_RAW, ETH_P_IP), as they
-        come past the namespace's rules, non-blocking. The caller closes it. Frames may be
-        sent with any source address. Raises DataPlaneError."""
+    async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
+        """Whatever socket ``make`` opens on the link, whose name it is given, inside the namespace. The caller closes
+        it. Raises DataPlaneError, and what ``make`` raises."""
         ...
 
     async def close(self) -> None:

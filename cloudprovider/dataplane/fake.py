@@ -187,9 +187,9 @@ class FakeSegment:
         self.announcer = FakeAnnouncer(network)
         self._forget = forget
 
-    async def packets(self) -> socket.socket:
-        """See :class:`~cloudprovider.dataplane.api.Segment`. The other end is the last of ``FakeNetwork.packets``:
-        what is sent there is received here, frame by frame; the segment closes it."""
+    async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
+        """See :class:`~cloudprovider.dataplane.api.Segment`. There is no link to open one on: the other end is the
+        last of ``FakeNetwork.packets``; what is sent there is received here, frame by frame. The segment closes it."""
         ours, networks = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for end in (ours, networks):
             end.settimeout(0)

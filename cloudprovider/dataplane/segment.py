@@ -7,10 +7,10 @@ import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import frames, namespace, sysctls
+from cloudprovider.dataplane import namespace, sysctls
 from cloudprovider.dataplane.announcer import KernelAnnouncer, Timing
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.conntrack import Conntrack
@@ -21,8 +21,6 @@ from cloudprovider.dataplane.nftables import Nftables
 from cloudprovider.dataplane.rtnetlink import Link, RouteSocket, strays
 
 T = TypeVar("T")
-
-_ETHERTYPE_IPV4: Final = 0x0800
 
 
 class KernelSegment:
@@ -45,10 +43,10 @@ class KernelSegment:
         self._path = path
         self._forget = forget
 
-    async def packets(self) -> socket.socket:
+    async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         # In one go: it takes well below a millisecond, and a caller that is cancelled in between would lose the socket.
-        return namespace.call_in(self._path, lambda: frames.open_socket(LINK, _ETHERTYPE_IPV4))
+        return namespace.call_in(self._path, lambda: make(LINK))
 
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""

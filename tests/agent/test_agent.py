@@ -2,10 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from ipaddress import IPv4Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface, ip_address
 
 import msgspec
 
@@ -15,8 +15,9 @@ from cloudprovider.core.api.loadbalancer import Address, Listener, LoadBalancer
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import Unavailable
-from cloudprovider.dataplane.api import NetworkConfig
+from cloudprovider.dataplane.api import NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeNetwork
+from cloudprovider.dhcp.fake import FakeDhcpClient, FakeDhcpServer
 from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.fakestore import Call, FakeCluster
 from cloudprovider.kube.resources import GUESTCLUSTERS, LEASES, LOADBALANCERS
@@ -32,6 +33,14 @@ class World:
         self.cluster = FakeCluster(lambda: datetime(2026, 1, 1, tzinfo=UTC))
         self.client = FakeKubeClient(self.cluster, program="test")
         self.dataplane = FakeDataPlane()
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.dhcp = FakeDhcpServer(
+            addresses=[ip_address(f"10.0.0.{n}") for n in (200, 201)],  # type: ignore[misc]
+            server=IPv4Address("10.0.0.1"),
+            gateway=IPv4Address("10.0.0.1"),
+        )
+        self.leases: list[FakeDhcpClient] = []
+        """The clients that agents made, the newest last."""
         self.cluster.seed(GUESTCLUSTERS, cluster("n1", "n2"))
 
     @property
@@ -42,7 +51,14 @@ class World:
         networks = (NetworkConfig("", device, IPv4Interface("10.0.0.2/24")),)
         config = AgentConfig(node_name=node, instance="fake", networks=networks)
         client = FakeKubeClient(self.cluster, program=node)
-        return Agent(config, client, dataplane or self.dataplane, random.Random(1))
+        return Agent(config, client, dataplane or self.dataplane, random.Random(1), connect=self.connect)
+
+    @asynccontextmanager
+    async def connect(
+        self, segment: Segment, network: str, probe: Callable[[IPv4Address], Awaitable[str]]
+    ) -> AsyncIterator[FakeDhcpClient]:
+        self.leases.append(FakeDhcpClient(self.dhcp, network=network, now=lambda: self.now, probe=probe))
+        yield self.leases[-1]
 
     def seed(self, name: str = "a", vip: str = "10.0.0.100", *listeners: Listener) -> LoadBalancer:
         return self.cluster.seed(LOADBALANCERS, lb(name, vip, *(listeners or (HTTP,))))

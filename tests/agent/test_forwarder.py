@@ -10,15 +10,20 @@ import pytest
 from cloudprovider.agent import forwarder as module
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.forwarding import ForwardingTable, LoadBalancerKey
+from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import Forward, GroupId, ListenerKey
-from cloudprovider.dataplane.api import NetworkConfig
+from cloudprovider.core.wanted import LoadBalancerKey
+from cloudprovider.dataplane.api import NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeFlow, FakeNetwork
 from tests.core.test_forwarding import HTTP, cluster, key, lb
 
 CONFIG = NetworkConfig("", "mgmt-br", IPv4Interface("10.0.0.2/24"))
 VIP = ip_address("10.0.0.100")
 A: LoadBalancerKey = ("t", "a")
+
+
+async def nothing(_: Segment) -> None:
+    await asyncio.Event().wait()
 
 
 class World:
@@ -31,7 +36,12 @@ class World:
         self.table.set_cluster(cluster("n1", "n2"))
         self.reported: list[LoadBalancerKey] = []
         self.forwarder = NetworkForwarder(
-            "", lambda: self.dataplane.open(CONFIG), self.table, self.reported.append, jitter=lambda: 0.0
+            "",
+            lambda: self.dataplane.open(CONFIG),
+            self.table,
+            self.reported.append,
+            beside=nothing,
+            jitter=lambda: 0.0,
         )
 
     def put(self, name: str = "a", vip: str = "10.0.0.100", generation: int = 1) -> None:
@@ -41,7 +51,7 @@ class World:
     def delete(self, name: str = "a") -> None:
         gone = self.table.remove_load_balancer(("t", name))
         self.forwarder.touch(("t", name), 1)
-        self.forwarder.forget_listeners(("t", name), gone)
+        self.forwarder.forget_listeners(("t", name), gone.get("", ()))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -19,8 +19,9 @@ from cloudprovider.core.api.loadbalancer import (
     ServiceReference,
 )
 from cloudprovider.core.api.meta import ObjectMeta
-from cloudprovider.core.forwarding import ForwardingTable, wanted
+from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan
+from cloudprovider.core.wanted import wanted
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -46,7 +47,7 @@ def lb(name: str, vip: str, *listeners: Listener, local: list[str] | None = None
             endpoint_nodes=local or [],
             **spec,  # type: ignore[arg-type]
         ),
-        status=LoadBalancerStatus(addresses=[Address(ip=vip, prefix_length=24)] if vip else []),
+        status=LoadBalancerStatus(addresses=[Address(ip=vip, ip_pool="p", prefix_length=24)] if vip else []),
     )
 
 
@@ -101,10 +102,12 @@ def test_two_claim_one_listener_first_serves_then_its_heir() -> None:
     other = Listener(port=80, backend_port=31111)
     tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP), lb("b", "10.0.0.100", other))
     assert tested.displaced(("t", "b")) == {key("10.0.0.100"): ("t", "a")}
-    assert tested.remove_load_balancer(("t", "a")) == frozenset()
+    tested.set_load_balancer(lb("a", "10.0.0.100", HTTP, session_affinity="ClientIP"))
+    assert tested.displaced(("t", "b")), "a change of the first must not hand its listener on"
+    assert tested.remove_load_balancer(("t", "a")) == {"": frozenset()}
     assert tested.plan("").forwards[key("10.0.0.100")].backend_port == 31111
     assert tested.vips("") == {ip_address("10.0.0.100")}
-    assert tested.remove_load_balancer(("t", "b")) == {key("10.0.0.100")}
+    assert tested.remove_load_balancer(("t", "b")) == {"": {key("10.0.0.100")}}
     assert tested.plan("") == Plan()
 
 
@@ -120,15 +123,66 @@ def test_unknown_network_and_bad_input_are_problems_not_crashes() -> None:
 
 
 def test_a_port_without_node_port_is_told_and_the_others_are_served() -> None:
-    want = wanted(lb("a", "10.0.0.100", HTTP, Listener(port=443)))
+    want = wanted(lb("a", "10.0.0.100", HTTP, Listener(port=443)), [""])
     assert want is not None
     assert want.partial is not None
     assert "TCP 443" in want.partial.message
-    assert [k.port for k in want] == [80]
+    assert [k.port for _, k in want] == [80]
 
 
 def test_asks_nothing_while_it_has_no_address_or_goes_away() -> None:
-    assert wanted(lb("a", "", HTTP)) is None
+    assert wanted(lb("a", "", HTTP), [""]) is None
+
+
+def moving(name: str, old: Address, new: Address) -> LoadBalancer:
+    made = lb(name, "", HTTP)
+    made.status.addresses.append(old)
+    made.status.next_addresses.append(new)
+    return made
+
+
+def test_while_it_moves_both_addresses_are_served_each_on_its_network() -> None:
+    old = Address(ip="10.0.0.100", prefix_length=24)
+    new = Address(ip="10.0.0.100", prefix_length=24, network="default/vlan2")
+    tested = ForwardingTable(["", "default/vlan2"])
+    tested.set_cluster(cluster("n1"))
+    tested.set_load_balancer(lb("a", "10.0.0.100", HTTP))
+    tested.take_changes("")
+    assert tested.set_load_balancer(moving("a", old, new)) == {}
+    assert [tested.plan(n).forwards.keys() for n in ("", "default/vlan2")] == [{key("10.0.0.100")}] * 2
+    after = lb("a", "", HTTP)
+    after.status.addresses.append(new)
+    assert tested.set_load_balancer(after) == {"": {key("10.0.0.100")}}
+    assert tested.plan("") == Plan()
+    assert tested.vips("default/vlan2") == {ip_address("10.0.0.100")}
+
+
+def test_what_follows_elsewhere_does_not_spoil_what_is_shown() -> None:
+    old = Address(ip="10.0.0.100", prefix_length=24)
+    for new, reason in (
+        (Address(ip="10.9.0.1", prefix_length=24, network="x/y"), "NetworkNotConfigured"),
+        (Address(ip="2001:db8::1", prefix_length=64), "IPv6NotSupported"),
+    ):
+        want = wanted(moving("a", old, new), [""])
+        assert want is not None
+        assert (want.problem, want.partial, want.following) == (None, None, ())
+        assert want.awaited is not None
+        assert want.awaited.reason == reason
+
+
+def test_of_two_families_the_one_that_is_forwarded_is_served() -> None:
+    both = lb("a", "10.0.0.100", HTTP)
+    both.status.addresses.append(Address(ip="2001:db8::1", prefix_length=64))
+    want = wanted(both, [""])
+    assert want is not None
+    assert want.problem is None
+    assert want.partial is not None
+    assert want.partial.reason == "IPv6NotSupported"
+    assert [str(p.vip) for p in want.shown] == ["10.0.0.100"]
+    del both.status.addresses[0]
+    alone = wanted(both, [""])
+    assert alone is not None
+    assert alone.problem is not None
 
 
 names = st.sampled_from(["a", "b", "c"])

@@ -9,6 +9,7 @@ import pytest
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.dataplane import frames
 from cloudprovider.dataplane.api import Claim, Segment
 from tests.dataplane.lan import CONFIG, LIMIT
 from tests.dataplane.world import World
@@ -39,6 +40,10 @@ async def test_an_address_that_somebody_has_is_not_taken(world: World, segment: 
         assert await segment.announcer.held() == {free}
     assert await segment.announcer.claim([vip]) == [Claim(address=vip)]
     assert await segment.announcer.held() == {vip, free}
+
+
+def opened(link: str) -> socket.socket:
+    return frames.open_socket(link, 0x0800)
 
 
 async def test_both_families_come_and_go_in_one_call(segment: Segment) -> None:
@@ -104,7 +109,7 @@ async def test_the_next_agent_finds_the_addresses(world: World) -> None:
 
 async def test_whole_frames_go_out_and_come_in(world: World, segment: Segment) -> None:
     """Also from an Ethernet address that is not the link's, as each DHCP lease has one."""
-    own = await segment.packets()
+    own = await segment.packets(opened)
     with own, world.wire() as theirs:
         assert len(bytes.fromhex(segment.mac.replace(":", ""))) == 6
         asked = frame("ffffffffffff", "020000000077", b"to the network")
@@ -116,7 +121,7 @@ async def test_whole_frames_go_out_and_come_in(world: World, segment: Segment) -
 
 
 async def test_each_packet_socket_is_a_new_one(segment: Segment) -> None:
-    with await segment.packets() as one, await segment.packets() as other:
+    with await segment.packets(opened) as one, await segment.packets(opened) as other:
         assert one.fileno() != other.fileno()
 
 

@@ -1,0 +1,237 @@
+"""The DHCP leases of one network's load balancers: asked for, kept, shown in their status, given back in time."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, ip_address
+from typing import Final
+
+from cloudprovider.core.agentstatus import Leasing
+from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, DhcpLease, LoadBalancer
+from cloudprovider.core.errors import CloudProviderError, DataPlaneError
+from cloudprovider.core.wanted import LoadBalancerKey, Problem
+from cloudprovider.dataplane.api import Segment
+from cloudprovider.dhcp.api import DhcpClient, Lease, LeaseRequest
+from cloudprovider.dhcp.identity import client_identity
+
+log = logging.getLogger(__name__)
+
+Connect = Callable[[Segment, str, Callable[[IPv4Address], Awaitable[str]]], AbstractAsyncContextManager[DhcpClient]]
+"""Makes the client of an opened segment, given the network's name and how to ask whether somebody has an address."""
+
+_RETRY_FIRST: Final = 0.5
+_RETRY_MOST: Final = 30.0
+_SOUND: Final = 60.0
+"""Seconds after which a client that fails counts as one that had worked."""
+_HOSTNAME: Final = 63
+
+
+class Leases:
+    """``changed(key)``: the lease of a load balancer has become another one. ``now``: the wall clock. ``jitter``: of
+    [0, 1)."""
+
+    def __init__(
+        self,
+        network: str,
+        connect: Connect,
+        changed: Callable[[LoadBalancerKey], None],
+        *,
+        now: Callable[[], datetime],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._network = network
+        self._connect = connect
+        self._changed = changed
+        self._now = now
+        self._jitter = jitter
+        self._client: DhcpClient | None = None
+        self._wanted: dict[LoadBalancerKey, LeaseRequest] = {}
+        self._refused: dict[LoadBalancerKey, Problem] = {}
+        self._released: dict[LoadBalancerKey, LeaseRequest] = {}
+        """To be released as soon as there is a client."""
+
+    # What the agent asks.
+
+    def follow(self, lb: LoadBalancer, *, in_use: bool) -> None:
+        """Take a load balancer as it is now. ``in_use``: its lease's address is shown in its status, or still up; so
+        long it is kept, whatever else the load balancer asks for."""
+        key = lb.key
+        on_network = lb.metadata.annotations.get(NETWORK_ANNOTATION, "") == self._network
+        asked = lb.spec.ipam == "dhcp" and on_network and not lb.metadata.deletion_timestamp
+        remembered = lb.status.lease
+        ours = key in self._wanted or (remembered is not None and remembered.network == self._network)
+        if asked or (ours and in_use):
+            self._want(lb)
+        elif ours:
+            self._give_back(lb)
+
+    def forget(self, key: LoadBalancerKey) -> None:
+        """The load balancer is gone."""
+        request = self._wanted.pop(key, None)
+        self._refused.pop(key, None)
+        if request is not None:
+            self._release(request)
+
+    def conflict(self, key: LoadBalancerKey, mac: str) -> None:
+        """Somebody else has the leased address after all."""
+        if self._client is not None:
+            self._client.conflict(key, mac)
+
+    def address(self, lb: LoadBalancer) -> IPv4Address | None:
+        """The address that is leased for it now."""
+        if lb.key not in self._wanted:
+            return None
+        if self._client is not None:
+            lease = self._client.state(lb.key).lease
+            return lease.address if lease is not None else None
+        # Not connected yet: what the last agent left is good until its end.
+        remembered = self._wanted[lb.key].remembered
+        if remembered is None or (remembered.expires_at is not None and remembered.expires_at <= self._now()):
+            return None
+        return remembered.address
+
+    def leasing(self, lb: LoadBalancer) -> Leasing | None:
+        """How it stands with its lease; None: it has none on this network, and needs none."""
+        key = lb.key
+        if key in self._refused:
+            return Leasing(None, self._refused[key])
+        if key not in self._wanted:
+            return None
+        if self._client is None:
+            return Leasing(lb.status.lease, None)
+        state = self._client.state(key)
+        problem = Problem(state.problem.reason, state.problem.message) if state.problem is not None else None
+        lease = state.lease
+        return Leasing(_shown(lease, self._network, self._wanted[key].identity) if lease is not None else None, problem)
+
+    # The work.
+
+    async def run(self, segment: Segment) -> None:
+        """Hold the leases on this segment until cancelled; nothing is given back then: the next agent goes on."""
+
+        async def probe(address: IPv4Address) -> str:
+            (claim,) = await segment.announcer.probe([address])
+            return claim.conflict
+
+        delay = _RETRY_FIRST
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                async with self._connect(segment, self._network, probe) as client:
+                    await self._hold(client)
+            except DataPlaneError as error:
+                if asyncio.get_running_loop().time() - began > _SOUND:
+                    delay = _RETRY_FIRST
+                log.warning("no DHCP on a network for now", extra={"network": self._network, "error": str(error)})
+            await asyncio.sleep(delay * (0.5 + self._jitter()))
+            delay = min(_RETRY_MOST, 2.0 * delay)
+
+    async def _hold(self, client: DhcpClient) -> None:
+        client.on_change(self._changed)
+        self._client = client
+        for request in self._released.values():
+            client.want(request)
+            client.drop(request.key, release=True)
+        self._released.clear()
+        for key, request in list(self._wanted.items()):
+            self._ask(client, key, request)
+            self._changed(key)
+        try:
+            await client.run()
+        finally:
+            self._client = None
+            for key, request in self._wanted.items():  # what it had, for the next one
+                self._wanted[key] = replace(request, remembered=client.state(key).lease)
+
+    def _want(self, lb: LoadBalancer) -> None:
+        key = lb.key
+        known = self._wanted.get(key)
+        remembered = _remembered(lb.status.lease, self._network) if known is None else known.remembered
+        try:
+            request = LeaseRequest(key=key, identity=lb.metadata.uid, hostname=_hostname(lb), remembered=remembered)
+        except CloudProviderError as wrong:
+            self._refused[key] = Problem("InvalidHostname", f"{wrong}.")
+            return
+        self._refused.pop(key, None)
+        self._wanted[key] = request
+        if request != known and self._client is not None:
+            self._ask(self._client, key, request)
+
+    def _ask(self, client: DhcpClient, key: LoadBalancerKey, request: LeaseRequest) -> None:
+        try:
+            client.want(request)
+        except CloudProviderError as wrong:
+            self._refused[key] = Problem("InvalidSpec", f"{wrong}.")
+
+    def _give_back(self, lb: LoadBalancer) -> None:
+        request = self._wanted.pop(lb.key, None)
+        self._refused.pop(lb.key, None)
+        if request is None:  # of an agent before this one
+            remembered = _remembered(lb.status.lease, self._network)
+            request = LeaseRequest(key=lb.key, identity=lb.metadata.uid, remembered=remembered)
+            if self._client is not None:
+                self._client.want(request)
+        self._release(request)
+        self._changed(lb.key)
+
+    def _release(self, request: LeaseRequest) -> None:
+        if self._client is not None:
+            self._client.drop(request.key, release=True)
+        else:
+            self._released[request.key] = request
+
+
+def _hostname(lb: LoadBalancer) -> str:
+    """What is asked for, else the Service's name."""
+    name = lb.spec.service.name if lb.spec.service is not None else lb.metadata.name
+    return lb.spec.dhcp_hostname or name[:_HOSTNAME].rstrip("-")
+
+
+def _shown(lease: Lease, network: str, identity: str) -> DhcpLease:
+    chaddr = client_identity(identity).chaddr
+    return DhcpLease(
+        ip=str(lease.address),
+        prefix_length=lease.prefix_length,
+        gateway="" if lease.gateway is None else str(lease.gateway),
+        network=network,
+        server=str(lease.server),
+        hardware_address=":".join(f"{octet:02x}" for octet in chaddr),
+        acquired_time=_text(lease.acquired_at),
+        renew_time=_text(lease.renew_at),
+        rebind_time=_text(lease.rebind_at),
+        expiry_time=_text(lease.expires_at),
+    )
+
+
+def _remembered(shown: DhcpLease | None, network: str) -> Lease | None:
+    """What an agent wrote into the status; None where that is of another network, or not a lease."""
+    if shown is None or shown.network != network:
+        return None
+    try:
+        gateway = ip_address(shown.gateway) if shown.gateway else None
+        address, server = ip_address(shown.ip), ip_address(shown.server)
+        if not isinstance(address, IPv4Address) or not isinstance(server, IPv4Address):
+            return None
+        return Lease(
+            address=address,
+            prefix_length=shown.prefix_length,
+            gateway=gateway if isinstance(gateway, IPv4Address) else None,
+            server=server,
+            acquired_at=datetime.fromisoformat(shown.acquired_time),
+            renew_at=_moment(shown.renew_time),
+            rebind_at=_moment(shown.rebind_time),
+            expires_at=_moment(shown.expiry_time),
+        )
+    except ValueError:  # somebody else's writing
+        return None
+
+
+def _text(moment: datetime | None) -> str:
+    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _moment(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
