@@ -53,6 +53,7 @@ class Host:
             client,
             self.caches,
             hints,
+            self.controller.book,
             statuses=self._statuses,
             registration=Registration(self._statuses, version=version),
             nodes=self._nodes,

@@ -11,7 +11,7 @@ from cloudprovider.bridge.api import Hello, QuotaExceeded, Reason, TenantPolicy,
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.errors import AlreadyExists, BridgeError, Conflict, InvalidRequest, NotFound, Violation
+from cloudprovider.core.errors import AlreadyExists, BridgeError, Conflict, NotFound
 from cloudprovider.core.exchange import (
     Inventory,
     InventoryResult,
@@ -26,6 +26,7 @@ from cloudprovider.core.lbobject import difference, object_key, service_of, stan
 from cloudprovider.core.lbstate import state_of
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import check_request
+from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 from cloudprovider.host.hints import Hints
@@ -56,6 +57,7 @@ class HostBackend:
         client: KubeClient,
         caches: Caches,
         hints: Hints,
+        book: AddressBook,
         *,
         statuses: GuestClusterStatuses,
         registration: Registration,
@@ -65,6 +67,7 @@ class HostBackend:
         self._client = client
         self._caches = caches
         self._hints = hints
+        self._book = book
         self._statuses = statuses
         self._registration = registration
         self._nodes = nodes
@@ -115,7 +118,6 @@ class HostBackend:
     ) -> LoadBalancerState:
         """See TenantBackend."""
         cluster = self._living(tenant)
-        _check_ipam(request)
         check_request(tenant, self._caches.project_of(tenant.namespace), cluster.spec, request)
         want = wanted_object(tenant, service, request, cluster_uid=cluster.status.cluster_uid, limits=cluster.spec)
         async with self._alone(want.key):
@@ -184,6 +186,7 @@ class HostBackend:
                 subject="loadBalancers",
                 retry_after=QUOTA_SECONDS,
             )
+        self._check_addresses(tenant, cluster, want)
         self._creating[tenant] = self._creating.get(tenant, 0) + 1
         try:
             made = await self._client.create(LOADBALANCERS, want)
@@ -195,6 +198,18 @@ class HostBackend:
                 del self._creating[tenant]
         self._caches.load_balancers.observe(made)
         return made
+
+    def _check_addresses(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> None:
+        """Refuse what could only wait for an address; the allocator counts again, exactly."""
+        most, count = cluster.spec.quota.addresses, self._book.count(tenant)
+        if count >= most and not want.spec.primary_service and not self._book.ledger.held_by("/".join(want.key)):
+            raise QuotaExceeded(
+                f"the cluster has {count} addresses, its limit is {most}: delete load balancers that it no longer"
+                " needs, share an address (annotation primary-service), or ask the host's operator for more (GuestCluster"
+                " spec.quota.addresses)",
+                subject="addresses",
+                retry_after=QUOTA_SECONDS,
+            )
 
     async def _update(
         self, tenant: Tenant, service: ServiceKey, have: LoadBalancer, want: LoadBalancer
@@ -337,14 +352,3 @@ def _revoked_before(cluster: GuestCluster) -> datetime | None:
             extra={"namespace": cluster.metadata.namespace, "cluster": cluster.metadata.name, "value": text},
         )
         return datetime.max.replace(tzinfo=UTC)
-
-
-def _check_ipam(request: LoadBalancerRequest) -> None:
-    if request.ipam == "dhcp":
-        raise InvalidRequest(
-            Violation(
-                field="metadata.annotations[cloudprovider.harvesterhci.io/ipam]",
-                reason="UnsupportedIPAM",
-                message='this host gives addresses from pools only: use "pool"',
-            )
-        )

@@ -90,6 +90,11 @@ class AddressBook:
         """Return what the blocks record for exactly this object."""
         return tuple(h for h in self.ledger.held_by(owner_of(lb)) if h.uid == lb.metadata.uid)
 
+    def count(self, tenant: Tenant) -> int:
+        """Return how many addresses a tenant has, from pools (shared ones count once) and by DHCP."""
+        leases = sum(lb.spec.ipam == "dhcp" for lb in self._caches.load_balancers_of(tenant))
+        return self.ledger.count(tenant.path) + leases
+
     def misfits(self, lb: LoadBalancer) -> frozenset[Held]:
         """Return what of it the object's request no longer wants: to be replaced."""
         held = self.held(lb)
