@@ -5,12 +5,13 @@ tenant: ``*_from_wire`` raise InvalidRequest with every violation found, so what
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from cloudprovider.bridge.api import Hello
+from cloudprovider.bridge.checker import MAX_SHOWN, Checker
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
-from cloudprovider.core.errors import InvalidRequest, Violation
+from cloudprovider.core import patterns
+from cloudprovider.core.combinations import Part, contradictions
 from cloudprovider.core.exchange import (
     ConditionStatus,
     GivenAddress,
@@ -39,7 +40,12 @@ _FAMILY_POLICIES: dict[int, IPFamilyPolicy] = {
     pb.IP_FAMILY_POLICY_PREFER_DUAL_STACK: "PreferDualStack",
     pb.IP_FAMILY_POLICY_REQUIRE_DUAL_STACK: "RequireDualStack",
 }
-_IPAMS: dict[int, Ipam] = {pb.IPAM_UNSPECIFIED: "pool", pb.IPAM_POOL: "pool", pb.IPAM_DHCP: "dhcp"}
+_IPAMS: dict[int, Ipam] = {
+    pb.IPAM_UNSPECIFIED: "pool",
+    pb.IPAM_POOL: "pool",
+    pb.IPAM_DHCP: "dhcp",
+    pb.IPAM_PRIMARY_SERVICE: "pool",
+}
 _MODES: dict[int, Mode | None] = {
     pb.MODE_UNSPECIFIED: None,
     pb.MODE_AUTO: "auto",
@@ -72,81 +78,6 @@ _TRAFFIC_POLICIES_OUT: dict[TrafficPolicy, pb.ExternalTrafficPolicy.ValueType] =
     "Local": pb.EXTERNAL_TRAFFIC_POLICY_LOCAL,
 }
 
-T = TypeVar("T")
-
-MAX_SHOWN = 16
-"""Addresses that a Service may show and be told of. Another controller may have written several of one family: what a
-Service shows is a hint, and must not keep it, or a whole inventory, from being taken."""
-
-
-class _Checker:
-    """Collects violations, so that a request tells all that is wrong with it at once."""
-
-    def __init__(self) -> None:
-        self.violations: list[Violation] = []
-
-    def bad(self, field: str, reason: str, message: str) -> None:
-        self.violations.append(Violation(field=field, reason=reason, message=message))
-
-    def done(self) -> None:
-        if self.violations:
-            raise InvalidRequest(*self.violations)
-
-    def text(self, field: str, value: str, limit: int, *, required: bool = False) -> str:
-        if required and not value:
-            self.bad(field, "Required", "must not be empty")
-        if len(value) > limit:
-            self.bad(field, "TooLong", f"has {len(value)} characters, {limit} are allowed")
-        return value
-
-    def enum(self, field: str, table: dict[int, T], value: int, default: T) -> T:
-        found = table.get(value, default)
-        if value not in table:
-            self.bad(field, "Unsupported", f"value {value} is not known to this host, whose program may be older")
-        return found
-
-    def port(self, field: str, value: int, *, optional: bool) -> int | None:
-        if optional and value == 0:
-            return None
-        if not 1 <= value <= 65535:
-            self.bad(field, "OutOfRange", f"{value} is no port: use 1 to 65535")
-        return value
-
-    def parsed(self, field: str, values: Iterable[str], parse: Callable[[str], T], what: str) -> tuple[T, ...]:
-        result: list[T] = []
-        for i, value in enumerate(values):
-            try:
-                result.append(parse(value))
-            except ValueError as e:
-                self.bad(f"{field}[{i}]", "Malformed", f"{value[:64]!r} is no {what}: {e}")
-        return tuple(result)
-
-    def addresses(self, field: str, values: Sequence[str], limit: int = 2) -> tuple[IPAddress, ...]:
-        if len(values) > limit:
-            self.bad(field, "TooMany", f"has {len(values)} addresses, {limit} are allowed")
-            return ()
-        found = self.parsed(field, values, _address, "IP address")
-        if len({a.version for a in found}) < len(found):
-            self.bad(field, "TooMany", "has more than one address of a family")
-        return found
-
-    def shown(self, field: str, values: Sequence[str]) -> tuple[IPAddress, ...]:
-        if len(values) > MAX_SHOWN:
-            self.bad(field, "TooMany", f"has {len(values)} addresses, {MAX_SHOWN} are allowed")
-            return ()
-        return self.parsed(field, values, _address, "IP address")
-
-    def service(self, field: str, message: pb.ServiceKey) -> ServiceKey:
-        return ServiceKey(
-            self.text(f"{field}.namespace", message.namespace, 63, required=True),
-            self.text(f"{field}.name", message.name, 63, required=True),
-            self.text(f"{field}.uid", message.uid, 64, required=True),
-        )
-
-
-def _address(text: str) -> IPAddress:
-    return ipaddress.ip_address(text)
-
 
 def _network(text: str) -> IPNetwork:
     return ipaddress.ip_network(text)
@@ -159,7 +90,7 @@ def service_to_wire(key: ServiceKey) -> pb.ServiceKey:
 
 def service_from_wire(message: pb.ServiceKey) -> ServiceKey:
     """Read a Service's key."""
-    check = _Checker()
+    check = Checker()
     key = check.service("service", message)
     check.done()
     return key
@@ -167,7 +98,7 @@ def service_from_wire(message: pb.ServiceKey) -> ServiceKey:
 
 def hello_from_wire(message: pb.ConnectRequest) -> Hello:
     """Read how a guest introduces itself."""
-    check = _Checker()
+    check = Checker()
     hello = Hello(
         cluster_uid=check.text("cluster_uid", message.cluster_uid, 64, required=True),
         guest_version=check.text("guest_version", message.guest_version, 64),
@@ -193,7 +124,7 @@ def ensure_to_wire(
                 )
                 for each in request.listeners
             ],
-            ipam=_IPAMS_OUT[request.ipam],
+            ipam=pb.IPAM_PRIMARY_SERVICE if request.primary_service else _IPAMS_OUT[request.ipam],
             ip_pool=request.ip_pool,
             network=request.network,
             scope_project=request.scope_project,
@@ -207,6 +138,8 @@ def ensure_to_wire(
             health_check_node_port=request.health_check_node_port or 0,
             client_ip_affinity_seconds=request.affinity_seconds or 0,
             source_ranges=[str(n) for n in request.sources],
+            primary_service=request.primary_service,
+            dhcp_hostname=request.dhcp_hostname,
         ),
     )
 
@@ -215,7 +148,7 @@ def ensure_from_wire(
     message: pb.EnsureLoadBalancerRequest,
 ) -> tuple[ServiceKey, LoadBalancerRequest, tuple[IPAddress, ...]]:
     """Read what a Service is to get: the Service, the request, the addresses that it shows."""
-    check = _Checker()
+    check = Checker()
     spec = message.spec
     families = [check.enum(f"spec.ipFamilies[{i}]", _FAMILIES, f, "IPv4") for i, f in enumerate(spec.ip_families)]
     if len(spec.ip_families) > len(set(spec.ip_families)):
@@ -247,14 +180,39 @@ def ensure_from_wire(
         health_check_node_port=check.port("spec.healthCheckNodePort", spec.health_check_node_port, optional=True),
         affinity_seconds=spec.client_ip_affinity_seconds or None,
         sources=check.parsed("spec.loadBalancerSourceRanges", spec.source_ranges, _network, "CIDR"),
+        primary_service=check.name(
+            "spec.primaryService", spec.primary_service, patterns.SERVICE, 127, '"namespace/name" of a Service'
+        ),
+        dhcp_hostname=check.name("spec.dhcpHostname", spec.dhcp_hostname, patterns.HOSTNAME, 253, "host name"),
     )
     service = check.service("service", message.service)
+    _who_gives_the_address(check, service, spec, request)
     shown = check.shown("shown_addresses", message.shown_addresses)
     check.done()
     return service, request, shown
 
 
-def _listeners(check: _Checker, messages: Sequence[pb.Listener]) -> tuple[Listener, ...]:
+def _who_gives_the_address(
+    check: Checker, service: ServiceKey, spec: pb.LoadBalancerSpec, request: LoadBalancerRequest
+) -> None:
+    if spec.ipam == pb.IPAM_PRIMARY_SERVICE and not spec.primary_service:
+        check.bad("spec.primaryService", "Required", "must name the Service whose address is shared")
+    if spec.dhcp_hostname and request.ipam != "dhcp":
+        check.bad("spec.dhcpHostname", "Unexpected", "is for ipam dhcp only")
+    said: dict[Part, tuple[str, bool]] = {
+        "ipam": ("spec.ipam", spec.ipam in (pb.IPAM_POOL, pb.IPAM_DHCP)),
+        "ip_pool": ("spec.ipPool", bool(spec.ip_pool)),
+        "network": ("spec.network", bool(spec.network)),
+        "scope_project": ("spec.project", bool(spec.scope_project)),
+        "scope_namespace": ("spec.namespace", bool(spec.scope_namespace)),
+        "addresses": ("spec.addresses", bool(spec.addresses)),
+        "primary_service": ("spec.primaryService", True),
+    }
+    written = {part: (field,) for part, (field, there) in said.items() if there}
+    check.violations.extend(contradictions(service, request, written))
+
+
+def _listeners(check: Checker, messages: Sequence[pb.Listener]) -> tuple[Listener, ...]:
     if not messages:
         check.bad("spec.ports", "Required", "a load balancer needs at least one port")
     seen: set[tuple[int, int]] = set()
@@ -293,14 +251,14 @@ def state_to_wire(state: LoadBalancerState) -> pb.LoadBalancerState:
 def state_from_wire(message: pb.LoadBalancerState) -> LoadBalancerState:
     """Read a state. A mode or a condition status that a newer host may know reads as not known; an address that can't
     be read becomes a condition, so that one odd state does not end the stream of all."""
-    check = _Checker()
+    check = Checker()
     service = check.service("service", message.service)
     check.done()
     addresses: list[GivenAddress] = []
     conditions: list[StateCondition] = []
     for given in message.addresses:
         try:
-            addresses.append(GivenAddress(_address(given.ip), given.ip_pool))
+            addresses.append(GivenAddress(ipaddress.ip_address(given.ip), given.ip_pool))
         except ValueError:
             conditions.append(
                 StateCondition(
@@ -330,7 +288,7 @@ def nodes_to_wire(nodes: Sequence[ReportedNode]) -> pb.ReportNodesRequest:
 
 def nodes_from_wire(message: pb.ReportNodesRequest) -> tuple[ReportedNode, ...]:
     """Read the nodes; names are unique."""
-    check = _Checker()
+    check = Checker()
     nodes = tuple(
         ReportedNode(
             check.text(f"nodes[{i}].name", n.name, 253, required=True),
@@ -373,7 +331,7 @@ def inventory_to_wire(inventory: Inventory) -> pb.ReportInventoryRequest:
 
 def inventory_from_wire(message: pb.ReportInventoryRequest) -> Inventory:
     """Read an inventory."""
-    check = _Checker()
+    check = Checker()
     inventory = Inventory(
         items=tuple(
             InventoryItem(

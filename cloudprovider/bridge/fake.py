@@ -21,7 +21,6 @@ from cloudprovider.bridge.api import (
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.errors import (
     BridgeError,
-    InvalidRequest,
     NotPermitted,
     Violation,
 )
@@ -257,14 +256,6 @@ class MemoryBackend:
             )
         if violations:
             raise NotPermitted(*violations)
-        if request.ipam == "dhcp":
-            raise InvalidRequest(
-                Violation(
-                    field="metadata.annotations[cloudprovider.harvesterhci.io/ipam]",
-                    reason="UnsupportedIPAM",
-                    message="this host gives addresses from pools only: use pool",
-                )
-            )
 
     def _take(self, request: LoadBalancerRequest, shown: tuple[IPAddress, ...]) -> IPAddress:
         for wanted in (*request.addresses, *shown):

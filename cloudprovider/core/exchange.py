@@ -60,8 +60,10 @@ class LoadBalancerRequest:
     """What a guest wants for one Service.
 
     ``ip_pool``, ``network``, ``scope_project`` and ``scope_namespace`` empty: not asked for; they only narrow the
-    choice. ``mode`` None: the tenant's default. ``endpoint_nodes``: policy Local only, sorted. ``affinity_seconds``
-    None: no session affinity. ``sources`` empty: everybody may connect.
+    choice. ``primary_service``: "namespace/name" of the guest's Service whose addresses it shares; with it nothing is
+    asked for that decides on an address (:mod:`cloudprovider.core.combinations`). ``dhcp_hostname``: told to the
+    DHCP server; with ``ipam`` dhcp only. ``mode`` None: the tenant's default. ``endpoint_nodes``: policy Local only,
+    sorted. ``affinity_seconds`` None: no session affinity. ``sources`` empty: everybody may connect.
     """
 
     listeners: tuple[Listener, ...]
@@ -79,6 +81,8 @@ class LoadBalancerRequest:
     health_check_node_port: int | None = None
     affinity_seconds: int | None = None
     sources: tuple[IPNetwork, ...] = ()
+    primary_service: str = ""
+    dhcp_hostname: str = ""
 
 
 ADDRESS_KEPT: Final = "AddressKept"

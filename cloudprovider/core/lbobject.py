@@ -73,6 +73,8 @@ def _spec(
         workload_type="cluster",
         ipam=request.ipam,
         ip_pool=request.ip_pool,
+        primary_service=request.primary_service,
+        dhcp_hostname=request.dhcp_hostname,
         listeners=[
             Listener(name=one.name, port=one.port, protocol=one.protocol, backend_port=one.node_port)
             for one in request.listeners

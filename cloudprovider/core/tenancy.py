@@ -94,7 +94,8 @@ def _outside_limits(spec: GuestClusterSpec, request: LoadBalancerRequest) -> Ite
             message=f'the pool "{request.ip_pool}" is not open to this cluster: name one of'
             f" {', '.join(sorted(spec.pools))}, or leave the annotation out",
         )
-    if spec.networks and request.network not in spec.networks:
+    # Who shares an address is where its primary is, and that has been checked.
+    if spec.networks and not request.primary_service and request.network not in spec.networks:
         asked = f'the network "{request.network}"' if request.network else "the management network"
         yield Violation(
             field=_ANNOTATION.format("network"),

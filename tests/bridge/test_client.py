@@ -9,7 +9,7 @@ import pytest
 from cloudprovider.bridge.api import BridgeClient, Connected, Hello, QuotaExceeded, Reason, StateChange
 from cloudprovider.bridge.fake import MemoryBackend
 from cloudprovider.bridge.local import LocalBridge
-from cloudprovider.core.errors import BridgeError, InvalidRequest, NotPermitted, Unavailable
+from cloudprovider.core.errors import BridgeError, InvalidRequest, NotPermitted, Unavailable, Violation
 from cloudprovider.core.exchange import Inventory, InventoryItem, Listener, LoadBalancerRequest, ReportedNode
 from tests.bridge.backend_contract import LOAD_BALANCERS, REQUEST, WEB, inventory, keys
 from tests.bridge.conftest import HELLO, Bridge
@@ -93,8 +93,10 @@ async def test_refusals_keep_field_and_reason(pair: Pair) -> None:
     assert violation.field == "metadata.annotations[cloudprovider.harvesterhci.io/ip-pool]"
     assert violation.reason == "PoolNotPermitted"
     assert "'others'" in violation.message
+    pair.backend.failure = InvalidRequest(Violation(field="spec.x", reason="Odd", message="it is odd"))
     with pytest.raises(InvalidRequest) as invalid:
-        await pair.client.ensure(WEB, replace(REQUEST, ipam="dhcp"))
+        await pair.client.ensure(WEB, REQUEST)
+    assert invalid.value.violations == pair.backend.failure.violations
     assert not isinstance(invalid.value, NotPermitted)
 
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from itertools import permutations
 from typing import Any, cast
 
 import msgspec
@@ -36,6 +37,8 @@ REQUEST = LoadBalancerRequest(
     affinity_seconds=60,
     sources=(ip_network("192.0.2.0/24"),),
 )
+SHARING = LoadBalancerRequest(listeners=(Listener("http", "TCP", 80, 30080),), primary_service="default/main")
+DHCP = LoadBalancerRequest(listeners=(Listener("http", "TCP", 80, 30080),), ipam="dhcp", dhcp_hostname="web.example")
 PLAIN = LoadBalancerRequest(listeners=(Listener("http", "TCP", 80, 30080),))
 
 
@@ -99,6 +102,16 @@ class TestObject:
         assert spec.service is not None
         assert (spec.service.uid, spec.service.cluster_uid) == (SERVICE.uid, "cu")
 
+    @pytest.mark.parametrize(
+        ("request_", "said"),
+        [(PLAIN, ("pool", "", "")), (SHARING, ("pool", "default/main", "")), (DHCP, ("dhcp", "", "web.example"))],
+    )
+    def test_who_gives_the_address_is_in_the_spec(
+        self, request_: LoadBalancerRequest, said: tuple[str, str, str]
+    ) -> None:
+        spec = build(request_).spec
+        assert (spec.ipam, spec.primary_service, spec.dhcp_hostname) == said
+
     def test_a_mode_asked_for_wins_over_the_tenants_default(self) -> None:
         assert build(replace(REQUEST, mode="dsr")).spec.mode == "dsr"
 
@@ -153,7 +166,22 @@ class TestDifference:
             "uid": "",
         }
 
-    @pytest.mark.parametrize(("have", "want"), [(REQUEST, PLAIN), (PLAIN, REQUEST)])
+    @pytest.mark.parametrize(
+        ("have", "want", "fields"),
+        [
+            (PLAIN, SHARING, {"primaryService": "default/main"}),
+            (SHARING, PLAIN, {"primaryService": None}),
+            (PLAIN, DHCP, {"ipam": "dhcp", "dhcpHostname": "web.example"}),
+            (DHCP, PLAIN, {"ipam": "pool", "dhcpHostname": None}),
+            (DHCP, replace(DHCP, dhcp_hostname="www"), {"dhcpHostname": "www"}),
+        ],
+    )
+    def test_another_giver_of_the_address_is_just_that(
+        self, have: LoadBalancerRequest, want: LoadBalancerRequest, fields: dict[str, str | None]
+    ) -> None:
+        assert difference(build(have), build(want))["spec"] == fields
+
+    @pytest.mark.parametrize(("have", "want"), list(permutations((REQUEST, PLAIN, SHARING, DHCP), 2)))
     def test_the_patch_leads_to_what_is_wanted(self, have: LoadBalancerRequest, want: LoadBalancerRequest) -> None:
         assert patched(build(have), difference(build(have), build(want))) == build(want)
 

@@ -60,6 +60,12 @@ class TestLimits:
         )
         check_request(TENANT, PROJECT, spec, asked)
 
+    def test_who_shares_an_address_is_where_its_primary_is(self) -> None:
+        spec = GuestClusterSpec(networks=["default/vlan1"])
+        check_request(TENANT, PROJECT, spec, replace(request(), primary_service="default/main"))
+        with pytest.raises(NotPermitted, match="the management network is not open to this cluster"):
+            check_request(TENANT, PROJECT, spec, request())
+
     def test_star_narrows_nothing(self) -> None:
         check_request(TENANT, "", GuestClusterSpec(), replace(request(), scope_namespace="*", scope_project="*"))
 

@@ -111,6 +111,8 @@ class _IpamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ipam.ValueType],
     """pool"""
     IPAM_POOL: _Ipam.ValueType  # 1
     IPAM_DHCP: _Ipam.ValueType  # 2
+    IPAM_PRIMARY_SERVICE: _Ipam.ValueType  # 3
+    """The addresses are those of primary_service. A value of its own, so that a host that can't share refuses it."""
 
 class Ipam(_Ipam, metaclass=_IpamEnumTypeWrapper):
     """Where the address comes from."""
@@ -119,6 +121,8 @@ IPAM_UNSPECIFIED: Ipam.ValueType  # 0
 """pool"""
 IPAM_POOL: Ipam.ValueType  # 1
 IPAM_DHCP: Ipam.ValueType  # 2
+IPAM_PRIMARY_SERVICE: Ipam.ValueType  # 3
+"""The addresses are those of primary_service. A value of its own, so that a host that can't share refuses it."""
 Global___Ipam: _TypeAlias = Ipam  # noqa: Y015
 
 class _Mode:
@@ -314,6 +318,8 @@ class LoadBalancerSpec(_message.Message):
     HEALTH_CHECK_NODE_PORT_FIELD_NUMBER: _builtins.int
     CLIENT_IP_AFFINITY_SECONDS_FIELD_NUMBER: _builtins.int
     SOURCE_RANGES_FIELD_NUMBER: _builtins.int
+    PRIMARY_SERVICE_FIELD_NUMBER: _builtins.int
+    DHCP_HOSTNAME_FIELD_NUMBER: _builtins.int
     ipam: Global___Ipam.ValueType
     ip_pool: _builtins.str
     """A pool by name; it must be in the tenant's scope. Empty: chosen by the pools' selectors."""
@@ -329,6 +335,12 @@ class LoadBalancerSpec(_message.Message):
     """0: none."""
     client_ip_affinity_seconds: _builtins.int
     """Seconds; 0: no session affinity."""
+    primary_service: _builtins.str
+    """"namespace/name" of a Service of the same guest, whose addresses this one shares: with IPAM_PRIMARY_SERVICE, and
+    then without ip_pool, network, scopes and addresses.
+    """
+    dhcp_hostname: _builtins.str
+    """Host name for the DHCP server (option 12), at most 253 characters; with IPAM_DHCP only."""
     @_builtins.property
     def listeners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Listener]: ...
     @_builtins.property
@@ -363,10 +375,12 @@ class LoadBalancerSpec(_message.Message):
         health_check_node_port: _builtins.int = ...,
         client_ip_affinity_seconds: _builtins.int = ...,
         source_ranges: _abc.Iterable[_builtins.str] | None = ...,
+        primary_service: _builtins.str = ...,
+        dhcp_hostname: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "client_ip_affinity_seconds", b"client_ip_affinity_seconds", "endpoint_nodes", b"endpoint_nodes", "external_traffic_policy", b"external_traffic_policy", "health_check_node_port", b"health_check_node_port", "ip_families", b"ip_families", "ip_family_policy", b"ip_family_policy", "ip_pool", b"ip_pool", "ipam", b"ipam", "listeners", b"listeners", "mode", b"mode", "network", b"network", "scope_namespace", b"scope_namespace", "scope_project", b"scope_project", "source_ranges", b"source_ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "client_ip_affinity_seconds", b"client_ip_affinity_seconds", "dhcp_hostname", b"dhcp_hostname", "endpoint_nodes", b"endpoint_nodes", "external_traffic_policy", b"external_traffic_policy", "health_check_node_port", b"health_check_node_port", "ip_families", b"ip_families", "ip_family_policy", b"ip_family_policy", "ip_pool", b"ip_pool", "ipam", b"ipam", "listeners", b"listeners", "mode", b"mode", "network", b"network", "primary_service", b"primary_service", "scope_namespace", b"scope_namespace", "scope_project", b"scope_project", "source_ranges", b"source_ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
