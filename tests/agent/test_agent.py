@@ -33,7 +33,7 @@ class World:
         self.cluster = FakeCluster(lambda: datetime(2026, 1, 1, tzinfo=UTC))
         self.client = FakeKubeClient(self.cluster, program="test")
         self.dataplane = FakeDataPlane()
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.now = datetime.now(UTC).replace(microsecond=0)
         self.dhcp = FakeDhcpServer(
             addresses=[ip_address(f"10.0.0.{n}") for n in (200, 201)],  # type: ignore[misc]
             server=IPv4Address("10.0.0.1"),
