@@ -169,6 +169,32 @@ async def test_a_dropped_lease_is_not_probed_to_its_end() -> None:
         await until("the release", lambda: RELEASE in server.kinds())
 
 
+async def test_a_probe_that_ends_late_tells_nothing_of_a_dropped_lease() -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_address: IPv4Address) -> str:
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        ended.set()
+        return "02:00:00:00:00:aa"
+
+    changes: list[object] = []
+    silent = model()
+    async with alone(silent, timing=Timing(first=0.1, jitter=0.01), probe=stubborn) as (client, _):
+        silent.answering = False
+        client.want(request())
+        await until("a problem", lambda: client.state(key()).problem)
+        silent.answering = True
+        await asyncio.wait_for(asked.wait(), 5)
+        client.on_change(changes.append)
+        client.drop(key(), release=False)
+        await asyncio.wait_for(ended.wait(), 5)
+        client.want(request(1))
+        await until("the next one's turn", lambda: client.counts().received.get("ack") == 2)
+    assert key() not in changes
+
+
 async def test_the_end_of_a_lease_waits_for_no_turn() -> None:
     short = replace(model(100), duration=timedelta(seconds=1))
     async with alone(short, rate=5, timing=Timing()) as (client, _):

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from cloudprovider.dhcp.effects import Reason
+from cloudprovider.dhcp.timing import Timing
 from tests.dhcp.lan import SUBNET, Station, host, station
 from tests.dhcp.networks import key
 from tests.dhcp.servers import Kea, Server, Terms
@@ -121,7 +122,7 @@ async def test_a_remembered_lease_of_another_range_is_refused_at_once(server: Se
 
 async def test_a_link_that_is_down_is_told(kea: Kea, link: Station) -> None:
     kea.start(Terms(first=FIRST, last=LAST))
-    async with host(link) as here:
+    async with host(link, timing=Timing(first=0.5, jitter=0.1)) as here:
         link.set("down")
         here.want(0)
         said = await here.told_of(Reason.SEND_FAILED)
