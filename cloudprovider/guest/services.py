@@ -28,6 +28,7 @@ from cloudprovider.guest.servicestatus import (
     PENDING,
     READY,
     Problem,
+    lease_is_over,
     pending_problem,
     problem_of_state,
     shown_conditions,
@@ -255,6 +256,8 @@ class ServiceController:
             ours = ingress if verdict.ours else None
             if not waiting:
                 record.waiting_since = None
+        elif ours is not None and lease_is_over(state):
+            ours = []
         elif problem is None:
             if not self._overdue(record):
                 return self._until_notice(record)

@@ -1,7 +1,8 @@
 """What a Service's status should say. Pure.
 
 Written is all that is ours and nothing else: ``status.loadBalancer.ingress`` and our conditions, by server-side
-apply. A Service keeps the addresses it shows until there are others; what is wrong stands in the condition.
+apply. A Service keeps the addresses it shows until there are others; what is wrong stands in the condition. Only an
+address by DHCP whose lease has ended is taken away: its server may give it to somebody else.
 """
 
 from collections.abc import Sequence
@@ -59,6 +60,12 @@ def problem_of_state(state: LoadBalancerState) -> Problem | None:
     if state.addresses and ready is not None and ready.status == "False":
         return Problem(ready.reason or "NotReady", ready.message)
     return None
+
+
+def lease_is_over(state: LoadBalancerState | None) -> bool:
+    """Whether the host has no lease for a Service whose address is by DHCP."""
+    leased = _condition(state, "Leased") if state is not None and not state.addresses else None
+    return leased is not None and leased.status == "False"
 
 
 def pending_problem(state: LoadBalancerState | None) -> Problem:

@@ -8,9 +8,11 @@ import pytest
 
 from cloudprovider.bridge.api import Reason
 from cloudprovider.bridge.fake import MemoryTenant
+from cloudprovider.core.annotations import HEALTH_CHECKS, IP_POOL, IPAM, MODE, PRIMARY_SERVICE
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import BridgeError, Unavailable
-from cloudprovider.core.translate import HEALTH_CHECKS, IP_POOL, IPAM, MODE, PRIMARY_SERVICE, SCTP_ERROR
+from cloudprovider.core.exchange import LoadBalancerState, StateCondition
+from cloudprovider.core.translate import SCTP_ERROR
 from cloudprovider.guest.servicestatus import PORTS_ERROR
 from tests.guest.world import TENANT, World, in_virtual_time, pass_time
 
@@ -38,10 +40,9 @@ def spec(bad: dict[str, Any], reason: str, says: str, good: dict[str, Any] | Non
 
 WRONG = {
     "ipam": annotation(IPAM, "x", "UnsupportedValue", 'not one of "pool", "dhcp"'),
-    "dhcp": annotation(IPAM, "dhcp", "NotSupported", "does not have DHCP", "pool"),
     "unknown": annotation(IP_POOL + "s", "x", "UnknownAnnotation", f"did you mean {IP_POOL}?"),
     "mode": annotation(MODE, "fast", "UnsupportedValue", '"dsr"', "auto"),
-    "shared": annotation(PRIMARY_SERVICE, "a/b", "NotSupported", "sharing an address"),
+    "shared": annotation(PRIMARY_SERVICE, "a/b/c", "MalformedValue", "namespace/name"),
     "health": annotation(HEALTH_CHECKS[0], "80", "NotSupported", "health check"),
     "port": spec({"ports": [{"name": "http", "port": 70000}]}, "OutOfRange", "1 to 65535", {"ports": [TCP]}),
     "sctp": spec({"ports": [SCTP]}, "UnsupportedProtocol", "use TCP or UDP", {"ports": [TCP]}),
@@ -192,6 +193,23 @@ async def test_trouble_on_the_host_leaves_the_address() -> None:
         assert await world.ips() == ["192.0.2.1"]
         world.backend.program(TENANT, world.key(service))
         await world.until_ready()
+
+
+@in_virtual_time
+async def test_an_address_whose_lease_has_ended_is_not_shown_any_more() -> None:
+    """A DHCP server may give it to somebody else."""
+    world = World()
+    async with world.leading():
+        service = await world.create()
+        await world.until_ready()
+        message = "the lease of 192.0.2.1 has ended"
+        over = tuple(StateCondition(kind, "False", "DHCPLeaseExpired", message) for kind in ("Allocated", "Leased"))
+        world.backend.states(TENANT).publish(LoadBalancerState(service=world.key(service), conditions=over))
+        assert (await world.until_reason("DHCPLeaseExpired")).message == message
+        assert await world.ips() == []
+        assert [e.reason for e in await world.events("Warning")] == ["DHCPLeaseExpired"]
+        world.backend.program(TENANT, world.key(service))
+        assert await world.until_ready() == ["192.0.2.1"]
 
 
 @pytest.mark.parametrize(
