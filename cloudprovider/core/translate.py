@@ -2,27 +2,27 @@
 
 Read are the annotations of Harvester's cloud provider (prefix ``cloudprovider.harvesterhci.io/``) and ours under the
 same prefix, the fixed addresses as kube-vip and MetalLB spell them, and Kubernetes' own fields. An annotation of the
-prefix that nobody knows is refused, with the nearest known one: a typing error must not silently mean "default".
+prefix that nobody knows is refused, with the nearest known one (:mod:`cloudprovider.core.findings`); where the address
+is to come from is read in :mod:`cloudprovider.core.addresswish`.
 
 A Service that mixes protocols keeps the ports that can be served. KEP-1435 leaves that to the implementation; serving
 them is what its users (DNS, SIP) want, and the other ports carry an error in ``status.loadBalancer.ingress[].ports``
 (:func:`unserved_ports`). A Service none of whose ports can be served is refused as a whole.
 """
 
-import difflib
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Final, cast, get_args
 
+from cloudprovider.core.addresswish import address_or_none, address_wish, families_of
+from cloudprovider.core.annotations import MODE, PREFIX, SOURCE_RANGES
 from cloudprovider.core.api.kubernetes import Endpoint, EndpointSlice, Service
 from cloudprovider.core.api.loadbalancer import MAX_SOURCE_RANGES
+from cloudprovider.core.combinations import contradictions, ipv4_will_do
 from cloudprovider.core.errors import InvalidRequest, Violation
 from cloudprovider.core.exchange import (
-    Ipam,
-    IPFamily,
     IPFamilyPolicy,
     Listener,
     LoadBalancerRequest,
@@ -30,45 +30,15 @@ from cloudprovider.core.exchange import (
     ServiceKey,
     TrafficPolicy,
 )
+from cloudprovider.core.findings import Findings, listed
 from cloudprovider.core.plan import IPAddress, IPNetwork, L4Protocol
 
-PREFIX: Final = "cloudprovider.harvesterhci.io/"
-DEFAULT_CLASS: Final = "cloudprovider.harvesterhci.io/load-balancer"
-
-IPAM: Final = PREFIX + "ipam"
-NETWORK: Final = PREFIX + "network"
-PROJECT: Final = PREFIX + "project"
-NAMESPACE: Final = PREFIX + "namespace"
-IP_POOL: Final = PREFIX + "ip-pool"
-MODE: Final = PREFIX + "mode"
-PRIMARY_SERVICE: Final = PREFIX + "primary-service"
-HEALTH_CHECKS: Final = tuple(
-    f"{PREFIX}healthcheck-{name}"
-    for name in ("port", "success-threshold", "failure-threshold", "periodseconds", "timeoutseconds")
-)
-
-FIXED_ADDRESSES: Final = (
-    "kube-vip.io/loadbalancerIPs",
-    "metallb.io/loadBalancerIPs",
-    "metallb.universe.tf/loadBalancerIPs",
-)
-SOURCE_RANGES: Final = "service.beta.kubernetes.io/load-balancer-source-ranges"
-
-KNOWN: Final = frozenset(
-    {IPAM, NETWORK, PROJECT, NAMESPACE, IP_POOL, MODE, PRIMARY_SERVICE, *HEALTH_CHECKS},
-)
+DEFAULT_CLASS: Final = PREFIX + "load-balancer"
 
 SCTP_ERROR: Final = PREFIX + "SCTPNotSupported"
 PROTOCOL_ERROR: Final = PREFIX + "ProtocolNotSupported"
 
-_LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_LABEL_PATTERN: Final = re.compile(_LABEL)
-_SUBDOMAIN_PATTERN: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
-_NETWORK_PATTERN: Final = re.compile(rf"{_LABEL}/(?=.{{1,63}}\Z){_LABEL}(\.{_LABEL})*")
-_PROJECT_PATTERN: Final = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,62}/[A-Za-z0-9][-A-Za-z0-9_.]{0,62}")
-
 _TRAFFIC_POLICIES: Final = get_args(TrafficPolicy)
-_FAMILIES: Final = get_args(IPFamily)
 _FAMILY_POLICIES: Final = get_args(IPFamilyPolicy)
 
 
@@ -120,7 +90,7 @@ def shown_addresses(service: Service) -> tuple[IPAddress, ...]:
     return tuple(
         address
         for ingress in service.status.load_balancer.ingress
-        if ingress.ip and (address := _address_or_none(ingress.ip)) is not None
+        if ingress.ip and (address := address_or_none(ingress.ip)) is not None
     )
 
 
@@ -151,34 +121,39 @@ def translate(service: Service, slices: Iterable[EndpointSlice] = ()) -> LoadBal
     Raises:
         InvalidRequest: with every violation there is, not just the first.
     """
-    found = _Findings(service)
+    found = Findings(service)
     spec = service.spec
     found.unknown_annotations()
     found.not_yet()
-    families = found.families()
-    addresses = found.fixed_addresses(families)
+    families = families_of(found)
+    wish = address_wish(found, families)
     local = found.one_of("spec.externalTrafficPolicy", spec.external_traffic_policy or "Cluster", _TRAFFIC_POLICIES)
     policy = found.one_of("spec.ipFamilyPolicy", spec.ip_family_policy or "SingleStack", _FAMILY_POLICIES)
-    mode = found.mode()
+    mode = _mode(found)
     request = LoadBalancerRequest(
-        listeners=found.listeners(mode),
-        ipam=found.ipam(),
-        ip_pool=found.matching(IP_POOL, _SUBDOMAIN_PATTERN, "the name of an IPPool of the host"),
-        network=found.matching(NETWORK, _NETWORK_PATTERN, '"namespace/name" of a network of the host'),
-        scope_project=found.matching(PROJECT, _PROJECT_PATTERN, 'a project as "c-xxx/p-yyy"'),
-        scope_namespace=found.matching(NAMESPACE, _LABEL_PATTERN, "the name of a namespace"),
-        addresses=addresses,
+        listeners=_listeners(found, mode),
+        ipam=wish.ipam,
+        ip_pool=wish.ip_pool,
+        network=wish.network,
+        scope_project=wish.scope_project,
+        scope_namespace=wish.scope_namespace,
+        addresses=wish.addresses,
         ip_families=families,
         ip_family_policy=cast("IPFamilyPolicy", policy),
         mode=mode,
         external_traffic_policy=cast("TrafficPolicy", local),
         endpoint_nodes=endpoint_nodes(service, slices) if local == "Local" else (),
         health_check_node_port=(spec.health_check_node_port or None) if local == "Local" else None,
-        affinity_seconds=found.affinity(),
-        sources=found.sources(),
+        affinity_seconds=_affinity(found),
+        sources=_sources(found),
+        primary_service=wish.primary_service,
+        dhcp_hostname=wish.dhcp_hostname,
     )
-    if found.violations:
-        raise InvalidRequest(*found.violations)
+    violations = (*found.violations, *contradictions(service_key(service), request, wish.written))
+    if violations:
+        raise InvalidRequest(*violations)
+    if request.ipam == "dhcp" and ipv4_will_do(request):
+        return replace(request, ip_families=("IPv4",), ip_family_policy="SingleStack")
     return request
 
 
@@ -205,186 +180,70 @@ def _serving_to_the_end(endpoint: Endpoint) -> bool:
     return conditions.serving is not False and conditions.terminating is True
 
 
-class _Findings:
-    """Reads one Service and gathers what is wrong with it."""
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.violations: list[Violation] = []
-
-    def annotation(self, name: str) -> str:
-        return self.service.metadata.annotations.get(name, "").strip()
-
-    def refuse(self, field: str, reason: str, message: str) -> None:
-        self.violations.append(Violation(field=field, reason=reason, message=message))
-
-    def refuse_annotation(self, name: str, reason: str, message: str) -> None:
-        self.refuse(f"metadata.annotations[{name}]", reason, message)
-
-    def unknown_annotations(self) -> None:
-        for name in sorted(self.service.metadata.annotations):
-            if name.startswith(PREFIX) and name not in KNOWN:
-                own = {known.removeprefix(PREFIX): known for known in KNOWN}
-                near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), own, n=1, cutoff=0.0)
-                self.refuse_annotation(
-                    name, "UnknownAnnotation", f"there is no such annotation; did you mean {own[near[0]]}?"
-                )
-
-    def not_yet(self) -> None:
-        for name in (PRIMARY_SERVICE, *HEALTH_CHECKS):
-            if name in self.service.metadata.annotations:
-                what = "sharing an address" if name == PRIMARY_SERVICE else "a health check of the user's own"
-                self.refuse_annotation(
-                    name, "NotSupported", f"this version does not have {what} yet; remove the annotation"
-                )
-
-    def one_of(self, field: str, value: str, allowed: tuple[str, ...]) -> str:
-        if value not in allowed:
-            self.refuse(field, "UnsupportedValue", f'"{value}" is not one of {_listed(allowed)}')
-        return value
-
-    def matching(self, name: str, pattern: re.Pattern[str], what: str) -> str:
-        value = self.annotation(name)
-        if value and not pattern.fullmatch(value):
-            self.refuse_annotation(name, "MalformedValue", f'"{value}" is not {what}')
-            return ""
-        return value
-
-    def ipam(self) -> Ipam:
-        value = self.annotation(IPAM)
-        if value == "dhcp":
-            self.refuse_annotation(
-                IPAM, "NotSupported", "this version does not have DHCP yet; use pool, or remove the annotation"
-            )
-        elif value not in {"", "pool", "ippool"}:
-            self.refuse_annotation(IPAM, "UnsupportedValue", f'"{value}" is not one of "pool", "dhcp"')
-        return "pool"
-
-    def mode(self) -> Mode | None:
-        value = self.annotation(MODE)
-        if not value:
-            return None
-        if value not in get_args(Mode):
-            self.refuse_annotation(MODE, "UnsupportedValue", f'"{value}" is not one of {_listed(get_args(Mode))}')
-            return None
-        return cast("Mode", value)
-
-    def listeners(self, mode: Mode | None) -> tuple[Listener, ...]:
-        unserved = unserved_ports(self.service)
-        ports = self.service.spec.ports
-        if not ports:
-            self.refuse("spec.ports", "Required", "a load balancer needs at least one port")
-        elif len(unserved) == len(ports):
-            self.violations.extend(port.violation for port in unserved)
-        listeners: list[Listener] = []
-        for i, port in enumerate(ports):
-            if port.protocol not in get_args(L4Protocol):
-                continue
-            for name, value, low in (("port", port.port, 1), ("nodePort", port.node_port, 0)):
-                if not low <= value <= 65535:
-                    self.refuse(f"spec.ports[{i}].{name}", "OutOfRange", f"{value} is no port; use 1 to 65535")
-            if mode == "nat" and not port.node_port:
-                self.refuse(
-                    f"spec.ports[{i}].nodePort",
-                    "Required",
-                    "mode nat sends to node ports, and this port has none; set spec.allocateLoadBalancerNodePorts"
-                    f" to true, or the annotation {MODE} to dsr",
-                )
-            listeners.append(Listener(port.name, cast("L4Protocol", port.protocol), port.port, port.node_port or None))
-        return tuple(listeners)
-
-    def families(self) -> tuple[IPFamily, ...]:
-        families = self.service.spec.ip_families
-        for i, family in enumerate(families):
-            self.one_of(f"spec.ipFamilies[{i}]", family, _FAMILIES)
-        return tuple(cast("IPFamily", family) for family in families)
-
-    def fixed_addresses(self, families: tuple[IPFamily, ...]) -> tuple[IPAddress, ...]:
-        asked: dict[str, tuple[IPAddress, ...]] = {}
-        texts = {f"metadata.annotations[{name}]": self.annotation(name) for name in FIXED_ADDRESSES}
-        for field, text in {"spec.loadBalancerIP": self.service.spec.load_balancer_ip.strip(), **texts}.items():
-            if text:
-                asked[field] = self._addresses(field, text, families)
-        first, *others = asked.items() or [("", ())]
-        for field, addresses in others:
-            if set(addresses) != set(first[1]):
-                self.refuse(
-                    field,
-                    "Conflict",
-                    f"asks for {_texts(addresses)}, but {first[0]} for {_texts(first[1])}; say the same, or only one",
-                )
-        return first[1]
-
-    def _addresses(self, field: str, text: str, families: tuple[IPFamily, ...]) -> tuple[IPAddress, ...]:
-        addresses: list[IPAddress] = []
-        for part in (p.strip() for p in text.split(",")):
-            address = _address_or_none(part)
-            if address is None:
-                self.refuse(field, "MalformedValue", f'"{part}" is not an IP address')
-            elif address.is_unspecified:
-                self.refuse(
-                    field, "NotSupported", f"{part} asks for DHCP, which this version does not have; name an address"
-                )
-            elif address.is_multicast or address.is_loopback or address.is_link_local:
-                self.refuse(field, "InvalidValue", f"{part} can't be the address of a load balancer")
-            elif any(address.version == other.version for other in addresses):
-                self.refuse(field, "TooMany", f"{part} is a second address of its family; ask for one a family")
-            elif families and f"IPv{address.version}" not in families:
-                self.refuse(
-                    field,
-                    "FamilyMismatch",
-                    f"{part} is an IPv{address.version} address, but spec.ipFamilies is {_listed(families)}",
-                )
-            else:
-                addresses.append(address)
-        return tuple(addresses)
-
-    def affinity(self) -> int | None:
-        spec = self.service.spec
-        affinity = spec.session_affinity or "None"
-        self.one_of("spec.sessionAffinity", affinity, ("None", "ClientIP"))
-        if affinity != "ClientIP":
-            return None
-        config = spec.session_affinity_config
-        seconds = config.client_ip.timeout_seconds if config and config.client_ip else 10800
-        if not 1 <= seconds <= 86400:
-            self.refuse(
-                "spec.sessionAffinityConfig.clientIP.timeoutSeconds", "OutOfRange", f"{seconds} is not 1 to 86400"
-            )
-        return seconds
-
-    def sources(self) -> tuple[IPNetwork, ...]:
-        """The field, else the annotation, as k8s.io/cloud-provider reads them (GetLoadBalancerSourceRanges)."""
-        ranges = self.service.spec.load_balancer_source_ranges
-        texts = {f"spec.loadBalancerSourceRanges[{i}]": text for i, text in enumerate(ranges)}
-        if not ranges and (value := self.annotation(SOURCE_RANGES)):
-            texts = {f"metadata.annotations[{SOURCE_RANGES}][{i}]": text for i, text in enumerate(value.split(","))}
-        if len(texts) > MAX_SOURCE_RANGES:
-            field = next(iter(texts)).removesuffix("[0]")
-            self.refuse(field, "TooMany", f"{len(texts)} ranges; a load balancer takes at most {MAX_SOURCE_RANGES}")
-            return ()
-        networks: dict[IPNetwork, None] = {}
-        for field, text in texts.items():
-            try:
-                if "/" not in text:
-                    raise ValueError(text)
-                networks[ip_network(text.strip(), strict=False)] = None
-            except ValueError:
-                self.refuse(field, "MalformedValue", f'"{text.strip()}" is not a range; write it as 10.0.0.0/24')
-        return tuple(networks)
-
-
-def _address_or_none(text: str) -> IPAddress | None:
-    try:
-        address = ip_address(text)
-    except ValueError:
+def _mode(found: Findings) -> Mode | None:
+    value = found.annotation(MODE)
+    if not value:
         return None
-    return None if address.version == 6 and address.scope_id else address
+    if value not in get_args(Mode):
+        found.refuse_annotation(MODE, "UnsupportedValue", f'"{value}" is not one of {listed(get_args(Mode))}')
+        return None
+    return cast("Mode", value)
 
 
-def _listed(values: Iterable[str]) -> str:
-    return ", ".join(f'"{v}"' for v in values)
+def _listeners(found: Findings, mode: Mode | None) -> tuple[Listener, ...]:
+    unserved = unserved_ports(found.service)
+    ports = found.service.spec.ports
+    if not ports:
+        found.refuse("spec.ports", "Required", "a load balancer needs at least one port")
+    elif len(unserved) == len(ports):
+        found.violations.extend(port.violation for port in unserved)
+    listeners: list[Listener] = []
+    for i, port in enumerate(ports):
+        if port.protocol not in get_args(L4Protocol):
+            continue
+        for name, value, low in (("port", port.port, 1), ("nodePort", port.node_port, 0)):
+            if not low <= value <= 65535:
+                found.refuse(f"spec.ports[{i}].{name}", "OutOfRange", f"{value} is no port; use 1 to 65535")
+        if mode == "nat" and not port.node_port:
+            found.refuse(
+                f"spec.ports[{i}].nodePort",
+                "Required",
+                "mode nat sends to node ports, and this port has none; set spec.allocateLoadBalancerNodePorts"
+                f" to true, or the annotation {MODE} to dsr",
+            )
+        listeners.append(Listener(port.name, cast("L4Protocol", port.protocol), port.port, port.node_port or None))
+    return tuple(listeners)
 
 
-def _texts(addresses: Iterable[IPAddress]) -> str:
-    return ", ".join(map(str, addresses)) or "nothing that is an address"
+def _affinity(found: Findings) -> int | None:
+    spec = found.service.spec
+    affinity = spec.session_affinity or "None"
+    found.one_of("spec.sessionAffinity", affinity, ("None", "ClientIP"))
+    if affinity != "ClientIP":
+        return None
+    config = spec.session_affinity_config
+    seconds = config.client_ip.timeout_seconds if config and config.client_ip else 10800
+    if not 1 <= seconds <= 86400:
+        found.refuse("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "OutOfRange", f"{seconds} is not 1 to 86400")
+    return seconds
+
+
+def _sources(found: Findings) -> tuple[IPNetwork, ...]:
+    """The field, else the annotation, as k8s.io/cloud-provider reads them (GetLoadBalancerSourceRanges)."""
+    ranges = found.service.spec.load_balancer_source_ranges
+    texts = {f"spec.loadBalancerSourceRanges[{i}]": text for i, text in enumerate(ranges)}
+    if not ranges and (value := found.annotation(SOURCE_RANGES)):
+        texts = {f"metadata.annotations[{SOURCE_RANGES}][{i}]": text for i, text in enumerate(value.split(","))}
+    if len(texts) > MAX_SOURCE_RANGES:
+        field = next(iter(texts)).removesuffix("[0]")
+        found.refuse(field, "TooMany", f"{len(texts)} ranges; a load balancer takes at most {MAX_SOURCE_RANGES}")
+        return ()
+    networks: dict[IPNetwork, None] = {}
+    for field, text in texts.items():
+        try:
+            if "/" not in text:
+                raise ValueError(text)
+            networks[ip_network(text.strip(), strict=False)] = None
+        except ValueError:
+            found.refuse(field, "MalformedValue", f'"{text.strip()}" is not a range; write it as 10.0.0.0/24')
+    return tuple(networks)

@@ -9,9 +9,10 @@ from typing import Final
 import msgspec
 
 from cloudprovider.bridge.api import BridgeClient
+from cloudprovider.core.annotations import is_read
 from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.exchange import LoadBalancerState, ServiceKey
-from cloudprovider.core.translate import FIXED_ADDRESSES, PREFIX, SOURCE_RANGES, Classes
+from cloudprovider.core.translate import Classes
 from cloudprovider.guest.endpoints import LocalEndpoints
 from cloudprovider.guest.hostview import HostView, Name
 from cloudprovider.guest.inventory import InventoryReporter
@@ -28,13 +29,11 @@ from cloudprovider.kube.resources import NODES, SERVICES
 WORKERS: Final = 64
 """Services worked on at a time: twice the API client's connections, as each also waits for the host."""
 
-_READ: Final = frozenset({*FIXED_ADDRESSES, SOURCE_RANGES})
-
 
 def slim_service(service: Service) -> Service:
     """Return ``service`` without the annotations that nobody here reads (kubectl's last-applied above all)."""
     meta = service.metadata
-    annotations = {k: v for k, v in meta.annotations.items() if k.startswith(PREFIX) or k in _READ}
+    annotations = {k: v for k, v in meta.annotations.items() if is_read(k)}
     return msgspec.structs.replace(
         service,
         metadata=msgspec.structs.replace(meta, annotations=annotations, labels={}, owner_references=[]),

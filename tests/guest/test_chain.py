@@ -3,8 +3,8 @@
 from dataclasses import replace
 from unittest.mock import patch
 
+from cloudprovider.core.annotations import IP_POOL
 from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION
-from cloudprovider.core.translate import IP_POOL
 from cloudprovider.kube.resources import SERVICES
 from tests.guest.chain import chain
 from tests.guest.world import HELLO, World, in_virtual_time, pass_time
@@ -79,7 +79,9 @@ async def test_a_pool_that_is_not_there_named_by_a_service_with_an_address() -> 
         await guest.change(metadata={"annotations": {IP_POOL: "nowhere"}})
         condition = await guest.until_reason("AddressKept")
         assert condition.status == "False"
-        assert 'names the pool "nowhere": delete and create it anew' in condition.message
+        assert (
+            'what is asked for now can\'t be had: there is no pool "nowhere" open to this cluster' in condition.message
+        )
         await pass_time(60)
         assert [(e.reason, e.message) for e in await guest.events("Warning")] == [("AddressKept", condition.message)]
         assert await guest.ips() == address

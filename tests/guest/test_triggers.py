@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 
-from cloudprovider.core.exchange import Listener
-from cloudprovider.core.translate import (
+from cloudprovider.core.annotations import (
     FIXED_ADDRESSES,
     IP_POOL,
+    IPAM,
+    KUBE_VIP_ADDRESSES,
+    KUBE_VIP_HOSTNAME,
     MODE,
     NAMESPACE,
     NETWORK,
+    PRIMARY_SERVICE,
     PROJECT,
     SOURCE_RANGES,
 )
+from cloudprovider.core.exchange import Listener
 from tests.guest.world import TENANT, World, in_virtual_time, pass_time
 
 HTTP = {"name": "http", "port": 80, "nodePort": 30080}
@@ -59,6 +63,9 @@ def test_every_change_that_matters_reaches_the_host(
         (PROJECT, "c-a/p-b", {"scope_project": "c-a/p-b"}),
         (NAMESPACE, "shop", {"scope_namespace": "shop"}),
         (SOURCE_RANGES, "10.0.0.0/8", {"sources": (RANGE,)}),
+        (IPAM, "dhcp", {"ipam": "dhcp"}),
+        (KUBE_VIP_ADDRESSES, "0.0.0.0", {"ipam": "dhcp"}),
+        (PRIMARY_SERVICE, "main", {"primary_service": "shop/main"}),
         *((name, "192.0.2.9", {"addresses": (ip_address("192.0.2.9"),)}) for name in FIXED_ADDRESSES),
     ],
 )
@@ -66,8 +73,41 @@ def test_every_annotation_reaches_the_host(name: str, value: str, fields: dict[s
     _changes({}, {"metadata": {"annotations": {name: value}}}, {"metadata": {"annotations": {name: None}}}, fields)
 
 
+@pytest.mark.parametrize(
+    ("annotations", "name", "value", "fields"),
+    [
+        ({IPAM: "pool"}, IPAM, "dhcp", {"ipam": "dhcp"}),
+        ({IPAM: "dhcp", KUBE_VIP_HOSTNAME: "web"}, IPAM, "pool", {"ipam": "pool", "dhcp_hostname": ""}),
+        ({IPAM: "dhcp", KUBE_VIP_HOSTNAME: "web"}, KUBE_VIP_HOSTNAME, "www", {"dhcp_hostname": "www"}),
+        ({PRIMARY_SERVICE: "main"}, PRIMARY_SERVICE, "other/main", {"primary_service": "other/main"}),
+    ],
+)
+def test_another_value_of_an_annotation_reaches_the_host(
+    annotations: dict[str, str], name: str, value: str, fields: dict[str, Any]
+) -> None:
+    patch, back = ({"metadata": {"annotations": {name: each}}} for each in (value, annotations[name]))
+    _changes({"annotations": annotations}, patch, back, fields)
+
+
+@in_virtual_time
+async def test_a_primary_instead_of_a_pool_is_one_change() -> None:
+    """What can't stand together has to change together: one patch, one call."""
+    world = World()
+    async with world.leading():
+        service = await world.served(annotations={IP_POOL: "default"})
+        load_balancer = world.backend.load_balancers[TENANT, world.key(service)]
+        await world.change(metadata={"annotations": {PRIMARY_SERVICE: "main"}})
+        condition = await world.until_reason("NotWithPrimaryService")
+        assert "remove this here, or set it on shop/main" in condition.message
+        assert (world.calls("ensure"), load_balancer.request.ip_pool) == (1, "default")
+        await world.change(metadata={"annotations": {IP_POOL: None}})
+        await world.until_true(lambda: world.calls("ensure") == 2)
+        assert (load_balancer.request.ip_pool, load_balancer.request.primary_service) == ("", "shop/main")
+        await world.until_ready()
+
+
 def _changes(before: dict[str, Any], patch: dict[str, Any], back: dict[str, Any], fields: dict[str, Any]) -> None:
-    """``patch`` on a Service with the spec ``before`` changes ``fields`` of the request, and nothing else; ``back``
+    """``patch`` on a Service made with ``before`` changes ``fields`` of the request, and nothing else; ``back``
     takes that back. No change costs the guest's API server a request."""
 
     @in_virtual_time
