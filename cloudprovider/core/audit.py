@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.ledger import Ledger
+from cloudprovider.core.ledger import Held, Ledger
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wants import Release
 
@@ -24,7 +24,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Findings:
-    """``dangling``: records of load balancers that are gone or use another address, ready to be given back."""
+    """``dangling``: records of load balancers that are gone, ready to be given back."""
 
     dangling: tuple[Release, ...]
     missing: tuple[Missing, ...]
@@ -34,27 +34,24 @@ def audit(ledger: Ledger, live: Iterable[LoadBalancer]) -> Findings:
     """Compare every block with every load balancer that there is.
 
     A record whose load balancer does not show its address (yet) is no finding, since the grant comes before the
-    status; unless it shows another one of that pool and family, which is recorded as well.
+    status; what a load balancer has too many it gives back itself (:mod:`cloudprovider.core.placement`).
     Hosts' own addresses (records without a UID) are not load balancers', and left alone.
     """
     uids: dict[str, str] = {}
-    proven: dict[tuple[str, str, int], IPAddress] = {}
     missing: list[Missing] = []
-    holders = {(h.pool, h.address): h for owner in ledger.owners() for h in ledger.held_by(owner)}
+    held = [h for owner in ledger.owners() for h in ledger.held_by(owner)]
+    recorded = frozenset(held)
     for lb in live:
         owner, uid = owner_of(lb), lb.metadata.uid
         uids[owner] = uid
         for pool, address in shown_by(lb):
-            held = holders.get((pool, address))
-            if held is None or (held.owner, held.uid) != (owner, uid):
-                missing.append(Missing(owner, uid, pool, address, held.owner if held is not None else ""))
-            else:
-                proven[owner, pool, address.version] = address
+            if Held(pool, address, owner, uid) not in recorded:
+                holder = next((o for o in ledger.owners_of(pool, address) if o != owner), "")
+                missing.append(Missing(owner, uid, pool, address, holder))
     dangling = [
         Release(pool=h.pool, address=h.address, owner=h.owner, uid=h.uid)
-        for h in holders.values()
-        if h.uid
-        and (uids.get(h.owner) != h.uid or proven.get((h.owner, h.pool, h.address.version), h.address) != h.address)
+        for h in held
+        if h.uid and uids.get(h.owner) != h.uid
     ]
     return Findings(tuple(dangling), tuple(missing))
 

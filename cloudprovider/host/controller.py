@@ -20,6 +20,7 @@ from cloudprovider.host.manualreleases import ManualReleases
 from cloudprovider.host.poolstatus import PoolStatuses
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
+from cloudprovider.kube.resources import IPPOOLS
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class HostController:
     ) -> None:
         self._caches = caches
         self._hints = hints
+        self._events = events
         self._now = now
         self._rng = rng
         self.book = AddressBook(caches, hints)
@@ -73,10 +75,13 @@ class HostController:
         findings = audit(self.book.ledger, live)
         dangling = [release for release in findings.dangling if not is_kept(self._caches, release)]
         for release in dangling:
+            message = f"{release.address} was recorded for the load balancer {release.owner}, which is gone: given back"
             _log.warning(
                 "An address is recorded for a load balancer that is gone; it is given back.",
                 extra={"address": str(release.address), "pool": release.pool, "owner": release.owner},
             )
+            if (pool := self._caches.pools.get("", release.pool)) is not None:
+                self._events.record(IPPOOLS, pool, "Normal", "AddressReleased", message)
         for one in findings.missing:
             _log.warning(
                 "A load balancer uses an address that is not recorded for it; it is recorded now."
@@ -84,6 +89,9 @@ class HostController:
                 else "A load balancer shows an address that is recorded for another one; it gets a new one.",
                 extra={"address": str(one.address), "pool": one.pool, "owner": one.owner, "holder": one.holder},
             )
+            if (pool := self._caches.pools.get("", one.pool)) is not None:
+                message = f"{one.address} is used by the load balancer {one.owner}, and was not recorded for it"
+                self._events.record(IPPOOLS, pool, "Warning", "AddressNotRecorded", message)
             namespace, _, name = one.owner.partition("/")
             self.load_balancers.batches.want((namespace, name))
         self.load_balancers.batches.release(dangling)

@@ -207,12 +207,21 @@ class Machine(RuleBasedStateMachine):
         for _ in range(2):  # a record beside the address in use goes once that is recorded itself
             findings = audit(controller.ledger, live)
             wants = [Want(owner=m.owner, uid=m.uid, pool=m.pool, adopt=m.address) for m in findings.missing]
-            self._batch(which, wants, findings.dangling)
+            self._batch(which, wants, [*findings.dangling, *self._surplus(controller)])
         again = audit(self._start().ledger, live)
         assert again.dangling == ()
         assert again.missing == ()
         owned = [(h.owner, h.pool) for b in self.server.blocks.values() for h in _records(b)]
         assert all(owned.count(key) == 1 for key in self.shown)
+
+    def _surplus(self, controller: Allocator) -> list[Release]:
+        """What a load balancer has beside the address that it shows, and gives back itself."""
+        return [
+            Release(pool=h.pool, address=h.address, owner=h.owner, uid=h.uid)
+            for (owner, pool), shown in self.shown.items()
+            for h in controller.ledger.held_by(owner)
+            if h.pool == pool and h.address != shown and controller.ledger.owners_of(pool, shown)[:1] == (owner,)
+        ]
 
     @invariant()
     def no_address_is_given_twice(self) -> None:

@@ -2,6 +2,8 @@
 
 from ipaddress import IPv4Address
 
+import msgspec
+
 from cloudprovider.core.api.loadbalancer import Address, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import Allocation, IPBlock, IPBlockSpec
@@ -49,8 +51,16 @@ def test_a_grant_that_is_not_shown_yet_is_no_finding() -> None:
     assert audit(ledger(n2="a 1"), [lb("a", "1")]) == Findings((), ())
 
 
-def test_a_second_record_beside_the_address_shown_dangles() -> None:
-    assert audit(ledger(n2="a 1", n3="a 1"), [lb("a", "1", "10.0.0.3")]) == Findings((release(2, "a", "1"),), ())
+def test_those_who_share_an_address_all_have_it() -> None:
+    shared = ledger(n2="a 1")
+    (block,) = shared.blocks_of("p")
+    record = block.spec.allocations["10.0.0.2"]
+    spec = msgspec.structs.replace(
+        block.spec, allocations={"10.0.0.2": msgspec.structs.replace(record, sharers={"ns/b": "2", "ns/gone": "3"})}
+    )
+    shared.load(msgspec.structs.replace(block, spec=spec))
+    both = [lb("a", "1", "10.0.0.2"), lb("b", "2", "10.0.0.2")]
+    assert audit(shared, both) == Findings((release(2, "gone", "3"),), ())
 
 
 def test_a_shown_address_without_a_record_is_missing() -> None:

@@ -1,21 +1,19 @@
 """Somebody else has an address: another one is taken, it is said who, and the address comes back after a time."""
 
-import asyncio
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 
-from cloudprovider.core.api.kubernetes import Event
 from cloudprovider.core.api.loadbalancer import ForeignAddress, LoadBalancer
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.loadbalancers import CONFLICT_TIME
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
-from cloudprovider.kube.resources import EVENTS, IPPOOLS, LOADBALANCERS
-from tests.host.views import given, refused, seen, vm
-from tests.host.world import LIMIT, World, eventually, pool, subnet, virtually
+from cloudprovider.kube.resources import IPPOOLS, LOADBALANCERS
+from tests.host.views import given, refused, seen, told, vm
+from tests.host.world import World, eventually, pool, subnet, virtually
 
 MAC = "02:00:00:00:00:99"
 
@@ -62,17 +60,7 @@ async def test_another_address_is_taken_and_it_is_said_who_has_it() -> None:
         await world.client.create(LOADBALANCERS, fixed)
         assert MAC in await refused(host, fixed, "AddressConflict")
 
-        assert MAC in (await told(world)).message
-
-
-async def told(world: World) -> Event:
-    """The event about it, as soon as it is posted."""
-    async with asyncio.timeout(LIMIT):
-        found: list[Event] = []
-        while not found:
-            found = [e for e in (await world.client.list(EVENTS)).items if e.reason == "AddressConflict"]
-    (event,) = found
-    return event
+        assert MAC in (await told(world, "AddressConflict")).message
 
 
 async def test_an_address_asked_for_by_name_stays() -> None:

@@ -231,6 +231,27 @@ class TestKeeping:
             await eventually(lambda: seen(host, wrong).status.address == "192.0.2.3")
             assert seen(host, vm("right")).status.address == "192.0.2.2"
 
+    async def test_a_second_record_is_given_back(self, world: World) -> None:
+        """Of two hosts that ran at once, each from a block of its own."""
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/23")))
+        await world.client.create(LOADBALANCERS, vm())
+        async with world.host() as host:
+            assert await given(host, vm()) == "192.0.2.2"
+            mine = seen(host, vm()).metadata.uid
+        second = IPBlock(
+            api_version=IPBLOCKS.api_version,
+            kind=IPBLOCKS.kind,
+            metadata=ObjectMeta(name="p-192.0.3.0"),
+            spec=IPBlockSpec(
+                pool="p", first="192.0.3.0", allocations={"192.0.3.7": Allocation(owner="team-a/vm", uid=mine)}
+            ),
+        )
+        await world.client.create(IPBLOCKS, second)
+        async with world.host() as host:
+            await eventually(lambda: not host.caches.blocks.objects["", "p-192.0.3.0"].spec.allocations)
+            assert seen(host, vm()).status.address == "192.0.2.2"
+        assert await world.allocations() == {"192.0.2.2": "team-a/vm"}
+
     async def test_a_pool_that_is_gone_takes_no_address_away(self, world: World) -> None:
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
         await world.client.create(LOADBALANCERS, vm())
@@ -299,6 +320,8 @@ class TestGivingBack:
         )
         async with world.host() as host:
             await eventually(lambda: host.controller.book.ledger.owners() == {"agent/host-1"})
+            event = await told(world, "AddressReleased")
+            assert (event.involved_object.name, event.message[:24]) == ("p", "192.0.2.9 was recorded f")
 
     async def test_a_namesake_gets_its_own_record(self, world: World) -> None:
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))

@@ -1,11 +1,14 @@
 """Load balancers as tests of the host make them, and what the host knows of them."""
 
+import asyncio
+
+from cloudprovider.core.api.kubernetes import Event
 from cloudprovider.core.api.loadbalancer import Listener, LoadBalancer, LoadBalancerSpec
 from cloudprovider.core.api.meta import Condition, ObjectMeta
 from cloudprovider.core.conditions import find
 from cloudprovider.host.assembly import Host
-from cloudprovider.kube.resources import LOADBALANCERS
-from tests.host.world import eventually
+from cloudprovider.kube.resources import EVENTS, LOADBALANCERS
+from tests.host.world import LIMIT, World, eventually
 
 
 def vm(name: str = "vm", namespace: str = "team-a", **spec: object) -> LoadBalancer:
@@ -48,3 +51,13 @@ async def refused(host: Host, lb: LoadBalancer, reason: str) -> str:
     found = condition(host, lb)
     assert found is not None
     return found.message
+
+
+async def told(world: World, reason: str) -> Event:
+    """The one event with this reason, as soon as it is posted."""
+    found: list[Event] = []
+    async with asyncio.timeout(LIMIT):
+        while not found:
+            found = [e for e in (await world.client.list(EVENTS)).items if e.reason == reason]
+    (event,) = found
+    return event
