@@ -23,7 +23,7 @@ from cloudprovider.core.lbobject import object_key, wanted_object
 from cloudprovider.host.caches import PROJECT_ID_ANNOTATION
 from cloudprovider.kube.fake import FakeCluster
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS, NAMESPACES
-from tests.host.views import condition, given, refused, seen, vm
+from tests.host.views import condition, given, refused, seen, told, vm
 from tests.host.world import World, eventually, guest_cluster, pool, services, subnet
 
 TENANT = Tenant("team-a", "blue")
