@@ -244,3 +244,45 @@ def test_what_is_taken_away_is_gone_and_nothing_else(a: list[Range], b: list[Ran
 
 def test_a_segment_reads_as_people_write_it() -> None:
     assert Segment(4, int(IPv4Address("10.0.0.1")), int(IPv4Address("10.0.0.9"))).text == "10.0.0.1-10.0.0.9"
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        (["10.0.0.3"], ["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6"]),
+        (["10.0.0.4/31"], ["10.0.0.2", "10.0.0.3", "10.0.0.6"]),
+        (["10.0.0.2-10.0.0.4", "10.0.0.6"], ["10.0.0.5"]),
+        ([" 10.0.0.2 - 10.0.0.5 "], ["10.0.0.6"]),
+        (["10.0.0.0/29"], []),
+        (["10.0.0.1"], ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]),  # the gateway anyway
+    ],
+)
+def test_what_is_excluded_is_not_handed_out(exclude: list[str], left: list[str]) -> None:
+    assert addresses(parse(Range(subnet="10.0.0.0/29", exclude=exclude))) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("banana", "InvalidValue"),
+        ("10.0.0.5-10.0.0.2", "InvalidValue"),
+        ("10.0.0.2-fd00::1", "InvalidValue"),
+        ("10.0.0.2-", "InvalidValue"),
+        ("10.0.0.0/33", "InvalidValue"),
+        ("fe80::1%eth0", "InvalidValue"),
+        ("10.0.1.2", "OutsideSubnet"),
+        ("10.0.0.0/28", "OutsideSubnet"),
+        ("fd00::1", "OutsideSubnet"),
+    ],
+)
+def test_what_cant_be_excluded_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(Range(subnet="10.0.0.0/29", exclude=["10.0.0.2", text]))
+    (violation,) = refused.value.violations
+    assert (violation.field, violation.reason) == ("spec.ranges[0].exclude[1]", reason)
+    assert text in violation.message
+
+
+def test_an_ipv6_range_excludes_too() -> None:
+    made = parse(Range(subnet="fd00::/125", exclude=["fd00::2", "fd00::4-fd00::6"]))
+    assert addresses(made) == ["fd00::3", "fd00::7"]
