@@ -1,10 +1,12 @@
 """Addresses reserved, excluded, limited, released by hand; and pools that fill up."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
+from cloudprovider.bridge.api import Hello, QuotaExceeded
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.pool import MANUALLY_RELEASE_ANNOTATION, IPPool, Range, Reservation
 from cloudprovider.core.conditions import find
@@ -131,6 +133,27 @@ class TestQuotas:
             assert "quota.addresses" in await refused(host, service("b"), "QuotaExceeded")
             await world.client.delete(LOADBALANCERS, *service("a").key)
             await given(host, service("b"))
+
+    async def test_the_bridge_says_it_at_once(self, world: World) -> None:
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        cluster = guest_cluster(TENANT)
+        quota = msgspec.structs.replace(cluster.spec.quota, addresses=2)
+        spec = msgspec.structs.replace(cluster.spec, quota=quota)
+        await world.client.create(GUESTCLUSTERS, msgspec.structs.replace(cluster, spec=spec))
+        async with world.host() as host:
+            await host.backend.connect(TENANT, Hello(cluster_uid="c", guest_version="0"))
+            keys = [ServiceKey("default", name, f"uid-{name}") for name in ("web", "lease", "more", "sharer")]
+            await host.backend.ensure(TENANT, keys[0], REQUEST, ())
+            await given(host, service("web", "uid-web"))
+            await host.backend.ensure(TENANT, keys[1], replace(REQUEST, ipam="dhcp"), ())
+            with pytest.raises(QuotaExceeded, match="2 addresses, its limit is 2"):
+                await host.backend.ensure(TENANT, keys[2], REQUEST, ())
+            sharing = replace(REQUEST, listeners=(Listener("", "UDP", 80, 30081),), primary_service="default/web")
+            await host.backend.ensure(TENANT, keys[3], sharing, ())
+            await host.backend.ensure(TENANT, keys[0], REQUEST, ())  # what there is goes on
+            await host.backend.delete(TENANT, keys[1])
+            await eventually(lambda: host.controller.book.count(TENANT) == 1)
+            await host.backend.ensure(TENANT, keys[2], REQUEST, ())
 
 
 class TestByHand:
