@@ -205,8 +205,8 @@ class HostBackend:
         if count >= most and not want.spec.primary_service and not self._book.ledger.held_by("/".join(want.key)):
             raise QuotaExceeded(
                 f"the cluster has {count} addresses, its limit is {most}: delete load balancers that it no longer"
-                " needs, share an address (annotation primary-service), or ask the host's operator for more (GuestCluster"
-                " spec.quota.addresses)",
+                " needs, share an address (annotation primary-service), or ask the host's operator for more"
+                " (GuestCluster spec.quota.addresses)",
                 subject="addresses",
                 retry_after=QUOTA_SECONDS,
             )
