@@ -32,7 +32,7 @@ demo-stop: setup ## end a demo that runs
 	@$(PYTHON) -m tests.lab.demo --stop
 
 test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k pools" for a part of the tests
-	@$(SANDBOX) $(PYTHON) -m pytest $(PYTEST)
+	@$(if $(PYTEST),$(SANDBOX) $(PYTHON) -m pytest $(PYTEST),$(PYTHON) -m tests.lanes)
 
 lint: setup ## format, lint and layers, checked
 	@.venv/bin/ruff format --no-cache --check --quiet . || { echo "formatting differs: run 'make format'" >&2; exit 1; }
