@@ -170,7 +170,7 @@ class HostBackend:
             have = objects.get(key)
             if have is None or stands_for(have, tenant, item.service):
                 shown[key] = item.shown_addresses
-        room = max(0, cluster.spec.quota.load_balancers - len(self._caches.load_balancers_of(tenant)))
+        room = max(0, cluster.spec.quota.load_balancers - self._caches.count_of(tenant))
         self._hints.tell_all(tenant, shown, objects, complete=inventory.complete, limit=room)
 
     # --- one load balancer ---------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class HostBackend:
     async def _create(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> LoadBalancer:
         """Return the object of this name: made now, or found to be there already (an earlier try of ours)."""
         most = cluster.spec.quota.load_balancers
-        count = len(self._caches.load_balancers_of(tenant)) + self._creating.get(tenant, 0)
+        count = self._caches.count_of(tenant) + self._creating.get(tenant, 0)
         if count >= most:
             raise QuotaExceeded(
                 f"the cluster has {count} load balancers, its limit is {most}: delete some, or ask the host's operator"

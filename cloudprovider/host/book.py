@@ -92,8 +92,7 @@ class AddressBook:
 
     def count(self, tenant: Tenant) -> int:
         """Return how many addresses a tenant has, from pools (shared ones count once) and by DHCP."""
-        leases = sum(lb.spec.ipam == "dhcp" for lb in self._caches.load_balancers_of(tenant))
-        return self.ledger.count(tenant.path) + leases
+        return self.ledger.count(tenant.path) + self._caches.leases_of(tenant)
 
     def misfits(self, lb: LoadBalancer) -> frozenset[Held]:
         """Return what of it the object's request no longer wants: to be replaced."""

@@ -22,6 +22,8 @@ PROJECT_ID_ANNOTATION = "field.cattle.io/projectId"
 BY_TENANT = "tenant"
 BY_SERVICE = "service"
 """(tenant, "namespace/name") of the Service that a load balancer stands for."""
+BY_LEASE = "lease"
+"""The tenant of a load balancer that has, or wants, an address by DHCP."""
 BY_PRIMARY = "primary"
 """(tenant, "namespace/name") of the Service whose address it shares."""
 
@@ -34,7 +36,7 @@ class Caches:
             client,
             LOADBALANCERS,
             rng=rng,
-            indexes={BY_TENANT: _tenant_of, BY_SERVICE: _service_of, BY_PRIMARY: _primary_of},
+            indexes={BY_TENANT: _tenant_of, BY_LEASE: _lease_of, BY_SERVICE: _service_of, BY_PRIMARY: _primary_of},
         )
         self.pools = Informer(client, IPPOOLS, rng=rng)
         self.blocks = Informer(client, IPBLOCKS, rng=rng)
@@ -76,6 +78,14 @@ class Caches:
         """Return the objects that stand for Services of a tenant."""
         return list(self.load_balancers.by_index(BY_TENANT, tenant))
 
+    def count_of(self, tenant: Tenant) -> int:
+        """Return how many objects stand for Services of a tenant."""
+        return self.load_balancers.count(BY_TENANT, tenant)
+
+    def leases_of(self, tenant: Tenant) -> int:
+        """Return how many of them have, or want, an address by DHCP."""
+        return self.load_balancers.count(BY_LEASE, tenant)
+
     def standing_for(self, tenant: Tenant, service: str) -> list[LoadBalancer]:
         """Return what stands for the tenant's Service "namespace/name": one, and its namesakes on their way out."""
         return list(self.load_balancers.by_index(BY_SERVICE, (tenant, service)))
@@ -97,6 +107,10 @@ def project_of(namespace: Namespace) -> str:
 def _tenant_of(lb: LoadBalancer) -> Iterable[Hashable]:
     found = service_of(lb)
     return () if found is None else (found[0],)
+
+
+def _lease_of(lb: LoadBalancer) -> Iterable[Hashable]:
+    return _tenant_of(lb) if lb.spec.ipam == "dhcp" else ()
 
 
 def _service_of(lb: LoadBalancer) -> Iterable[Hashable]:

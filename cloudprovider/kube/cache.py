@@ -51,6 +51,10 @@ class Cache(Generic[T]):
         """The objects that ``index`` files under ``value``."""
         return [self._objects[key] for key in self._indexed[index].get(value, ())]
 
+    def count(self, index: str, value: Hashable) -> int:
+        """How many objects ``index`` files under ``value``."""
+        return len(self._indexed[index].get(value, ()))
+
     def replace(
         self, items: Iterable[T], resource_version: str, undecodable: Iterable[Key] = ()
     ) -> Iterator[Change[T]]:

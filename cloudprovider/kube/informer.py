@@ -74,6 +74,10 @@ class Informer(Generic[T]):
         """The objects that ``index`` files under ``value``. Raises KeyError for an index that was not declared."""
         return self._cache.by_index(index, value)
 
+    def count(self, index: str, value: Hashable) -> int:
+        """How many objects ``index`` files under ``value``. Raises KeyError for an index that was not declared."""
+        return self._cache.count(index, value)
+
     def on_change(self, callback: Callable[[T | None, T | None], None]) -> None:
         """Call ``callback(old, new)`` at every change, in order and before anything else happens.
 
