@@ -86,8 +86,8 @@ class LoadBalancerRequest:
 
 
 ADDRESS_KEPT: Final = "AddressKept"
-"""Reason of the condition ``Allocated`` = True where the address is not what is asked for any more: it is kept all the
-same, as moving would cut clients off."""
+"""Reason of the condition ``Allocated`` = True where the address is not what is asked for any more, and what is asked
+for can't be had (yet): it is kept until it can, so that no client is cut off for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from cloudprovider.core.annotations import FIXED_ADDRESSES, HEALTH_CHECKS, KNOWN, KUBE_VIP_HOSTNAME, PREFIX
 from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest
 from cloudprovider.core.translate import Claim, Classes, translate
@@ -24,6 +25,7 @@ def requests(text: str) -> Iterator[tuple[str, LoadBalancerRequest]]:
         if document and document["kind"] == "Service":
             for i, port in enumerate(document["spec"]["ports"]):
                 port["nodePort"] = 30000 + i
+            document["metadata"].setdefault("namespace", "default")
             service = msgspec.convert(document, Service)
             assert Classes(default=True).claim(service) is Claim.OURS
             yield service.metadata.name, translate(service)
@@ -40,6 +42,20 @@ def test_the_examples() -> None:
             external_traffic_policy="Local",
             sources=(ip_network("10.0.0.0/8"),),
         ),
+        "dns-metrics": LoadBalancerRequest(
+            listeners=(Listener("metrics", "TCP", 9153, 30000),), primary_service="default/dns"
+        ),
+        "printer": LoadBalancerRequest(
+            listeners=(Listener("ipp", "TCP", 631, 30000),),
+            ipam="dhcp",
+            network="default/vlan8",
+            dhcp_hostname="printer",
+        ),
+        "mail": LoadBalancerRequest(
+            listeners=(Listener("smtp", "TCP", 25, 30000),),
+            network="default/vlan8",
+            addresses=(ip_address("10.0.8.130"),),
+        ),
     }
 
 
@@ -47,3 +63,10 @@ def test_the_readme() -> None:
     found = [each for block in FENCED.findall(README.read_text()) for each in requests(block)]
     wanted = LoadBalancerRequest(listeners=(Listener("", "TCP", 80, 30000),), network="default/vlan8")
     assert found == [("web", wanted)]
+
+
+def test_the_readme_names_every_annotation() -> None:
+    written = README.read_text()
+    table = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| `[a-z-]+`.* \|$", written, re.MULTILINE))))
+    assert {name.removeprefix(PREFIX) for name in KNOWN - set(HEALTH_CHECKS)} <= table
+    assert all(f"`{name}`" in written for name in (*FIXED_ADDRESSES[1:], KUBE_VIP_HOSTNAME))
