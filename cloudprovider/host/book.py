@@ -118,8 +118,8 @@ class AddressBook:
         named = lb.spec.primary_service
         found_others = self._caches.sharing_with(tenant, named or service.path)
         primary: Member | None = None
-        for one in self._caches.standing_for(tenant, named or service.path):
-            if named and not one.metadata.deletion_timestamp:
+        for one in self._caches.standing_for(tenant, named) if named else ():
+            if not one.metadata.deletion_timestamp:
                 primary = self._member(one)
             else:
                 found_others.append(one)

@@ -104,6 +104,16 @@ async def test_a_port_belongs_to_who_was_there_first(shop: World) -> None:
         assert await given(host, thief) == address  # free now
 
 
+async def test_a_namesake_without_sharers_has_nothing_in_common(shop: World) -> None:
+    old, new = FAMILY[0], lb("web", 80, uid="another")
+    async with shop.host() as host:  # no agent: the old one does not go
+        await create(shop, old)
+        address = await given(host, old)
+        await shop.client.delete(LOADBALANCERS, *old.key)
+        await create(shop, new)
+        assert await given(host, new) != address
+
+
 async def test_one_that_shares_is_no_primary(shop: World) -> None:
     async with shop.host() as host:
         await create(shop, *FAMILY[:2], lb("deep", 99, "dns"))
