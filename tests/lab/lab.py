@@ -309,5 +309,6 @@ class Lab:
         if not Path(f"/run/netns/{self.segment.name}").exists():
             return set()
         links = json.loads(run("ip", "-n", self.segment.name, "-j", "address", "show", "scope", "global"))
-        found = {entry["local"] for link in links for entry in link.get("addr_info", [])}
+        # What the scope leaves out (an IPv6 link-local address) is an empty entry.
+        found = {entry["local"] for link in links for entry in link.get("addr_info", []) if entry}
         return found - {str(NETWORK[AGENT_NUMBER])}
