@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudprovider.bridge.codec import ensure_from_wire, ensure_to_wire
@@ -288,6 +288,7 @@ SPECS = st.fixed_dictionaries(
 READ = sorted(a.KNOWN | {*a.FIXED_ADDRESSES, a.SOURCE_RANGES, a.KUBE_VIP_HOSTNAME})
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text drawn builds a table of all characters
 @given(st.dictionaries(st.sampled_from(READ), VALUES), SPECS)
 def test_whatever_is_annotated_is_translated_or_refused_with_sentences(
     annotations: dict[str, str], spec: dict[str, Any]
