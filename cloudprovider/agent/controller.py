@@ -12,14 +12,16 @@ import msgspec
 
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
-from cloudprovider.core.agentstatus import Leasing, Observation, report, reported
+from cloudprovider.core.agentstatus import Leasing, Observation, conflict, report, report_lease, reported
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, ForeignAddress, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.forwarding import ForwardingTable
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
 from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
@@ -33,8 +35,9 @@ REPORT_WORKERS = 32
 class AgentController:
     """Serves the host cluster's load balancers on the networks that this host stands on.
 
-    ``connect`` makes the DHCP client of a network. ``now`` is the wall clock. :meth:`run` may be cancelled and a new
-    controller made at any time: all that it knows comes from the API server and the kernel.
+    ``connect`` makes the DHCP client of a network; ``events`` is run by the caller. ``now`` is the wall clock.
+    :meth:`run` may be cancelled and a new controller made at any time: all that it knows comes from the API server and
+    the kernel.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class AgentController:
         networks: Sequence[NetworkConfig],
         client: KubeClient,
         dataplane: DataPlane,
+        events: EventRecorder,
         *,
         connect: Connect,
         rng: random.Random,
@@ -50,6 +54,8 @@ class AgentController:
     ) -> None:
         self._node = node
         self._client = client
+        self._dataplane = dataplane
+        self._events = events
         self._now = now
         self._load_balancers: Informer[LoadBalancer] = Informer(client, LOADBALANCERS, rng=rng)
         self._clusters: Informer[GuestCluster] = Informer(client, GUESTCLUSTERS, rng=rng)
@@ -68,6 +74,8 @@ class AgentController:
                 partial(dataplane.open, n),
                 self._table,
                 self._reports.add,
+                adopted=self._adopted,
+                defended=partial(self._defended, n.name),
                 beside=self._leases[n.name].run,
                 jitter=rng.random,
             )
@@ -94,8 +102,12 @@ class AgentController:
             group.create_task(self._clusters.run())
             await self._load_balancers.synced.wait()
             await self._clusters.synced.wait()
-            for forwarder in self._forwarders.values():
-                group.create_task(forwarder.run())
+            present = await self._dataplane.networks()
+            for network in set(present) - self._forwarders.keys():
+                log.info("network of no configuration any more: removed", extra={"network": network or "management"})
+                await self._dataplane.remove(network)
+            for network, forwarder in self._forwarders.items():
+                group.create_task(forwarder.run(adopt=network in present))
             group.create_task(self._reports.run())
 
     # Changes of objects: into the table, and on to the networks that they touch.
@@ -106,8 +118,7 @@ class AgentController:
             return
         if new is None:
             self._put(obj, gone=True)
-            for leases in self._leases.values():
-                leases.forget(obj.key)
+            self._reports.add(obj.key)
             return
         self._follow_leases(new)
         self._put(new)
@@ -137,15 +148,27 @@ class AgentController:
         lease = lb.status.lease
         shown = {a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)}
         for network, leases in self._leases.items():
-            held = leases.address(lb) or (ip_address(lease.ip) if lease is not None else None)
+            held = leases.address(lb.key) or (_parsed(lease.ip) if lease is not None else None)
             visible = held is not None and not lb.metadata.deletion_timestamp and str(held) in shown
-            leases.follow(lb, in_use=visible or (held is not None and self._forwarders[network].on_link([held])))
+            leases.follow(lb, in_use=visible or (held is not None and self._on_link(lb.key, network, held)))
+
+    def _forget_leases(self, key: LoadBalancerKey) -> None:
+        """It vanished without its finalizer: its lease goes back once the address is off the link."""
+        for network, leases in self._leases.items():
+            held = leases.address(key)
+            if held is None or not self._on_link(key, network, held):
+                leases.forget(key)
+
+    def _on_link(self, key: LoadBalancerKey, network: str, vip: IPAddress) -> bool:
+        """Whether an address is up, or not wholly down yet, for this load balancer (and not only for another)."""
+        users = self._table.users_of(network, vip)
+        return self._forwarders[network].on_link([vip]) and (not users or key in users)
 
     def _ended(self, lb: LoadBalancer) -> frozenset[str]:
         """The addresses by DHCP in its status for which there is no lease (any more)."""
-        leased = {str(a) for leases in self._leases.values() if (a := leases.address(lb)) is not None}
         addresses = (*lb.status.addresses, *lb.status.next_addresses)
-        return frozenset(a.ip for a in addresses if not a.ip_pool and a.ip not in leased and a.network in self._leases)
+        by_dhcp = [a for a in addresses if not a.ip_pool and a.network in self._leases]
+        return frozenset(a.ip for a in by_dhcp if str(self._leases[a.network].address(lb.key)) != a.ip)
 
     def _cluster_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
         obj = new or old
@@ -160,16 +183,32 @@ class AgentController:
             for key in self._table.of_cluster(obj.key):
                 self._reports.add(key)
 
+    def _adopted(self) -> None:
+        """It is known what a network's kernel has: those who ask nothing of it (any more) can be told so."""
+        for key in self._load_balancers.objects:
+            if self._table.load_balancer(key) is None:
+                self._reports.add(key)
+
+    def _defended(self, network: str, vip: IPAddress, mac: str) -> None:
+        log.warning("somebody else claims an address of ours; it is defended", extra={"address": str(vip), "mac": mac})
+        for key in self._table.users_of(network, vip):
+            lb = self._load_balancers.get(*key)
+            if lb is not None:
+                message = f"{mac} claims {vip} too, which host {self._node} has up and defends: change it there."
+                self._events.record(LOADBALANCERS, lb, "Warning", "AddressClaimedByOther", message)
+
     # Back into the status.
 
     async def _report(self, key: LoadBalancerKey) -> None:
         lb = self._load_balancers.get(*key)
         if lb is None:
+            self._forget_leases(key)
             return
         self._decline(lb)
         self._follow_leases(lb)
-        said = self._says(lb)
-        if said is None or said == reported(lb):
+        leasing = self._leasing(lb)
+        said = self._says(lb, leasing)
+        if said == reported(lb):
             return
         patch = {"metadata": {"uid": lb.metadata.uid}, "status": msgspec.to_builtins(said)}
         try:
@@ -179,36 +218,46 @@ class AgentController:
         except NotFound:
             return  # gone meanwhile
         self._load_balancers.observe(written)
+        self._tell_of_loss(lb, leasing)
 
-    def _says(self, lb: LoadBalancer) -> LoadBalancerStatus | None:
-        """What the status should say of the agent's part; None while that is not known yet."""
+    def _says(self, lb: LoadBalancer, leasing: Leasing | None) -> LoadBalancerStatus:
+        """What the status should say of the agent's part; where that is not known yet, what it says now."""
         want = self._table.load_balancer(lb.key)
-        leasing = self._leasing(lb)
         now = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if self._leaving(lb, want):
+            # Given up only once it is off the link: then it may be given to somebody else.
+            return report_lease(lb, leasing, now)
         if want is None:
-            # Given up only once no address of it is on the link: then it may be given to somebody else.
-            return None if self._still_up(lb) else report(lb, self._node, None, leasing, now)
-        addresses = tuple(v for network, v in want.places if self._forwarders[network].held([v]))
-        generation = min((self._forwarders[p.network].generation(lb.key) for p in want.shown), default=0)
-        problem, awaited = want.problem, want.awaited
-        if problem is None:
-            problem = self._problem(want.shown) or self._displaced(lb.key)
-            awaited = awaited or self._problem(want.following)
-            complete = {p.vip for p in want.shown}.issubset(addresses) and generation == lb.metadata.generation
-            if problem is None and not complete:
-                return None
-        elif not want.places:
-            generation = lb.metadata.generation
-        if self._withdrawing(lb, want):
-            return None
-        has_nodes = self._table.has_nodes(lb.key)
-        foreign = self._foreign(want)
-        seen = Observation(generation, addresses, problem, want.partial, has_nodes, awaited, foreign)
-        return report(lb, self._node, seen, leasing, now)
+            return report(lb, self._node, None, leasing, now)
+        seen = self._seen(lb, want)
+        return report_lease(lb, leasing, now) if seen is None else report(lb, self._node, seen, leasing, now)
 
-    def _problem(self, places: Sequence[Place]) -> Problem | None:
-        found = (self._forwarders[network].problem([vip]) for network, vip in places)
-        return next((p for p in found if p is not None), None)
+    def _seen(self, lb: LoadBalancer, want: Wanted) -> Observation | None:
+        """What the kernel does for it; None while it is on its way."""
+        addresses = tuple(v for network, v in want.places if self._forwarders[network].held([v]))
+        first = want.shown or want.following  # without one to show (a lease has ended) the next one is what counts
+        generation = min((self._forwarders[p.network].generation(lb.key) for p in first), default=0)
+        problem = want.problem or self._problem(lb, first)
+        complete = {p.vip for p in first}.issubset(addresses) and generation == lb.metadata.generation
+        if problem is None and not complete:
+            return None
+        return Observation(
+            generation=generation if want.places else lb.metadata.generation,
+            addresses=addresses,
+            problem=problem,
+            partial=want.partial,
+            has_nodes=self._table.has_nodes(lb.key),
+            awaited=want.awaited or self._problem(lb, want.following),
+            foreign=self._foreign(want),
+        )
+
+    def _problem(self, lb: LoadBalancer, places: Sequence[Place]) -> Problem | None:
+        for network, vip in places:
+            forwarder = self._forwarders[network]
+            found = forwarder.problem([vip])
+            if found is not None:
+                return conflict(lb, vip, found.message) if forwarder.foreign([vip]) else found
+        return self._displaced(lb.key, places)
 
     def _foreign(self, want: Wanted) -> tuple[ForeignAddress, ...]:
         return tuple(
@@ -217,21 +266,33 @@ class AgentController:
             for mac in self._forwarders[network].foreign([vip]).values()
         )
 
-    def _withdrawing(self, lb: LoadBalancer, want: Wanted) -> bool:
-        """Whether an address that it gave up is still on the link: so long the holder names it."""
+    def _leaving(self, lb: LoadBalancer, want: Wanted | None) -> bool:
+        """Whether an address that the holder names, and that is not wanted any more, is still on the link."""
         if lb.status.holder is None:
             return False
-        left = {ip_address(a) for a in lb.status.holder.addresses} - {p.vip for p in want.places}
+        wanted = frozenset() if want is None else {place.vip for place in want.places}
+        networks: dict[IPAddress, list[str]] = {}
+        for address in (*lb.status.addresses, *lb.status.next_addresses):
+            if (vip := _parsed(address.ip)) is not None and address.network in self._forwarders:
+                networks.setdefault(vip, []).append(address.network)
+        named = {vip for text in lb.status.holder.addresses if (vip := _parsed(text)) is not None}
         return any(
-            forwarder.on_link(v for v in left if not self._table.users_of(network, v))
-            for network, forwarder in self._forwarders.items()
+            self._on_link(lb.key, network, vip)
+            for vip in named - wanted
+            for network in networks.get(vip, self._forwarders)
         )
 
     def _leasing(self, lb: LoadBalancer) -> Leasing | None:
-        for leases in self._leases.values():
-            if (found := leases.leasing(lb)) is not None:
-                return found
+        """Of the network that it asks for; until it has a lease there, that of the network which it leaves."""
         network = lb.metadata.annotations.get(NETWORK_ANNOTATION, "")
+        found = {name: said for name, leases in self._leases.items() if (said := leases.leasing(lb)) is not None}
+        asked = found.pop(network, None)
+        if asked is not None and asked.lease is not None:
+            return asked
+        for left in found.values():
+            return left if asked is None else Leasing(left.lease, asked.problem)
+        if asked is not None:
+            return asked
         if lb.spec.ipam != "dhcp" or lb.metadata.deletion_timestamp or network in self._leases:
             return None
         name = network or "the management network"
@@ -241,26 +302,38 @@ class AgentController:
     def _decline(self, lb: LoadBalancer) -> None:
         """Tell the DHCP client of an address that was found with somebody else when it was to be brought up."""
         for network, leases in self._leases.items():
-            address = leases.address(lb)
+            address = leases.address(lb.key)
             if address is not None:
                 for mac in self._forwarders[network].foreign([address]).values():
                     leases.conflict(lb.key, mac)
 
-    def _still_up(self, lb: LoadBalancer) -> bool:
-        holder = lb.status.holder
-        known = (*lb.status.addresses, *lb.status.next_addresses)
-        vips = {ip_address(a) for a in (*(a.ip for a in known), *(holder.addresses if holder is not None else ()))}
-        return any(
-            forwarder.on_link(v for v in vips if not self._table.users_of(network, v))
-            for network, forwarder in self._forwarders.items()
+    def _tell_of_loss(self, before: LoadBalancer, leasing: Leasing | None) -> None:
+        lease = before.status.lease
+        if lease is None or leasing is None or (leasing.lease is not None and leasing.lease.ip == lease.ip):
+            return
+        why = f"Its lease has ended: {leasing.problem.message.rstrip('.')}." if leasing.problem is not None else ""
+        if leasing.lease is not None:
+            why = f"{why} {leasing.lease.ip} is leased now.".lstrip()
+        self._events.record(
+            LOADBALANCERS, before, "Warning", "LeaseLost", f"{lease.ip} is off the link. {why}".rstrip()
         )
 
-    def _displaced(self, key: LoadBalancerKey) -> Problem | None:
+    def _displaced(self, key: LoadBalancerKey, places: Sequence[Place]) -> Problem | None:
+        vips = {place.vip for place in places}
         for listener, (namespace, name) in self._table.displaced(key).items():
+            if listener.vip not in vips:
+                continue
             other = f"LoadBalancer {name}" if namespace == key[0] else "another LoadBalancer"
             return Problem(
                 "ListenerInUse", f"{listener.protocol} {listener.port} of {listener.vip} is {other}'s already."
             )
+        return None
+
+
+def _parsed(text: str) -> IPAddress | None:
+    try:
+        return ip_address(text)
+    except ValueError:  # somebody else's writing; what is wrong is told in the condition
         return None
 
 

@@ -36,8 +36,9 @@ RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 class NetworkForwarder:
     """Drives one :class:`~cloudprovider.dataplane.api.Segment`, got by ``open_segment``, tried until it succeeds.
 
-    ``report(key)``: look at this load balancer again. ``beside(segment)``: what else works on the segment while it
-    is open, until it is cancelled; before it, nothing is withdrawn.
+    ``report(key)``: look at this load balancer again. ``adopted()``: now it is known what is on the link. ``defended
+    (vip, mac)``: somebody else claims an address that is up. ``beside(segment)``: what else works on the segment while
+    it is open, until it is cancelled.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class NetworkForwarder:
         table: ForwardingTable,
         report: Callable[[LoadBalancerKey], None],
         *,
+        adopted: Callable[[], None],
+        defended: Callable[[IPAddress, str], None],
         beside: Callable[[Segment], Coroutine[None, None, None]],
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -54,6 +57,8 @@ class NetworkForwarder:
         self._open_segment = open_segment
         self._table = table
         self._report = report
+        self._adopted = adopted
+        self._defended = defended
         self._beside = beside
         self._jitter = jitter
         self._wake = asyncio.Event()
@@ -65,6 +70,8 @@ class NetworkForwarder:
         self._claiming: set[IPAddress] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[IPAddress] = set()
+        self._unknown = True
+        """Until the kernel has once been brought in line, the agent before may have left anything."""
         self._failed: dict[IPAddress, Problem] = {}
         self._foreign: dict[IPAddress, str] = {}
         self._attempt = 0
@@ -94,7 +101,10 @@ class NetworkForwarder:
         return tuple(v for v in vips if v in self._held)
 
     def on_link(self, vips: Iterable[IPAddress]) -> bool:
-        """Whether any of the addresses is up, on its way up, or has connections of a listener that is gone."""
+        """Whether any of the addresses is up, on its way up, or has connections of a listener that is gone; True, too,
+        while that is not known yet."""
+        if self._unknown:
+            return any(True for _ in vips)
         left = {listener.vip for listener in self._forgotten}
         return any(v in self._held or v in self._claiming or v in left for v in vips)
 
@@ -124,8 +134,10 @@ class NetworkForwarder:
 
     # The work.
 
-    async def run(self) -> None:
-        """Work for ever; cancelled, it leaves rules and addresses as they are."""
+    async def run(self, *, adopt: bool = True) -> None:
+        """Work for ever; cancelled, it leaves rules and addresses as they are. ``adopt``: there is a namespace of the
+        agent before."""
+        self._unknown = adopt
         segment = await self._opened()
         others = [asyncio.create_task(self._tick(segment)), asyncio.create_task(self._beside(segment))]
         for task in others:
@@ -156,7 +168,7 @@ class NetworkForwarder:
                 segment = await self._open_segment()
                 await segment.engine.start()
                 self._held = set(await segment.announcer.held())
-                segment.announcer.on_conflict(_defended)
+                segment.announcer.on_conflict(self._defended)
             except DataPlaneError as err:
                 delay = self._refused(err)
                 for vip in self._table.vips(self._network):
@@ -180,9 +192,9 @@ class NetworkForwarder:
         changes = self._table.take_changes(self._network)
         try:
             wanted = self._table.vips(self._network)
-            for vip in self._failed.keys() - wanted:
-                self._failed.pop(vip)
-                self._foreign.pop(vip, None)
+            for known in (self._failed, self._foreign):
+                for vip in known.keys() - wanted:
+                    del known[vip]
             surplus = self._held - wanted
             if surplus:
                 await segment.announcer.withdraw(surplus)
@@ -198,6 +210,9 @@ class NetworkForwarder:
             delay = self._refused(err)
         else:
             self._attempt, self._resync, self._refusal = 0, False, ""
+            if self._unknown:
+                self._unknown = False
+                self._adopted()
             self._generations.update(batch)
             for key in batch:
                 want = self._table.load_balancer(key)
@@ -216,6 +231,8 @@ class NetworkForwarder:
         for part in chunks(changes, CHUNK):
             await segment.engine.apply(part)
             await asyncio.sleep(0)  # others' turn: a whole table takes a while
+        if left := [key for key, forward in changes.forwards.items() if forward is None]:
+            await segment.connections.forget_listeners(left)  # of load balancers that went while no agent ran
         if changes:
             log.info(
                 "kernel brought in line",
@@ -314,13 +331,5 @@ class NetworkForwarder:
         return bool(lost or strange)
 
 
-def _defended(vip: IPAddress, mac: str) -> None:
-    log.warning("somebody else claims an address of ours; it is defended", extra={"address": str(vip), "mac": mac})
-
-
 def _conflict(claim: Claim) -> Problem:
-    return Problem(
-        "AddressConflict",
-        f"{claim.address} is in use on this network by {claim.conflict}. Another address is taken; one that was asked "
-        f"for by name is tried again every {CONFLICT_RETRY:.0f} s: free it there, or ask for another.",
-    )
+    return Problem("AddressConflict", f"{claim.address} is in use on this network by {claim.conflict}.")

@@ -15,6 +15,7 @@ from cloudprovider.core.errors import CloudProviderError, DataPlaneError
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Segment
 from cloudprovider.dhcp.api import DhcpClient, Lease, LeaseRequest
+from cloudprovider.dhcp.effects import Reason
 from cloudprovider.dhcp.identity import client_identity
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class Leases:
         self._refused: dict[LoadBalancerKey, Problem] = {}
         self._released: dict[LoadBalancerKey, LeaseRequest] = {}
         """To be released as soon as there is a client."""
+        self._returned: dict[LoadBalancerKey, DhcpLease] = {}
+        """What has been given back, and is still shown: not good for anything any more."""
+        self._trouble = ""
+        """Why there is no client."""
 
     # What the agent asks.
 
@@ -59,19 +64,23 @@ class Leases:
         """Take a load balancer as it is now. ``in_use``: its lease's address is shown in its status, or still up; so
         long it is kept, whatever else the load balancer asks for."""
         key = lb.key
+        if key in self._returned and lb.status.lease != self._returned[key]:
+            del self._returned[key]
         on_network = lb.metadata.annotations.get(NETWORK_ANNOTATION, "") == self._network
         asked = lb.spec.ipam == "dhcp" and on_network and not lb.metadata.deletion_timestamp
         remembered = lb.status.lease
-        ours = key in self._wanted or (remembered is not None and remembered.network == self._network)
+        left = remembered is not None and remembered.network == self._network and key not in self._returned
+        ours = key in self._wanted or left
         if asked or (ours and in_use):
             self._want(lb)
         elif ours:
             self._give_back(lb)
 
     def forget(self, key: LoadBalancerKey) -> None:
-        """The load balancer is gone."""
+        """The load balancer is gone, and its address is off the link."""
         request = self._wanted.pop(key, None)
         self._refused.pop(key, None)
+        self._returned.pop(key, None)
         if request is not None:
             self._release(request)
 
@@ -80,32 +89,36 @@ class Leases:
         if self._client is not None:
             self._client.conflict(key, mac)
 
-    def address(self, lb: LoadBalancer) -> IPv4Address | None:
-        """The address that is leased for it now."""
-        if lb.key not in self._wanted:
-            return None
-        if self._client is not None:
-            lease = self._client.state(lb.key).lease
-            return lease.address if lease is not None else None
-        # Not connected yet: what the last agent left is good until its end.
-        remembered = self._wanted[lb.key].remembered
-        if remembered is None or (remembered.expires_at is not None and remembered.expires_at <= self._now()):
-            return None
-        return remembered.address
+    def address(self, key: LoadBalancerKey) -> IPv4Address | None:
+        """The address that is leased for a load balancer now."""
+        lease = self._lease(key)
+        return None if lease is None else lease.address
 
     def leasing(self, lb: LoadBalancer) -> Leasing | None:
         """How it stands with its lease; None: it has none on this network, and needs none."""
         key = lb.key
-        if key in self._refused:
-            return Leasing(None, self._refused[key])
+        if key not in self._wanted and key not in self._refused:
+            return None
+        lease = self._lease(key)
+        shown = None if lease is None else _shown(lease, self._network, self._wanted[key].identity)
+        return Leasing(shown, self._refused.get(key) or self._problem(key))
+
+    def _lease(self, key: LoadBalancerKey) -> Lease | None:
         if key not in self._wanted:
             return None
+        if self._client is not None:
+            return self._client.state(key).lease
+        # Not connected: what the client before, or the last agent, left is good until its end.
+        remembered = self._wanted[key].remembered
+        if remembered is None or (remembered.expires_at is not None and remembered.expires_at <= self._now()):
+            return None
+        return remembered
+
+    def _problem(self, key: LoadBalancerKey) -> Problem | None:
         if self._client is None:
-            return Leasing(lb.status.lease, None)
-        state = self._client.state(key)
-        problem = Problem(state.problem.reason, state.problem.message) if state.problem is not None else None
-        lease = state.lease
-        return Leasing(_shown(lease, self._network, self._wanted[key].identity) if lease is not None else None, problem)
+            return Problem(Reason.SEND_FAILED, f"{self._trouble}.") if self._trouble else None
+        found = self._client.state(key).problem
+        return None if found is None else Problem(found.reason, found.message)
 
     # The work.
 
@@ -126,12 +139,31 @@ class Leases:
                 if asyncio.get_running_loop().time() - began > _SOUND:
                     delay = _RETRY_FIRST
                 log.warning("no DHCP on a network for now", extra={"network": self._network, "error": str(error)})
-            await asyncio.sleep(delay * (0.5 + self._jitter()))
+                self._trouble = str(error).rstrip(".")
+                for key in list(self._wanted):
+                    self._changed(key)
+            await self._pause(delay * (0.5 + self._jitter()))
             delay = min(_RETRY_MOST, 2.0 * delay)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let time pass without a client: leases that end meanwhile are told of."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        seen = self._now()
+        while (left := until - loop.time()) > 0:
+            ends = (r.remembered.expires_at for r in self._wanted.values() if r.remembered is not None)
+            coming = ((end - seen).total_seconds() for end in ends if end is not None and end > seen)
+            await asyncio.sleep(min((left, *coming)))
+            before, seen = seen, self._now()
+            for key, request in list(self._wanted.items()):
+                end = None if request.remembered is None else request.remembered.expires_at
+                if end is not None and before < end <= seen:
+                    self._changed(key)
 
     async def _hold(self, client: DhcpClient) -> None:
         client.on_change(self._changed)
         self._client = client
+        self._trouble = ""
         for request in self._released.values():
             client.want(request)
             client.drop(request.key, release=True)
@@ -149,7 +181,13 @@ class Leases:
     def _want(self, lb: LoadBalancer) -> None:
         key = lb.key
         known = self._wanted.get(key)
-        remembered = _remembered(lb.status.lease, self._network) if known is None else known.remembered
+        if known is not None and known.identity != lb.metadata.uid:  # another one by the same name
+            self.forget(key)
+            known = None
+        if known is not None:
+            remembered = known.remembered
+        else:
+            remembered = None if key in self._returned else _remembered(lb.status.lease, self._network)
         try:
             request = LeaseRequest(key=key, identity=lb.metadata.uid, hostname=_hostname(lb), remembered=remembered)
         except CloudProviderError as wrong:
@@ -169,13 +207,14 @@ class Leases:
     def _give_back(self, lb: LoadBalancer) -> None:
         request = self._wanted.pop(lb.key, None)
         self._refused.pop(lb.key, None)
+        if lb.status.lease is not None:
+            self._returned[lb.key] = lb.status.lease
         if request is None:  # of an agent before this one
             remembered = _remembered(lb.status.lease, self._network)
             request = LeaseRequest(key=lb.key, identity=lb.metadata.uid, remembered=remembered)
             if self._client is not None:
                 self._client.want(request)
         self._release(request)
-        self._changed(lb.key)
 
     def _release(self, request: LeaseRequest) -> None:
         if self._client is not None:
@@ -185,9 +224,9 @@ class Leases:
 
 
 def _hostname(lb: LoadBalancer) -> str:
-    """What is asked for, else the Service's name."""
+    """What is asked for, else the Service's (the object's) name as one label (RFC 1123)."""
     name = lb.spec.service.name if lb.spec.service is not None else lb.metadata.name
-    return lb.spec.dhcp_hostname or name[:_HOSTNAME].rstrip("-")
+    return lb.spec.dhcp_hostname or name.replace(".", "-")[:_HOSTNAME].rstrip("-")
 
 
 def _shown(lease: Lease, network: str, identity: str) -> DhcpLease:

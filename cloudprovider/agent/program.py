@@ -25,9 +25,12 @@ from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load
 from cloudprovider.kube.endpoint import Probes, serve
+from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.metrics import RequestCounter, exposition
 
 log = logging.getLogger(__name__)
+
+COMPONENT = "cloudprovider-agent"
 
 
 class Agent:
@@ -41,6 +44,7 @@ class Agent:
         self._dataplane = dataplane
         self._rng = rng
         self._connect = connect
+        self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=_utc, rng=rng)
         self._controller: AgentController | None = None
         self._mine = asyncio.Event()
         self._changed = asyncio.Event()
@@ -60,6 +64,7 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ownership().run(self._on_contact))
             group.create_task(self._serve())
+            group.create_task(self._events.run())
 
     async def leave(self) -> None:
         """Remove everything of this instance from the host, and let others have its load balancers."""
@@ -105,6 +110,7 @@ class Agent:
                 config.networks,
                 self._client,
                 self._dataplane,
+                self._events,
                 connect=self._connect,
                 rng=self._rng,
             )
@@ -124,15 +130,18 @@ class Agent:
                 await self._dataplane.remove(network)
 
 
+def _utc() -> datetime:
+    return datetime.now(UTC)
+
+
 @contextlib.asynccontextmanager
-async def _connect(
+async def connect(
     segment: Segment, network: str, probe: Callable[[IPv4Address], Awaitable[str]], *, rng: random.Random
 ) -> AsyncIterator[DhcpClient]:
+    """The DHCP client of a segment's link, on a socket of its own. Raises DataPlaneError."""
     with await segment.packets(open_socket) as packets:
         name = network or "management"
-        yield SocketDhcpClient(
-            packets, mac=segment.mac, network=name, probe=probe, now=lambda: datetime.now(UTC), rng=rng
-        )
+        yield SocketDhcpClient(packets, mac=segment.mac, network=name, probe=probe, now=_utc, rng=rng)
 
 
 async def run(config: AgentConfig) -> None:
@@ -164,6 +173,6 @@ async def _with_agent(
     credentials = load(config.kubeconfig or None, config.context or None)
     async with HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client:
         # Who guesses DHCP's transaction ids can answer for a server.
-        connect = partial(_connect, rng=random.SystemRandom())
-        agent = Agent(config, client, HostDataPlane(config.instance), rng, connect=connect)
+        guarded = partial(connect, rng=random.SystemRandom())
+        agent = Agent(config, client, HostDataPlane(config.instance), rng, connect=guarded)
         await work(agent, config, client.requests)

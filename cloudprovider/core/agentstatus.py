@@ -1,7 +1,10 @@
 """What the agent that holds a load balancer says of it: ``status.holder``, its lease, whom it found to have an address
 of it, and its conditions."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import msgspec
 
 from cloudprovider.core.api.loadbalancer import DhcpLease, ForeignAddress, Holder, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
@@ -62,7 +65,18 @@ def report(
         holder=holder,
         lease=None if leasing is None else leasing.lease,
         foreign_addresses=[] if seen is None else list(seen.foreign),
-        conditions=carry_times(lb.status.conditions, conditions, now),
+        conditions=_in_order(carry_times(lb.status.conditions, conditions, now)),
+    )
+
+
+def report_lease(lb: LoadBalancer, leasing: Leasing | None, now: str) -> LoadBalancerStatus:
+    """What :func:`report` returns while there is news of the lease alone: all else stays as it is said now."""
+    said = reported(lb)
+    conditions = [c for c in said.conditions if c.type != LEASED]
+    if leasing is not None:
+        conditions += carry_times(lb.status.conditions, [_leased(lb, leasing)], now)
+    return msgspec.structs.replace(
+        said, lease=None if leasing is None else leasing.lease, conditions=_in_order(conditions)
     )
 
 
@@ -72,8 +86,25 @@ def reported(lb: LoadBalancer) -> LoadBalancerStatus:
         holder=lb.status.holder,
         lease=lb.status.lease,
         foreign_addresses=lb.status.foreign_addresses,
-        conditions=[c for c in lb.status.conditions if c.type in AGENT_CONDITIONS and not _controllers(lb, c)],
+        conditions=_in_order(c for c in lb.status.conditions if c.type in AGENT_CONDITIONS and not _controllers(lb, c)),
     )
+
+
+def conflict(lb: LoadBalancer, vip: IPAddress, said: str) -> Problem:
+    """Why an address that somebody else has is not served, and what comes of it. ``said``: who has it."""
+    by_dhcp = any(a.ip == str(vip) and not a.ip_pool for a in (*lb.status.addresses, *lb.status.next_addresses))
+    if str(vip) in lb.spec.addresses:
+        remedy = "It was asked for by name, so it is tried again every minute: free it there, or ask for another."
+    elif by_dhcp:
+        remedy = "It is declined, and the DHCP server is asked for another."
+    else:
+        remedy = "Another address is taken."
+    return Problem("AddressConflict", f"{said} {remedy}")
+
+
+def _in_order(conditions: Iterable[Condition]) -> list[Condition]:
+    """By type, so that what is said and what was said compare: the API server keeps an order of its own."""
+    return sorted(conditions, key=lambda c: c.type)
 
 
 def _leased(lb: LoadBalancer, leasing: Leasing) -> Condition:

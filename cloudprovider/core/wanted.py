@@ -144,7 +144,7 @@ def _usable(addresses: list[Address], networks: Collection[str]) -> tuple[tuple[
             problem = Problem("NetworkNotConfigured", message)
         elif place.vip.version == 6:
             message = f"{place.vip} is not announced: this version forwards IPv4 only. Ask for the family IPv4."
-            problem = Problem("IPv6NotSupported", message)
+            problem = Problem("IPv6NotForwarded", message)
         else:
             places.append(place)
     return tuple(places), problem

@@ -11,7 +11,7 @@ from cloudprovider.agent import forwarder as module
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
-from cloudprovider.core.plan import Forward, GroupId, ListenerKey
+from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
 from cloudprovider.core.wanted import LoadBalancerKey
 from cloudprovider.dataplane.api import NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeFlow, FakeNetwork
@@ -35,11 +35,14 @@ class World:
         self.table = ForwardingTable([""])
         self.table.set_cluster(cluster("n1", "n2"))
         self.reported: list[LoadBalancerKey] = []
+        self.claims: list[tuple[IPAddress, str]] = []
         self.forwarder = NetworkForwarder(
             "",
             lambda: self.dataplane.open(CONFIG),
             self.table,
             self.reported.append,
+            adopted=lambda: None,
+            defended=lambda vip, mac: self.claims.append((vip, mac)),
             beside=nothing,
             jitter=lambda: 0.0,
         )

@@ -161,7 +161,7 @@ def test_what_follows_elsewhere_does_not_spoil_what_is_shown() -> None:
     old = Address(ip="10.0.0.100", prefix_length=24)
     for new, reason in (
         (Address(ip="10.9.0.1", prefix_length=24, network="x/y"), "NetworkNotConfigured"),
-        (Address(ip="2001:db8::1", prefix_length=64), "IPv6NotSupported"),
+        (Address(ip="2001:db8::1", prefix_length=64), "IPv6NotForwarded"),
     ):
         want = wanted(moving("a", old, new), [""])
         assert want is not None
@@ -177,7 +177,7 @@ def test_of_two_families_the_one_that_is_forwarded_is_served() -> None:
     assert want is not None
     assert want.problem is None
     assert want.partial is not None
-    assert want.partial.reason == "IPv6NotSupported"
+    assert want.partial.reason == "IPv6NotForwarded"
     assert [str(p.vip) for p in want.shown] == ["10.0.0.100"]
     del both.status.addresses[0]
     alone = wanted(both, [""])
