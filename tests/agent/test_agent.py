@@ -1,100 +1,15 @@
 """The whole agent between an API server in memory and a kernel in memory."""
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Interface, ip_address
-
 import msgspec
 
-from cloudprovider.agent.config import AgentConfig
-from cloudprovider.agent.program import Agent
-from cloudprovider.core.api.loadbalancer import Address, Listener, LoadBalancer
-from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.conditions import find
+from cloudprovider.core.api.loadbalancer import Address
 from cloudprovider.core.errors import Unavailable
-from cloudprovider.dataplane.api import NetworkConfig, Segment
-from cloudprovider.dataplane.fake import FakeDataPlane, FakeNetwork
-from cloudprovider.dhcp.fake import FakeDhcpClient, FakeDhcpServer
+from cloudprovider.dataplane.fake import FakeDataPlane
 from cloudprovider.kube.fake import FakeKubeClient
-from cloudprovider.kube.fakestore import Call, FakeCluster
+from cloudprovider.kube.fakestore import Call
 from cloudprovider.kube.resources import GUESTCLUSTERS, LEASES, LOADBALANCERS
+from tests.agent.world import VIP, World, running, until
 from tests.core.test_forwarding import HTTP, cluster, key, lb
-
-VIP = ip_address("10.0.0.100")
-
-
-class World:
-    """A host cluster with one tenant of two nodes, and agents of one instance."""
-
-    def __init__(self) -> None:
-        self.cluster = FakeCluster(lambda: datetime(2026, 1, 1, tzinfo=UTC))
-        self.client = FakeKubeClient(self.cluster, program="test")
-        self.dataplane = FakeDataPlane()
-        self.now = datetime.now(UTC).replace(microsecond=0)
-        self.dhcp = FakeDhcpServer(
-            addresses=[ip_address(f"10.0.0.{n}") for n in (200, 201)],  # type: ignore[misc]
-            server=IPv4Address("10.0.0.1"),
-            gateway=IPv4Address("10.0.0.1"),
-        )
-        self.leases: list[FakeDhcpClient] = []
-        """The clients that agents made, the newest last."""
-        self.cluster.seed(GUESTCLUSTERS, cluster("n1", "n2"))
-
-    @property
-    def network(self) -> FakeNetwork:
-        return self.dataplane.namespaces.get("") or FakeNetwork()
-
-    def agent(self, node: str = "h1", dataplane: FakeDataPlane | None = None, device: str = "mgmt-br") -> Agent:
-        networks = (NetworkConfig("", device, IPv4Interface("10.0.0.2/24")),)
-        config = AgentConfig(node_name=node, instance="fake", networks=networks)
-        client = FakeKubeClient(self.cluster, program=node)
-        return Agent(config, client, dataplane or self.dataplane, random.Random(1), connect=self.connect)
-
-    @asynccontextmanager
-    async def connect(
-        self, segment: Segment, network: str, probe: Callable[[IPv4Address], Awaitable[str]]
-    ) -> AsyncIterator[FakeDhcpClient]:
-        self.leases.append(FakeDhcpClient(self.dhcp, network=network, now=lambda: self.now, probe=probe))
-        yield self.leases[-1]
-
-    def seed(self, name: str = "a", vip: str = "10.0.0.100", *listeners: Listener) -> LoadBalancer:
-        return self.cluster.seed(LOADBALANCERS, lb(name, vip, *(listeners or (HTTP,))))
-
-    async def lb(self, name: str = "a") -> LoadBalancer:
-        return await self.client.get(LOADBALANCERS, "t", name)
-
-    async def holds(self, name: str = "a", node: str = "h1") -> bool:
-        holder = (await self.lb(name)).status.holder
-        return holder is not None and holder.node == node
-
-    async def condition(self, kind: str, name: str = "a") -> Condition | None:
-        return find((await self.lb(name)).status.conditions, kind)
-
-    async def says(self, kind: str, reason: str, name: str = "a") -> bool:
-        found = await self.condition(kind, name)
-        return found is not None and found.reason == reason
-
-
-@asynccontextmanager
-async def running(agent: Agent) -> AsyncIterator["asyncio.Task[None]"]:
-    task = asyncio.create_task(agent.run())
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while True:
-            result = condition()
-            if await result if asyncio.iscoroutine(result) else result:
-                return
-            await asyncio.sleep(0.002)
 
 
 async def test_a_load_balancer_is_forwarded_announced_and_reported_in_one_write() -> None:

@@ -7,8 +7,7 @@ import msgspec
 
 from cloudprovider.core.api.loadbalancer import Address, DhcpLease, LoadBalancer
 from cloudprovider.kube.resources import LOADBALANCERS
-from tests.agent.test_agent import World, running, until
-from tests.agent.test_moving import OLD, controller_says, held
+from tests.agent.world import OLD, World, running, until
 from tests.core.test_forwarding import HTTP, lb
 
 FIRST, SECOND = "10.0.0.200", "10.0.0.201"
@@ -32,7 +31,7 @@ async def copy(world: World) -> None:
     found = await lease(world)
     assert found is not None
     given = Address(ip=found.ip, prefix_length=found.prefix_length, gateway=found.gateway, network=found.network)
-    await controller_says(world, [given], [])
+    await world.controller_says([given], [])
 
 
 async def served(world: World) -> None:
@@ -61,7 +60,7 @@ async def test_a_lease_is_shown_and_its_address_comes_up_when_the_controller_say
         assert not world.network.vips
         await copy(world)
         await until(world.holds)
-        assert await held(world) == [FIRST]
+        assert await world.held() == [FIRST]
         assert {str(k.vip) for k in world.network.ledger.forwards} == {FIRST}
 
 
@@ -96,7 +95,7 @@ async def test_a_restart_keeps_the_lease_and_withdraws_nothing() -> None:
         await until(lambda: len(world.leases) == 2 and world.leases[1].state(("t", "a")).lease is not None)
         world.seed("b", "10.0.0.101")
         await until(lambda: world.holds("b"))
-        assert await held(world) == [FIRST]
+        assert await world.held() == [FIRST]
     assert [str(a) for a in world.network.announced] == [FIRST, "10.0.0.101"]
 
 
@@ -110,7 +109,7 @@ async def test_a_lease_that_ended_goes_off_the_link_at_once_and_another_is_sough
         await until(lambda: not world.network.vips)  # though the status shows the address still
 
         async def told() -> bool:
-            return await lease(world) is None and await held(world) == []
+            return await lease(world) is None and await world.held() == []
 
         await until(told)
         found = await world.condition("Leased")
@@ -139,7 +138,7 @@ async def test_an_address_of_somebody_else_is_declined() -> None:
         assert IPv4Address(FIRST) in world.dhcp.declined
         await copy(world)
         await until(world.holds)
-        assert await held(world) == [SECOND]
+        assert await world.held() == [SECOND]
 
 
 async def test_from_dhcp_to_a_pool_the_lease_is_kept_until_the_new_address_is_up() -> None:
@@ -150,14 +149,14 @@ async def test_from_dhcp_to_a_pool_the_lease_is_kept_until_the_new_address_is_up
         obj = await world.lb()
         await world.client.merge_patch(LOADBALANCERS, *obj.key, {"spec": {"ipam": "pool"}})
         by_dhcp = obj.status.addresses[0]
-        await controller_says(world, [by_dhcp], [OLD])
+        await world.controller_says([by_dhcp], [OLD])
 
         async def both() -> bool:
-            return await held(world) == [FIRST, OLD.ip]
+            return await world.held() == [FIRST, OLD.ip]
 
         await until(both)
         assert await leased(world)
-        await controller_says(world, [OLD], [])
+        await world.controller_says([OLD], [])
 
         async def given_back() -> bool:
             if not world.dhcp.owners:
@@ -165,7 +164,7 @@ async def test_from_dhcp_to_a_pool_the_lease_is_kept_until_the_new_address_is_up
             return await lease(world) is None and not world.dhcp.owners
 
         await until(given_back)
-        assert await held(world) == [OLD.ip]
+        assert await world.held() == [OLD.ip]
         assert await world.condition("Leased") is None
 
 

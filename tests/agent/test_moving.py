@@ -1,39 +1,11 @@
-"""An address that takes another one's place, and one that somebody else has: the agent's part."""
+"""An address that takes another one's place: the agent's part."""
 
-from ipaddress import ip_address
-
-import msgspec
-
-from cloudprovider.core.api.loadbalancer import Address, ForeignAddress, LoadBalancer
-from cloudprovider.dataplane.fake import FakeNetwork
+from cloudprovider.core.api.loadbalancer import Address, LoadBalancer
 from cloudprovider.kube.resources import LOADBALANCERS
-from tests.agent.test_agent import VIP, World, running, until
+from tests.agent.world import NEW, OLD, VIP, World, running, until
 from tests.core.test_forwarding import key
 
-OLD = Address(ip="10.0.0.100", ip_pool="p", prefix_length=24)
-NEW = Address(ip="10.0.0.150", ip_pool="q", prefix_length=24)
 ELSEWHERE = Address(ip="10.9.0.1", ip_pool="q", prefix_length=24, network="x/y")
-MAC = "02:00:00:00:00:99"
-
-
-async def controller_says(world: World, addresses: list[Address], following: list[Address]) -> None:
-    """Write the controller's part of the status."""
-    status = {"addresses": msgspec.to_builtins(addresses), "nextAddresses": msgspec.to_builtins(following)}
-    obj = await world.lb()
-    patch = {
-        "apiVersion": LOADBALANCERS.api_version,
-        "kind": LOADBALANCERS.kind,
-        "metadata": {"uid": obj.metadata.uid},
-        "status": status,
-    }
-    await world.client.apply(
-        LOADBALANCERS, *obj.key, patch, field_manager="cloudprovider-controller", subresource="status"
-    )
-
-
-async def held(world: World) -> list[str]:
-    holder = (await world.lb()).status.holder
-    return [] if holder is None else holder.addresses
 
 
 async def test_both_are_up_until_the_controller_has_changed_them() -> None:
@@ -41,19 +13,19 @@ async def test_both_are_up_until_the_controller_has_changed_them() -> None:
     world.seed()
     async with running(world.agent()):
         await until(world.holds)
-        await controller_says(world, [OLD], [NEW])
+        await world.controller_says([OLD], [NEW])
 
         async def both() -> bool:
-            return await held(world) == [OLD.ip, NEW.ip]
+            return await world.held() == [OLD.ip, NEW.ip]
 
         await until(both)
         assert {str(v) for v in world.network.vips} == {OLD.ip, NEW.ip}
         assert {str(k.vip) for k in world.network.ledger.forwards} == {OLD.ip, NEW.ip}
         assert await world.says("Programmed", "Programmed")
-        await controller_says(world, [NEW], [])
+        await world.controller_says([NEW], [])
 
         async def only_the_new() -> bool:
-            found = await held(world)
+            found = await world.held()
             if OLD.ip not in found:  # named until it is off the link, and no longer
                 assert VIP not in world.network.vips
             return found == [NEW.ip]
@@ -67,10 +39,10 @@ async def test_a_restart_in_the_middle_withdraws_nothing() -> None:
     world.seed()
     async with running(world.agent()):
         await until(world.holds)
-        await controller_says(world, [OLD], [NEW])
+        await world.controller_says([OLD], [NEW])
 
         async def both() -> bool:
-            return len(await held(world)) == 2
+            return len(await world.held()) == 2
 
         await until(both)
     announced = list(world.network.announced)
@@ -78,7 +50,7 @@ async def test_a_restart_in_the_middle_withdraws_nothing() -> None:
         await until(lambda: world.dataplane.segments)
         world.seed("b", "10.0.0.101")
         await until(lambda: world.holds("b"))
-        assert await held(world) == [OLD.ip, NEW.ip]
+        assert await world.held() == [OLD.ip, NEW.ip]
     assert [str(a) for a in world.network.announced[len(announced) :]] == ["10.0.0.101"]
 
 
@@ -87,7 +59,7 @@ async def test_what_cant_come_up_is_told_beside_what_works() -> None:
     world.seed()
     async with running(world.agent()):
         await until(world.holds)
-        await controller_says(world, [OLD], [ELSEWHERE])
+        await world.controller_says([OLD], [ELSEWHERE])
 
         async def told() -> bool:
             found = await world.condition("Programmed")
@@ -95,48 +67,7 @@ async def test_what_cant_come_up_is_told_beside_what_works() -> None:
 
         await until(told)
         assert await world.says("Ready", "Ready")
-        assert await held(world) == [OLD.ip]
-
-
-async def foreign(world: World) -> list[ForeignAddress]:
-    return (await world.lb()).status.foreign_addresses
-
-
-async def test_who_has_the_address_is_told_until_it_is_another_one() -> None:
-    world = World()
-    world.dataplane.namespaces[""] = FakeNetwork(neighbours={VIP: MAC})
-    world.seed()
-    async with running(world.agent()):
-
-        async def told() -> bool:
-            return await foreign(world) == [ForeignAddress(ip=OLD.ip, hardware_address=MAC)]
-
-        await until(told)
-        assert await world.says("Programmed", "AddressConflict")
-        assert await held(world) == []
-        await controller_says(world, [NEW], [])
-
-        async def changed() -> bool:
-            return await held(world) == [NEW.ip] and not await foreign(world)
-
-        await until(changed)
-        assert await world.says("Programmed", "Programmed")
-
-
-async def test_a_conflict_of_the_next_address_leaves_the_present_one_alone() -> None:
-    world = World()
-    world.seed()
-    async with running(world.agent()):
-        await until(world.holds)
-        world.network.neighbours[ip_address(NEW.ip)] = MAC
-        await controller_says(world, [OLD], [NEW])
-
-        async def told() -> bool:
-            return await foreign(world) == [ForeignAddress(ip=NEW.ip, hardware_address=MAC)]
-
-        await until(told)
-        assert await world.says("Programmed", "Programmed")
-        assert await held(world) == [OLD.ip]
+        assert await world.held() == [OLD.ip]
 
 
 async def test_two_on_one_address_and_one_leaves() -> None:
@@ -153,6 +84,6 @@ async def test_two_on_one_address_and_one_leaves() -> None:
             return (await world.lb("b")).status.holder is None
 
         await until(let_go)
-        assert await held(world) == [OLD.ip]
+        assert await world.held() == [OLD.ip]
         assert VIP in world.network.vips
         assert world.network.announced == [VIP]
