@@ -170,8 +170,11 @@ class Batches:
             if lb is None or lb.metadata.deletion_timestamp:
                 continue
             choice = self._book.choose(lb)
-            if not choice.wants and (choice.refusal is not None or self._book.lacks(lb)):
-                self._decide(key, choice.refusal)
+            if not choice.wants:
+                if choice.refusal is None and not self._book.lacks(lb):
+                    self._done(key)  # it has it already: an earlier write had come through
+                else:
+                    self._decide(key, choice.refusal)
             lbs[f"{key[0]}/{key[1]}"] = lb
             asked += choice.wants
         # What is in use already comes before who only showed it once, that before who asks for one by name.
