@@ -103,6 +103,17 @@ async def test_an_unknown_network_is_told() -> None:
     assert not world.network.vips
 
 
+async def test_an_address_that_is_none_is_told() -> None:
+    world = World()
+    world.seed()
+    async with running(world.agent()):
+        await until(world.holds)
+        await world.controller_says([Address(ip="10.0.0.300", ip_pool="p", prefix_length=24)])
+        await until(lambda: world.says("Programmed", "InvalidSpec"))
+        assert await world.held() == []
+    assert not world.network.vips
+
+
 async def test_an_outage_of_the_api_server_takes_nothing_away() -> None:
     world = World()
     world.seed()
