@@ -11,7 +11,7 @@ from cloudprovider.bridge.api import Hello
 from cloudprovider.bridge.checker import MAX_SHOWN, Checker
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.core import patterns
-from cloudprovider.core.combinations import Part, contradictions
+from cloudprovider.core.combinations import Part, contradictions, narrowed
 from cloudprovider.core.exchange import (
     ConditionStatus,
     GivenAddress,
@@ -147,7 +147,7 @@ def ensure_to_wire(
 def ensure_from_wire(
     message: pb.EnsureLoadBalancerRequest,
 ) -> tuple[ServiceKey, LoadBalancerRequest, tuple[IPAddress, ...]]:
-    """Read what a Service is to get: the Service, the request, the addresses that it shows."""
+    """Read what a Service is to get: the Service, the request as it can be served, the addresses that it shows."""
     check = Checker()
     spec = message.spec
     families = [check.enum(f"spec.ipFamilies[{i}]", _FAMILIES, f, "IPv4") for i, f in enumerate(spec.ip_families)]
@@ -189,7 +189,7 @@ def ensure_from_wire(
     _who_gives_the_address(check, service, spec, request)
     shown = check.shown("shown_addresses", message.shown_addresses)
     check.done()
-    return service, request, shown
+    return service, narrowed(request), shown
 
 
 def _who_gives_the_address(

@@ -4,6 +4,7 @@ The same rules are held against a Service as its user wrote it, and against what
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Literal
 
 from cloudprovider.core.errors import Violation
@@ -57,7 +58,7 @@ def _with_dhcp(request: LoadBalancerRequest, written: Written) -> Iterator[Viola
             message="DHCP here is IPv4 only, so RequireDualStack can't be met: use SingleStack or PreferDualStack, or"
             " do without DHCP",
         )
-    elif "IPv6" in request.ip_families and not ipv4_will_do(request):
+    elif "IPv6" in request.ip_families and not _ipv4_will_do(request):
         yield Violation(
             field="spec.ipFamilies",
             reason=NOT_WITH_DHCP,
@@ -69,6 +70,16 @@ def _with_dhcp(request: LoadBalancerRequest, written: Written) -> Iterator[Viola
             yield Violation(field=field, reason=NOT_WITH_DHCP, message=message)
 
 
-def ipv4_will_do(request: LoadBalancerRequest) -> bool:
+def narrowed(request: LoadBalancerRequest) -> LoadBalancerRequest:
+    """Return ``request`` as it can be served: one by DHCP that prefers two families is one for IPv4 alone.
+
+    Done on both sides of the bridge, so that the host's object never waits for a family that DHCP does not have.
+    """
+    if request.ipam == "dhcp" and _ipv4_will_do(request):
+        return replace(request, ip_families=("IPv4",), ip_family_policy="SingleStack")
+    return request
+
+
+def _ipv4_will_do(request: LoadBalancerRequest) -> bool:
     """Whether a request that may get two families can be served by IPv4 alone."""
     return request.ip_family_policy == "PreferDualStack" and (not request.ip_families or "IPv4" in request.ip_families)

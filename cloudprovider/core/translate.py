@@ -11,7 +11,7 @@ them is what its users (DNS, SIP) want, and the other ports carry an error in ``
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_network
 from typing import Final, cast, get_args
@@ -20,7 +20,7 @@ from cloudprovider.core.addresswish import address_or_none, address_wish, famili
 from cloudprovider.core.annotations import MODE, PREFIX, SOURCE_RANGES
 from cloudprovider.core.api.kubernetes import Endpoint, EndpointSlice, Service
 from cloudprovider.core.api.loadbalancer import MAX_SOURCE_RANGES
-from cloudprovider.core.combinations import contradictions, ipv4_will_do
+from cloudprovider.core.combinations import contradictions, narrowed
 from cloudprovider.core.errors import InvalidRequest, Violation
 from cloudprovider.core.exchange import (
     IPFamilyPolicy,
@@ -152,9 +152,7 @@ def translate(service: Service, slices: Iterable[EndpointSlice] = ()) -> LoadBal
     violations = (*found.violations, *contradictions(service_key(service), request, wish.written))
     if violations:
         raise InvalidRequest(*violations)
-    if request.ipam == "dhcp" and ipv4_will_do(request):
-        return replace(request, ip_families=("IPv4",), ip_family_policy="SingleStack")
-    return request
+    return narrowed(request)
 
 
 def endpoint_nodes(service: Service, slices: Iterable[EndpointSlice]) -> tuple[str, ...]:

@@ -180,6 +180,17 @@ def test_what_can_not_stand_is_refused_by_its_field(spec: pb.LoadBalancerSpec, v
     assert refused(spec) == [violation]
 
 
+@pytest.mark.parametrize(
+    "families", [[], [pb.IP_FAMILY_IPV4, pb.IP_FAMILY_IPV6], [pb.IP_FAMILY_IPV6, pb.IP_FAMILY_IPV4]]
+)
+def test_dhcp_for_a_guest_that_prefers_two_families_is_ipv4(families: list[pb.IpFamily.ValueType]) -> None:
+    """Whatever program the guest runs: the host would wait for the other family, which DHCP does not have."""
+    policy = pb.IP_FAMILY_POLICY_PREFER_DUAL_STACK
+    spec = pb.LoadBalancerSpec(ipam=pb.IPAM_DHCP, ip_families=families, ip_family_policy=policy)
+    _, read, _ = codec.ensure_from_wire(asked(spec))
+    assert (read.ipam, read.ip_families, read.ip_family_policy) == ("dhcp", ("IPv4",), "SingleStack")
+
+
 def test_all_is_told_at_once() -> None:
     spec = pb.LoadBalancerSpec(
         primary_service="default/main", ip_pool="p", network="a/b", addresses=["nowhere"], dhcp_hostname="-"
