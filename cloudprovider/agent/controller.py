@@ -50,7 +50,7 @@ class AgentController:
         *,
         connect: Connect,
         rng: random.Random,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime],
     ) -> None:
         self._node = node
         self._client = client

@@ -33,18 +33,31 @@ log = logging.getLogger(__name__)
 COMPONENT = "cloudprovider-agent"
 
 
+def _utc() -> datetime:
+    return datetime.now(UTC)
+
+
 class Agent:
     """One agent: stands by until the Lease is its own, then serves until another agent has it."""
 
     def __init__(
-        self, config: AgentConfig, client: KubeClient, dataplane: DataPlane, rng: random.Random, *, connect: Connect
+        self,
+        config: AgentConfig,
+        client: KubeClient,
+        dataplane: DataPlane,
+        rng: random.Random,
+        *,
+        connect: Connect,
+        now: Callable[[], datetime] = _utc,
     ) -> None:
+        """``connect``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`."""
         self._config = config
         self._client = client
         self._dataplane = dataplane
         self._rng = rng
         self._connect = connect
-        self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=_utc, rng=rng)
+        self._now = now
+        self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
         self._controller: AgentController | None = None
         self._mine = asyncio.Event()
         self._changed = asyncio.Event()
@@ -113,6 +126,7 @@ class Agent:
                 self._events,
                 connect=self._connect,
                 rng=self._rng,
+                now=self._now,
             )
             serving = asyncio.create_task(self._controller.run())
             changed = asyncio.create_task(self._changed.wait())
@@ -128,10 +142,6 @@ class Agent:
             # Another agent announces the addresses from its host now: two must not.
             for network in await self._dataplane.networks():
                 await self._dataplane.remove(network)
-
-
-def _utc() -> datetime:
-    return datetime.now(UTC)
 
 
 @contextlib.asynccontextmanager

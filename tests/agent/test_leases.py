@@ -1,64 +1,34 @@
-"""Addresses by DHCP: asked for, shown, kept over restarts, off the link when they end, given back in time."""
+"""Addresses by DHCP: asked for, shown, kept over restarts and outages. See test_leases_end.py for their end."""
 
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, ip_address
 
-import msgspec
+import pytest
 
-from cloudprovider.core.api.loadbalancer import Address, DhcpLease, LoadBalancer
+from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, ServiceReference
+from cloudprovider.core.errors import DataPlaneError, Unavailable
+from cloudprovider.dhcp.fake import FakeDhcpServer
+from cloudprovider.kube.fakestore import Call
 from cloudprovider.kube.resources import LOADBALANCERS
-from tests.agent.world import OLD, World, running, until
-from tests.core.test_forwarding import HTTP, lb
+from tests.agent.world import MGMT, VLAN2, World, running, until
+from tests.core.test_forwarding import HTTP
 
 FIRST, SECOND = "10.0.0.200", "10.0.0.201"
 
 
-def seed(world: World) -> LoadBalancer:
-    return world.cluster.seed(LOADBALANCERS, lb("a", "", HTTP, ipam="dhcp"))
-
-
-async def lease(world: World) -> DhcpLease | None:
-    return (await world.lb()).status.lease
-
-
-async def leased(world: World, ip: str = FIRST) -> bool:
-    found = await lease(world)
-    return found is not None and found.ip == ip
-
-
-async def copy(world: World) -> None:
-    """The controller's part: the lease becomes an address."""
-    found = await lease(world)
-    assert found is not None
-    given = Address(ip=found.ip, prefix_length=found.prefix_length, gateway=found.gateway, network=found.network)
-    await world.controller_says([given], [])
-
-
-async def served(world: World) -> None:
-    """Bring a load balancer up whose address is by DHCP."""
-    await until(lambda: leased(world))
-    await copy(world)
-    await until(world.holds)
-
-
-async def pass_time(world: World, seconds: float) -> None:
-    world.now += timedelta(seconds=seconds)
-    await world.leases[-1].settle()
-
-
 async def test_a_lease_is_shown_and_its_address_comes_up_when_the_controller_says_so() -> None:
     world = World()
-    obj = seed(world)
+    obj = world.seed_dhcp()
     async with running(world.agent()):
-        await until(lambda: leased(world))
-        found = await lease(world)
+        await until(world.lease)
+        found = (await world.lb()).status.lease
         assert found is not None
         assert (found.prefix_length, found.gateway, found.server, found.network) == (24, "10.0.0.1", "10.0.0.1", "")
         assert datetime.fromisoformat(found.expiry_time) == world.now + timedelta(hours=1)
         assert world.dhcp.owners == {IPv4Address(FIRST): obj.metadata.uid}
         assert await world.says("Leased", "Leased")
         assert not world.network.vips
-        await copy(world)
+        await world.copy_lease()
         await until(world.holds)
         assert await world.held() == [FIRST]
         assert {str(k.vip) for k in world.network.ledger.forwards} == {FIRST}
@@ -66,14 +36,13 @@ async def test_a_lease_is_shown_and_its_address_comes_up_when_the_controller_say
 
 async def test_a_renewal_changes_the_times_and_nothing_else() -> None:
     world = World()
-    seed(world)
     async with running(world.agent()):
-        await served(world)
+        await world.serve_by_dhcp()
         before = await world.lb()
-        await pass_time(world, 1801)
+        await world.pass_time(1801)
 
         async def renewed() -> bool:
-            found = await lease(world)
+            found = (await world.lb()).status.lease
             assert before.status.lease is not None
             return found is not None and found.expiry_time > before.status.lease.expiry_time
 
@@ -86,9 +55,8 @@ async def test_a_renewal_changes_the_times_and_nothing_else() -> None:
 
 async def test_a_restart_keeps_the_lease_and_withdraws_nothing() -> None:
     world = World()
-    seed(world)
     async with running(world.agent()):
-        await served(world)
+        await world.serve_by_dhcp()
     assert world.dhcp.owners, "a stop gives nothing back"
     world.dhcp.answering = False  # and nobody is needed to go on
     async with running(world.agent()):
@@ -99,127 +67,28 @@ async def test_a_restart_keeps_the_lease_and_withdraws_nothing() -> None:
     assert [str(a) for a in world.network.announced] == [FIRST, "10.0.0.101"]
 
 
-async def test_a_lease_that_ended_goes_off_the_link_at_once_and_another_is_sought() -> None:
-    world = World()
-    seed(world)
-    async with running(world.agent()):
-        await served(world)
-        world.dhcp.answering = False
-        await pass_time(world, 3601)
-        await until(lambda: not world.network.vips)  # though the status shows the address still
-
-        async def told() -> bool:
-            return await lease(world) is None and await world.held() == []
-
-        await until(told)
-        found = await world.condition("Leased")
-        assert found is not None
-        assert found.status == "False"
-        assert found.reason in {"DHCPLeaseExpired", "DHCPNoAnswer"}  # whichever is the newest news
-        assert not world.network.vips
-        world.dhcp.answering = True
-        await pass_time(world, 60)
-        await until(lambda: leased(world))
-
-
 async def test_an_address_of_somebody_else_is_declined() -> None:
     world = World()
-    seed(world)
+    world.seed_dhcp()
     async with running(world.agent()):
-        await until(lambda: leased(world))
+        await until(world.lease)
         world.network.neighbours[ip_address(FIRST)] = "02:00:00:00:00:99"  # it came after the client had asked
-        await copy(world)
+        await world.copy_lease()
 
         async def another() -> bool:
-            await pass_time(world, 11)
-            return await leased(world, SECOND)
+            await world.pass_time(11)
+            return await world.lease() == SECOND
 
         await until(another)
         assert IPv4Address(FIRST) in world.dhcp.declined
-        await copy(world)
+        await world.copy_lease()
         await until(world.holds)
         assert await world.held() == [SECOND]
 
 
-async def test_from_dhcp_to_a_pool_the_lease_is_kept_until_the_new_address_is_up() -> None:
-    world = World()
-    seed(world)
-    async with running(world.agent()):
-        await served(world)
-        obj = await world.lb()
-        await world.client.merge_patch(LOADBALANCERS, *obj.key, {"spec": {"ipam": "pool"}})
-        by_dhcp = obj.status.addresses[0]
-        await world.controller_says([by_dhcp], [OLD])
-
-        async def both() -> bool:
-            return await world.held() == [FIRST, OLD.ip]
-
-        await until(both)
-        assert await leased(world)
-        await world.controller_says([OLD], [])
-
-        async def given_back() -> bool:
-            if not world.dhcp.owners:
-                assert ip_address(FIRST) not in world.network.vips
-            return await lease(world) is None and not world.dhcp.owners
-
-        await until(given_back)
-        assert await world.held() == [OLD.ip]
-        assert await world.condition("Leased") is None
-
-
-async def test_a_deleted_one_gives_its_lease_back_once_it_is_off_the_link() -> None:
-    world = World()
-    obj = seed(world)
-    await world.client.merge_patch(LOADBALANCERS, "t", "a", {"metadata": {"finalizers": ["x/y"]}})
-    async with running(world.agent()):
-        await served(world)
-        await world.client.delete(LOADBALANCERS, *obj.key)
-
-        async def gone() -> bool:
-            status = (await world.lb()).status
-            if status.lease is None:
-                assert not world.network.vips
-            return status.lease is None and status.holder is None
-
-        await until(gone)
-        await until(lambda: not world.dhcp.owners)
-
-
-async def test_deleted_while_no_agent_ran() -> None:
-    world = World()
-    obj = seed(world)
-    await world.client.merge_patch(LOADBALANCERS, "t", "a", {"metadata": {"finalizers": ["x/y"]}})
-    async with running(world.agent()):
-        await served(world)
-    await world.client.delete(LOADBALANCERS, *obj.key)
-    async with running(world.agent()):
-
-        async def gone() -> bool:
-            status = (await world.lb()).status
-            return status.lease is None and status.holder is None
-
-        await until(gone)
-        await until(lambda: not world.dhcp.owners)
-    assert not world.network.vips
-
-
-async def test_one_that_vanished_gives_its_lease_back() -> None:
-    world = World()
-    obj = seed(world)
-    async with running(world.agent()):
-        await served(world)
-        await world.client.delete(LOADBALANCERS, *obj.key)
-        await until(lambda: not world.dhcp.owners and not world.network.vips)
-
-
 async def test_where_this_host_does_not_stand_it_says_so() -> None:
     world = World()
-    obj = lb("a", "", HTTP, ipam="dhcp")
-    annotated = msgspec.structs.replace(
-        obj.metadata, annotations={"loadbalancer.harvesterhci.io/network": "default/vlan9"}
-    )
-    world.cluster.seed(LOADBALANCERS, msgspec.structs.replace(obj, metadata=annotated))
+    world.seed_dhcp(network="default/vlan9")
     async with running(world.agent()):
         await until(lambda: world.says("Leased", "NetworkNotConfigured"))
     assert not world.dhcp.owners
@@ -228,12 +97,128 @@ async def test_where_this_host_does_not_stand_it_says_so() -> None:
 async def test_a_server_that_does_not_answer_is_told() -> None:
     world = World()
     world.dhcp.answering = False
-    seed(world)
+    world.seed_dhcp()
     async with running(world.agent()):
-        await until(lambda: bool(world.leases))
+        await until(lambda: world.leases)
 
         async def told() -> bool:
-            await pass_time(world, 10)
+            await world.pass_time(10)
             return await world.says("Leased", "DHCPNoAnswer")
 
         await until(told)
+
+
+async def test_an_unusable_host_name_is_told_and_takes_no_lease_away() -> None:
+    world = World()
+    async with running(world.agent()):
+        obj = await world.serve_by_dhcp()
+        await world.client.merge_patch(LOADBALANCERS, *obj.key, {"spec": {"dhcpHostname": "stra\u00dfe"}})
+
+        async def told() -> bool:
+            found = await world.condition("Leased")
+            return found is not None and "is no host name" in found.message and found.status == "True"
+
+        await until(told)
+        assert await world.lease() == FIRST
+        assert await world.held() == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "told"),
+    [
+        ("a", {"dhcp_hostname": "printer.example.org"}, "printer.example.org"),
+        ("a", {"service": ServiceReference(namespace="d", name="web", uid="u")}, "web"),
+        ("a.b", {"service": None}, "a-b"),
+        ("a" * 62 + "-b", {"service": None}, "a" * 62),
+    ],
+)
+async def test_the_server_is_told_a_host_name(name: str, spec: dict[str, object], told: str) -> None:
+    world = World()
+    obj = world.seed_dhcp(name=name, **spec)  # type: ignore[arg-type]
+    async with running(world.agent()):
+        await until(lambda: world.dhcp.owners)
+        assert world.leases[-1]._wanted[obj.key].request.hostname == told
+
+
+async def test_an_outage_of_the_api_server_ends_no_lease() -> None:
+    world = World()
+    async with running(world.agent()):
+        await world.serve_by_dhcp()
+        before = (await world.lb()).status.lease
+        assert before is not None
+        down, refused = True, 0
+
+        async def away(call: Call) -> None:
+            nonlocal refused
+            if down and call.program == "h1":
+                refused += 1
+                raise Unavailable("away")
+
+        world.cluster.before = away
+        world.cluster.cut_watches()
+        for _ in range(3):
+            await world.pass_time(1801)
+        await until(lambda: refused > 3)
+        assert {str(v) for v in world.network.vips} == {FIRST}
+        assert (await world.lb()).status.lease == before
+        down = False
+
+        async def caught_up() -> bool:
+            lease = (await world.lb()).status.lease
+            return lease is not None and datetime.fromisoformat(lease.expiry_time) == world.now + timedelta(hours=1)
+
+        await until(caught_up, 20)
+        assert world.network.announced == [ip_address(FIRST)]
+
+
+async def test_a_client_that_fails_is_replaced_and_its_leases_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    async with running(world.agent()):
+        await world.serve_by_dhcp()
+
+        async def fail() -> None:
+            raise DataPlaneError("the link is gone")
+
+        monkeypatch.setattr(world.leases[0], "settle", fail)
+        world.dhcp.answering = False
+        world.seed("b", "", HTTP)
+        await world.client.merge_patch(LOADBALANCERS, "t", "b", {"spec": {"ipam": "dhcp"}})
+        await until(lambda: len(world.leases) == 2)
+        assert await world.lease() == FIRST
+        assert await world.held() == [FIRST]
+    assert world.network.announced == [ip_address(FIRST)]
+
+
+async def test_from_one_network_to_another() -> None:
+    world = World()
+    there = FakeDhcpServer(addresses=[IPv4Address("10.2.0.200")], server=IPv4Address("10.2.0.1"), answering=False)
+    world.servers[VLAN2.name] = there
+    async with running(world.agent(networks=(MGMT, VLAN2))):
+        obj = await world.serve_by_dhcp()
+        here, other = world.leases
+        annotations = {"metadata": {"annotations": {NETWORK_ANNOTATION: VLAN2.name}}}
+        await world.client.merge_patch(LOADBALANCERS, *obj.key, annotations)
+
+        async def told() -> bool:
+            found = await world.condition("Leased")
+            return found is not None and "no DHCP server has answered on network 'default/vlan2'" in found.message
+
+        await until(told)
+        assert await world.lease() == FIRST
+        there.answering = True
+        await other.settle()
+
+        async def leased() -> bool:
+            return await world.lease() == "10.2.0.200"
+
+        await until(leased)
+        assert await world.held() == [FIRST], "kept until the controller has another to show"
+        assert here.counts().sent.get("release") is None
+        await world.copy_lease()
+
+        async def moved() -> bool:
+            return await world.held() == ["10.2.0.200"]
+
+        await until(moved)
+        await until(lambda: not world.dhcp.owners)
+        assert await leased()

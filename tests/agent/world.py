@@ -4,14 +4,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Interface, ip_address
 
 import msgspec
 
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.program import Agent
-from cloudprovider.core.api.loadbalancer import Address, Listener, LoadBalancer
+from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, Address, Listener, LoadBalancer
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import DataPlaneError
@@ -44,6 +44,8 @@ class World:
             server=IPv4Address("10.0.0.1"),
             gateway=IPv4Address("10.0.0.1"),
         )
+        self.servers: dict[str, FakeDhcpServer] = {}
+        """Those of networks with another one than ``dhcp``."""
         self.deaf = ""
         """Why no DHCP client can be had."""
         self.leases: list[FakeDhcpClient] = []
@@ -59,7 +61,9 @@ class World:
     ) -> Agent:
         config = AgentConfig(node_name=node, instance="fake", networks=networks)
         client = FakeKubeClient(self.cluster, program=node)
-        return Agent(config, client, dataplane or self.dataplane, random.Random(1), connect=self.connect)
+        return Agent(
+            config, client, dataplane or self.dataplane, random.Random(1), connect=self.connect, now=lambda: self.now
+        )
 
     @asynccontextmanager
     async def connect(
@@ -67,7 +71,9 @@ class World:
     ) -> AsyncIterator[FakeDhcpClient]:
         if self.deaf:
             raise DataPlaneError(self.deaf)
-        self.leases.append(FakeDhcpClient(self.dhcp, network=network, now=lambda: self.now, probe=probe))
+        self.leases.append(
+            FakeDhcpClient(self.servers.get(network, self.dhcp), network=network, now=lambda: self.now, probe=probe)
+        )
         yield self.leases[-1]
 
     def seed(self, name: str = "a", vip: str = "10.0.0.100", *listeners: Listener) -> LoadBalancer:
@@ -97,6 +103,38 @@ class World:
         holder = (await self.lb(name)).status.holder
         return [] if holder is None else holder.addresses
 
+    async def lease(self) -> str:
+        """The address that is leased, "" for none."""
+        lease = (await self.lb()).status.lease
+        return "" if lease is None else lease.ip
+
+    async def copy_lease(self, *following: Address) -> None:
+        """The controller's part: the lease becomes an address."""
+        lease = (await self.lb()).status.lease
+        assert lease is not None
+        given = Address(ip=lease.ip, prefix_length=lease.prefix_length, gateway=lease.gateway, network=lease.network)
+        await self.controller_says([given], following)
+
+    def seed_dhcp(self, *finalizers: str, name: str = "a", network: str = "", **spec: object) -> LoadBalancer:
+        obj = lb(name, "", HTTP, ipam="dhcp")
+        annotations = {NETWORK_ANNOTATION: network}
+        metadata = msgspec.structs.replace(obj.metadata, finalizers=list(finalizers), annotations=annotations)
+        wanted = msgspec.structs.replace(obj.spec, **spec)
+        return self.cluster.seed(LOADBALANCERS, msgspec.structs.replace(obj, metadata=metadata, spec=wanted))
+
+    async def serve_by_dhcp(self, *finalizers: str) -> LoadBalancer:
+        """Bring up a load balancer whose address is by DHCP, for an agent that runs."""
+        obj = self.seed_dhcp(*finalizers)
+        await until(self.lease)
+        await self.copy_lease()
+        await until(self.holds)
+        return obj
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let the wall clock go on, for the newest DHCP client."""
+        self.now += timedelta(seconds=seconds)
+        await self.leases[-1].settle()
+
     async def events(self) -> list[tuple[str, str]]:
         """Reason and message of all events, by reason."""
         return sorted((e.reason, e.message) for e in (await self.client.list(EVENTS)).items)
@@ -111,6 +149,10 @@ class World:
     async def says(self, kind: str, reason: str, name: str = "a") -> bool:
         found = await self.condition(kind, name)
         return found is not None and found.reason == reason
+
+    async def says_in(self, kind: str, part: str, name: str = "a") -> bool:
+        found = await self.condition(kind, name)
+        return found is not None and part in found.message
 
 
 @asynccontextmanager
