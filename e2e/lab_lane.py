@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 
-from e2e.world import ProgramName, Side
+from e2e.world import Leases, ProgramName, Side
 from tests.lab import checker, snapshot
 from tests.lab.client import Api, ApiError
 from tests.lab.lab import POOL, RESERVED_POOL, Lab
@@ -36,6 +36,12 @@ class LabWorld:
 
     def pool_holds(self, pool: str, address: str) -> bool:
         return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)
+
+    def dhcp(self) -> AbstractContextManager[Leases]:
+        return self.lab.dhcp_server()
+
+    def intruder(self, address: str) -> AbstractContextManager[str]:
+        return self.lab.intruder(address)
 
     def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
         return snapshot.read_kernel(self.lab).backends.get((address, protocol.lower(), port))

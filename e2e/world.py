@@ -5,6 +5,7 @@ a World of its own and runs the same scenarios.
 """
 
 from contextlib import AbstractContextManager
+from ipaddress import IPv4Address
 from typing import Literal, Protocol
 
 from tests.lab.client import Api
@@ -12,6 +13,14 @@ from tests.lab.traffic import Client
 
 ProgramName = Literal["guest", "host", "agent"]
 Side = Literal["guest", "host"]
+
+
+class Leases(Protocol):
+    """A DHCP server's own view."""
+
+    def leases(self) -> set[IPv4Address]:
+        """The addresses that are leased now."""
+        ...
 
 
 class World(Protocol):
@@ -28,6 +37,14 @@ class World(Protocol):
 
     def pool_holds(self, pool: str, address: str) -> bool:
         """Whether the address is one of the pool's; pools are "lan" (chosen by itself) and "reserved" (by name)."""
+        ...
+
+    def dhcp(self) -> AbstractContextManager[Leases]:
+        """A DHCP server on the LAN, with a range apart from all pools."""
+        ...
+
+    def intruder(self, address: str) -> AbstractContextManager[str]:
+        """A machine on the LAN that uses an address; its MAC."""
         ...
 
     def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:

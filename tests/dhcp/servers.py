@@ -6,7 +6,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from typing_extensions import override
@@ -21,6 +21,8 @@ class Terms:
 
     first: IPv4Address
     last: IPv4Address
+    subnet: IPv4Network = SUBNET
+    router: IPv4Address = ROUTER
     lease: int = 3600
     renew: int = 0
     rebind: int = 0
@@ -93,8 +95,8 @@ class Dnsmasq(Server):
             "--dhcp-authoritative",
             "--dhcp-lease-max=2000",
             f"--dhcp-leasefile={self.folder / 'leases'}",
-            f"--dhcp-range={terms.first},{terms.last},{SUBNET.netmask},{terms.lease}s",
-            f"--dhcp-option=3,{ROUTER}",
+            f"--dhcp-range={terms.first},{terms.last},{terms.subnet.netmask},{terms.lease}s",
+            f"--dhcp-option=3,{terms.router}",
         ]
         if not terms.ping:
             command.append("--no-ping")
@@ -128,9 +130,9 @@ class Kea(Server):
                 **({"rebind-timer": terms.rebind} if terms.rebind else {}),
                 "subnet4": [
                     {
-                        "subnet": str(SUBNET),
+                        "subnet": str(terms.subnet),
                         "pools": [{"pool": f"{terms.first} - {terms.last}"}],
-                        "option-data": [{"name": "routers", "data": str(ROUTER)}],
+                        "option-data": [{"name": "routers", "data": str(terms.router)}],
                     }
                 ],
                 "loggers": [

@@ -205,24 +205,37 @@ def _nodes(takers: Mapping[str, frozenset[str]], tenants: list[Object]) -> Itera
 
 
 def _balancers_and_blocks(balancers: list[Object], blocks: list[Object]) -> Iterator[str]:
-    """Every address belongs to one LoadBalancer, and the pool that it is from says so."""
-    holders: dict[str, tuple[str, str, str]] = {}
+    """Whoever has an address is recorded for it, in the pool that it is from; a leased one is in none."""
+    holders: dict[str, set[tuple[str, str, str]]] = {}
     for block in blocks:
         pool = block["spec"]["pool"]
         for address, allocation in block["spec"].get("allocations", {}).items():
             if address in holders:
                 yield f"pools: {address} is handed out twice"
-            holders[address] = (allocation["owner"], allocation.get("uid", ""), pool)
-    wanted: dict[str, tuple[str, str, str]] = {}
+            sharers = allocation.get("sharers", {}).items()
+            holders[address] = {(o, u, pool) for o, u in [(allocation["owner"], allocation.get("uid", "")), *sharers]}
+    wanted: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
     for balancer in balancers:
-        for entry in balancer.get("status", {}).get("addresses", []):
-            address = entry["ip"]
-            if address in wanted:
-                yield f"host: {address} belongs to both {wanted[address][0]} and {_name(balancer)}"
-            wanted[address] = (_name(balancer), balancer["metadata"]["uid"], entry.get("ipPool", ""))
+        status, name = balancer.get("status", {}), _name(balancer)
+        leased = {status["lease"]["ip"]} if "lease" in status else set()
+        entries = status.get("addresses", [])
+        if (by_dhcp := {entry["ip"] for entry in entries if not entry.get("ipPool")}) != leased:
+            yield f"host: {name} has {sorted(by_dhcp)} by DHCP, and a lease of {sorted(leased)}"
+        if status.get("nextAddresses"):
+            yield f"host: {name} is still on its way to {status['nextAddresses'][0]['ip']}"
+        if strange := {entry["ip"] for entry in status.get("foreignAddresses", [])} - {e["ip"] for e in entries}:
+            yield f"host: {name} still names {sorted(strange)}, which somebody else has"
+        for entry in entries:
+            if entry.get("ipPool"):
+                wanted[entry["ip"]].add((name, balancer["metadata"]["uid"], entry["ipPool"]))
     for address in sorted(holders.keys() | wanted.keys()):
         if holders.get(address) != wanted.get(address):
-            yield f"pools: {address} is held by {holders.get(address)}, used by {wanted.get(address)}"
+            held, used = (sorted(found.get(address, ())) for found in (holders, wanted))
+            yield f"pools: {address} is held by {_people(held)}, used by {_people(used)}"
+
+
+def _people(found: list[tuple[str, str, str]]) -> str:
+    return " and ".join(map(str, found)) or "None"
 
 
 def _pools_and_blocks(pools: list[Object], blocks: list[Object]) -> Iterator[str]:
@@ -248,13 +261,21 @@ def _pools_and_blocks(pools: list[Object], blocks: list[Object]) -> Iterator[str
             if not any(_holds(one, address) for one in pool["spec"]["ranges"]):
                 yield f"pools: {address} is not in the ranges of {name}, which has handed it out"
         total = sum(_size(one) for one in pool["spec"]["ranges"])
-        for what, value in (("total", total), ("available", total - len(allocated))):
+        set_aside = {address for block in of_pool[name] for address in block["spec"].get("conflicts", {})}
+        kept = {one["address"] for one in pool["spec"].get("reservations", [])}
+        available = total - len(allocated.keys() | set_aside | kept)
+        for what, value in (("total", total), ("available", available)):
             if status.get(what) != value:
                 yield f"pools: the status of {name} says {what} {status.get(what)}, the blocks {value}"
         for what, entries in (("allocated", allocated), ("allocatedHistory", history)):
             told = status.get(what, {})
             if told.items() - entries.items() or len(told) != min(len(entries), MAP_LIMIT):
                 yield f"pools: the status of {name} says {what} {_odd(told, entries)} otherwise than the blocks"
+        conditions = {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
+        nearly = (total - available) * 100 >= pool["spec"].get("nearlyFullPercent", 90) * total
+        for kind, holds in (("Full", available == 0), ("NearlyFull", nearly)):
+            if (kind in conditions) != holds:
+                yield f"pools: the status of {name} says that it is{'' if kind in conditions else ' not'} {kind}"
         cut = max(len(allocated), len(history)) > MAP_LIMIT
         if bool(status.get("truncated")) != cut:
             yield f"pools: the status of {name} says that it is{'' if not cut else ' not'} cut"

@@ -17,6 +17,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Literal, Self
 
+from tests.dhcp.lan import Station
+from tests.dhcp.servers import Dnsmasq, Terms
 from tests.lab import programs
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
@@ -32,7 +34,7 @@ Side = Literal["guest", "host"]
 
 NETWORK = IPv4Network("10.77.0.0/16")
 NODE_CIDR = IPv4Network("10.77.0.0/24")
-GATEWAY, HOST_NUMBER, AGENT_NUMBER, GUEST_NUMBER, CLIENT_NUMBER = 1, 11, 9, 20, 100
+GATEWAY, HOST_NUMBER, AGENT_NUMBER, DHCP_NUMBER, GUEST_NUMBER, CLIENT_NUMBER = 1, 11, 9, 10, 20, 100
 INSTANCE = "lab"
 TENANT, TENANT_NAMESPACE = "shop", "shops"
 POOLS_PATH = "/apis/loadbalancer.harvesterhci.io/v1beta1/ippools"
@@ -70,6 +72,9 @@ POOL = Pool("lan", "10.77.16.1", "10.77.47.254", guest_cluster=TENANT, namespace
 """Chosen by itself, as its scope names the tenant."""
 RESERVED_POOL = Pool("reserved", "10.77.64.1", "10.77.64.254")
 """For everybody, so it comes into play only where it is named."""
+
+
+DHCP = Terms(first=IPv4Address("10.77.80.1"), last=IPv4Address("10.77.80.50"), subnet=NETWORK, router=NETWORK[GATEWAY])
 
 
 class Lab:
@@ -298,6 +303,29 @@ class Lab:
 
     def remove_node(self, name: str) -> None:
         self.nodes.remove(name)
+
+    @contextlib.contextmanager
+    def dhcp_server(self) -> Iterator[Dnsmasq]:
+        """A DHCP server on the LAN, with a range apart from all pools."""
+        station = self.lan.station("dhcp", DHCP_NUMBER)
+        server = Dnsmasq(Station(station.name), self.folder)
+        server.forget()
+        try:
+            server.start(DHCP)
+            yield server
+        finally:
+            server.stop()
+            self.lan.leave(station)
+
+    @contextlib.contextmanager
+    def intruder(self, address: str) -> Iterator[str]:
+        """A machine on the LAN that uses an address; its MAC."""
+        number = int(IPv4Address(address)) - int(NETWORK.network_address)
+        station = self.lan.station("intruder", number)
+        try:
+            yield str(json.loads(run("ip", "-n", station.name, "-j", "link", "show", "eth0"))[0]["address"])
+        finally:
+            self.lan.leave(station)
 
     @property
     def segment(self) -> Namespace:

@@ -143,6 +143,11 @@ class Lan:
         self.switch.plug(namespace, "eth0", self.subnets.interfaces(number))
         return namespace
 
+    def leave(self, station: Namespace) -> None:
+        """Take one station away."""
+        self._stations.remove(station)
+        station.remove()
+
     def join(self, number: int, *, device: str = "") -> None:
         """Put the lab's own namespace on the LAN too."""
         self.switch.plug(Namespace(""), device or self.name, self.subnets.interfaces(number))

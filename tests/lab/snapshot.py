@@ -91,8 +91,9 @@ def read_kernel(lab: Lab) -> Kernel:
     if not Path(f"/run/netns/{lab.segment.name}").exists():
         return kernel
     ruleset = json.loads(lab.segment.run("nft", "-j", "list", "ruleset"))["nftables"]
-    rules = Counter(item["rule"]["chain"] for item in ruleset if "rule" in item)
-    kernel.rules = {item["chain"]["name"]: rules[item["chain"]["name"]] for item in ruleset if "chain" in item}
+    rules = Counter(item["rule"]["chain"] for item in ruleset if "rule" in item and item["rule"]["family"] == "ip")
+    chains = (item["chain"] for item in ruleset if "chain" in item)
+    kernel.rules = {chain["name"]: rules[chain["name"]] for chain in chains if chain["family"] == "ip"}
     for item in ruleset:
         for kind in ("map", "set"):
             if kind in item:

@@ -196,7 +196,7 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
         lambda s: condition(balancer(s, "web"), "Programmed").update(status="False"),
         "says False of Programmed",
     ),
-    "two load balancers with one address": (same_address, "belongs to both"),
+    "two load balancers with one address": (same_address, "and ('shops/"),
     "listener gone": (lambda s: balancer(s, "web")["spec"]["listeners"].pop(), "host: Service checked/web has ports"),
     "listener with another node port": (
         lambda s: balancer(s, "web")["spec"]["listeners"][0].update(backendPort=1),
@@ -261,6 +261,30 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
         lambda s: block(s)["spec"]["allocations"].update({"10.77.16.200": {"owner": "agent/host-1"}}),
         "pools: 10.77.16.200 is held by ('agent/host-1'",
     ),
+    "allocation shared with nobody": (
+        lambda s: allocation(s, "web").update(sharers={"shops/gone": "old"}),
+        "is held by ('shops/gone', 'old', 'lan') and",
+    ),
+    "still moving": (
+        lambda s: balancer(s, "web")["status"].update(nextAddresses=[{"ip": STRANGER, "ipPool": "reserved"}]),
+        f"is still on its way to {STRANGER}",
+    ),
+    "lease of nobody": (
+        lambda s: balancer(s, "web")["status"].update(lease={"ip": STRANGER}),
+        f"has [] by DHCP, and a lease of ['{STRANGER}']",
+    ),
+    "address by DHCP without a lease": (
+        lambda s: balancer(s, "web")["status"]["addresses"][0].pop("ipPool"),
+        "by DHCP, and a lease of []",
+    ),
+    "conflict that is over": (
+        lambda s: balancer(s, "web")["status"].update(foreignAddresses=[{"ip": STRANGER, "hardwareAddress": "x"}]),
+        f"still names ['{STRANGER}'], which somebody else has",
+    ),
+    "address set aside unseen": (
+        lambda s: block(s)["spec"].update(conflicts={"10.77.16.250": {"hardwareAddress": "x", "until": "y"}}),
+        "pools: the status of lan says available",
+    ),
     "allocation doubled": (twice, "is handed out twice"),
     "allocation of another": (lambda s: allocation(s, "web").update(owner="shops/other"), "is held by ('shops/other'"),
     "allocation of a predecessor": (lambda s: allocation(s, "web").update(uid="old"), "pools: "),
@@ -284,6 +308,10 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     "status history": (
         lambda s: with_field(pool(s), "status", "allocatedHistory", STRANGER, value="shops/gone"),
         "says allocatedHistory",
+    ),
+    "status full": (
+        lambda s: pool(s)["status"]["conditions"].append({"type": "Full", "status": "True"}),
+        "pools: the status of lan says that it is Full",
     ),
     "status cut": (lambda s: pool(s)["status"].update(truncated=True), "pools: the status of lan says that it is cut"),
     "no status": (lambda s: pool(s).pop("status"), "pools: the status of lan says total None"),

@@ -129,7 +129,7 @@ class Workspace:
         conditions = self.get(name)["status"].get("conditions", [])
         return next((one for one in conditions if one["type"] == kind), {})
 
-    def remove(self) -> None:
+    def empty(self) -> None:
         """Delete everything in it, and wait until the Services are gone."""
         names = [item["metadata"]["name"] for item in self.api.items(self.services)]
         for name in names:
@@ -138,4 +138,8 @@ class Workspace:
             self.api.delete(f"{self.deployments}/{item['metadata']['name']}")
         for name in names:
             self.wait_deleted(name)
+
+    def remove(self) -> None:
+        """Empty it, and delete it."""
+        self.empty()
         self.api.delete(f"/api/v1/namespaces/{self.namespace}")

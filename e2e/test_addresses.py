@@ -1,0 +1,191 @@
+"""Scenarios of a Service's addresses: moved, shared, leased, limited, and somebody else's."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from threading import Event, Thread
+
+import pytest
+
+from e2e.scenario import DNS, WEB, Scenario
+from tests.lab.client import Object
+from tests.lab.lab import POOLS_PATH, RESERVED_POOL, TENANT, TENANT_NAMESPACE, Pool
+from tests.lab.process import wait_for
+from tests.lab.workload import POOL_ANNOTATION, Port, service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
+
+PREFIX = "cloudprovider.harvesterhci.io/"
+READY = "loadbalancer.harvesterhci.io/Ready"
+SMALL = Pool("small", "10.77.96.1", "10.77.96.2")
+
+
+@contextmanager
+def small_pool(scenario: Scenario) -> Iterator[str]:
+    """A pool of two addresses for whoever names it."""
+    api = scenario.world.api("host")
+    api.create(POOLS_PATH, SMALL.manifest())
+    try:
+        yield SMALL.name
+    finally:
+        scenario.guest.empty()
+        api.delete(f"{POOLS_PATH}/{SMALL.name}")
+
+
+def annotate(scenario: Scenario, name: str, **annotations: str | None) -> None:
+    body = {"metadata": {"annotations": {PREFIX + k.replace("_", "-"): v for k, v in annotations.items()}}}
+    scenario.guest.api.patch(f"{scenario.guest.services}/{name}", body)
+
+
+def wait_said(scenario: Scenario, name: str, reason: str) -> str:
+    """Wait until a Service says why it is not ready; return the message."""
+
+    def said() -> str:
+        condition = scenario.guest.condition(name, READY)
+        return str(condition["message"]) if condition.get("reason") == reason else ""
+
+    return wait_for(f"{name} to say {reason}", said)
+
+
+@contextmanager
+def fetching(scenario: Scenario, address: str, port: Port) -> Iterator[Callable[[], list[tuple[float, str]]]]:
+    """Ask an address over and over meanwhile; yields what stops that and returns the errors, and when each began."""
+    stop, errors = Event(), list[tuple[float, str]]()
+
+    def fetch() -> None:
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                scenario.ask(address, port)
+            except OSError as error:
+                errors.append((began, repr(error)))
+
+    thread = Thread(target=fetch)
+    thread.start()
+
+    def ended() -> list[tuple[float, str]]:
+        stop.set()
+        thread.join()
+        return errors
+
+    try:
+        yield ended
+    finally:
+        ended()
+
+
+def test_a_move_lets_nobody_find_a_closed_door(scenario: Scenario) -> None:
+    old = scenario.served("web")
+    host = scenario.world.api("host")
+    shown = {old}
+    still_old = 0.0
+    with fetching(scenario, old, WEB) as ended:
+        annotate(scenario, "web", ip_pool=RESERVED_POOL.name)
+
+        def moved() -> str:
+            nonlocal still_old
+            asked = time.monotonic()
+            balancers = host.items("/apis/loadbalancer.harvesterhci.io/v1beta1/loadbalancers")
+            if any(b["status"].get("address") == old for b in balancers):
+                still_old = asked
+            now = scenario.guest.address("web")
+            shown.add(now)
+            return now if now != old else ""
+
+        new = wait_for("the move", moved)
+        errors = ended()
+    assert not [error for began, error in errors if began < still_old]
+    assert shown == {old, new}  # never without one
+    assert scenario.world.pool_holds("reserved", new)
+    scenario.ask(new, WEB)  # at once: it was up before it was shown
+    scenario.wait_silent(old, WEB)
+    fixed = str(IPv4Address(RESERVED_POOL.first) + 77)
+    annotate(scenario, "web", load_balancer_ips=fixed)
+    wait_for("the address asked for", lambda: scenario.guest.address("web") == fixed)
+    scenario.wait_answer(fixed, WEB)
+
+
+def test_two_services_share_an_address_until_the_last_is_gone(scenario: Scenario) -> None:
+    address = scenario.served("web")
+    guest = scenario.guest
+    shared = {f"{PREFIX}primary-service": "web"}
+    guest.expose(service("dns", [DNS, Port(80, 5353, "UDP")], app="web", annotations=shared))
+    guest.expose(service("thief", [WEB], app="web", annotations=shared))
+    assert guest.wait_address("dns") == address
+    scenario.wait_answer(address, DNS)
+    scenario.wait_answer(address, Port(80, 5353, "UDP"))
+    assert f"has TCP 80 of {address} already" in wait_said(scenario, "thief", "PortConflict")
+    guest.delete("web")
+    guest.wait_deleted("web")
+    scenario.wait_answer(address, DNS)
+    assert guest.wait_address("thief") == address  # the port is free now
+    scenario.wait_answer(address, WEB)
+    guest.delete("dns")
+    guest.wait_deleted("dns")
+    scenario.wait_answer(address, WEB)
+
+
+def test_an_address_by_dhcp(scenario: Scenario) -> None:
+    guest = scenario.guest
+    with scenario.world.dhcp() as server:
+        guest.deploy("web", 2)
+        guest.expose(service("web", [WEB], annotations={f"{PREFIX}ipam": "dhcp"}))
+        address = guest.wait_address("web")
+        assert server.leases() == {IPv4Address(address)}
+        scenario.wait_answer(address, WEB)
+        scenario.world.kill("agent")
+        scenario.world.start("agent")
+        scenario.wait_answer(address, WEB)
+        assert guest.address("web") == address
+        annotate(scenario, "web", ipam="pool")
+        wait_for("the move", lambda: guest.address("web") != address)
+        scenario.wait_answer(guest.address("web"), WEB)
+        wait_for("the lease to be given back", lambda: not server.leases())
+        annotate(scenario, "web", ipam="dhcp")
+        wait_for("the move back", lambda: IPv4Address(guest.address("web")) in server.leases())
+        guest.delete("web")
+        guest.wait_deleted("web")
+        wait_for("the lease to be given back", lambda: not server.leases())
+
+
+def test_an_address_of_somebody_else(scenario: Scenario) -> None:
+    with small_pool(scenario) as pool, scenario.world.intruder(SMALL.first) as mac:
+        scenario.guest.deploy("web", 1)
+        scenario.guest.expose(service("web", [WEB], annotations={POOL_ANNOTATION: pool}))
+        assert scenario.guest.wait_address("web") == SMALL.last
+        scenario.wait_answer(SMALL.last, WEB)
+        host = scenario.world.api("host")
+        events = host.items(f"/api/v1/namespaces/{TENANT_NAMESPACE}/events")
+        told = [e["message"] for e in events if e["reason"] == "AddressConflict"]
+        assert any(SMALL.first in message and mac in message for message in told)
+
+
+def test_a_pool_without_an_address_left_and_one_that_grows(scenario: Scenario) -> None:
+    guest, host = scenario.guest, scenario.world.api("host")
+    with small_pool(scenario) as pool:
+        for name in ("one", "two", "three"):
+            guest.expose(service(name, [WEB], annotations={POOL_ANNOTATION: pool}))
+            if name != "three":
+                guest.wait_address(name)
+        message = wait_said(scenario, "three", "PoolExhausted")
+        assert message.startswith('all 2 IPv4 addresses of the pool "small" are allocated')
+        wider: Object = Pool("small", SMALL.first, "10.77.96.3").manifest()
+        host.patch(f"{POOLS_PATH}/small", {"spec": wider["spec"]})
+        assert guest.wait_address("three") == "10.77.96.3"
+
+
+def test_a_quota_of_addresses(scenario: Scenario) -> None:
+    guest, host = scenario.guest, scenario.world.api("host")
+    tenants = "/apis/cloudprovider.harvesterhci.io/v1beta1/namespaces"
+    path = f"{tenants}/{TENANT_NAMESPACE}/guestclusters/{TENANT}"
+    host.patch(path, {"spec": {"quota": {"addresses": 1}}})
+    try:
+        guest.expose(service("one", [WEB]))
+        guest.wait_address("one")
+        guest.expose(service("two", [WEB]))
+        assert "its limit is 1" in wait_said(scenario, "two", "QuotaExceeded")
+        guest.delete("one")
+        guest.wait_address("two", timeout=10)
+    finally:
+        host.patch(path, {"spec": {"quota": {"addresses": 10000}}})
