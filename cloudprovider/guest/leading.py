@@ -133,10 +133,10 @@ class Leadership:
             self.queue.add(service.key)
 
     def _state_changed(self, key: ServiceKey, state: LoadBalancerState | None) -> None:
-        self.controller.heard(key, state)
-        name = (key.namespace, key.name)
-        if name in self.services.objects:
-            self.queue.add(name)
+        next_in_line = self.controller.heard(key, state)
+        for name in ((key.namespace, key.name), next_in_line):
+            if name is not None and name in self.services.objects:
+                self.queue.add(name)
 
     def _endpoints_changed(self, name: Name) -> None:
         service = self.services.get(*name)

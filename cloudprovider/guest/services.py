@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 NOTICE_SECONDS: Final = 10.0
 """What takes longer is told to the user: until then a Service may wait, or a call fail, without a word."""
+QUOTA_EXCEEDED: Final = "QuotaExceeded"
 NOT_PERMITTED_SECONDS: Final = 300.0
 """When a request outside the tenant's limits is tried again: an operator may have widened them."""
 UNRETRYABLE_SECONDS: Final = 60.0
@@ -96,6 +97,7 @@ class ServiceController:
         self._vanished = vanished
         self._now = now
         self._records: dict[Name, Record] = {}
+        self._over_quota: dict[Name, None] = {}
 
     def concerns(self, service: Service) -> bool:
         """Whether there may be anything to do for this Service."""
@@ -111,8 +113,12 @@ class ServiceController:
         """Return the names of all Services that are looked after."""
         return list(self._records)
 
-    def heard(self, key: ServiceKey, state: LoadBalancerState | None) -> None:
-        """Take note of a new state; None: the load balancer is gone."""
+    def heard(self, key: ServiceKey, state: LoadBalancerState | None) -> Name | None:
+        """Take note of a new state; None: the load balancer is gone. Return a Service that may find room now."""
+        self._take_note(key, state)
+        return self._next_in_line() if state is None else None
+
+    def _take_note(self, key: ServiceKey, state: LoadBalancerState | None) -> None:
         record = self._records.get((key.namespace, key.name))
         if record is None or record.key != key:
             return
@@ -121,6 +127,17 @@ class ServiceController:
             record.forget_request()
         elif record.refused is not None:
             record.forget_request()
+
+    def _next_in_line(self) -> Name | None:
+        """One of those that the tenant's quota had no room for; one that is gone makes room for one."""
+        while self._over_quota:
+            name = next(iter(self._over_quota))
+            del self._over_quota[name]
+            record = self._records.get(name)
+            if record is not None and record.refused is not None and record.refused[1].reason == QUOTA_EXCEEDED:
+                record.forget_request()
+                return name
+        return None
 
     async def handle(self, name: Name) -> float | None:
         """Bring one Service to where it should be; return after how many seconds to look again, if at all.
@@ -201,7 +218,8 @@ class ServiceController:
             record.refuse(request, Problem.of_request(e), session, None)
         except QuotaExceeded as e:
             until = self._time() + self._jittered(e.retry_after or NOT_PERMITTED_SECONDS)
-            record.refuse(request, Problem("QuotaExceeded", str(e)), session, until)
+            record.refuse(request, Problem(QUOTA_EXCEEDED, str(e)), session, until)
+            self._over_quota[record.key.namespace, record.key.name] = None
         except BridgeError as e:
             if e.retryable:
                 raise
