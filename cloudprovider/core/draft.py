@@ -42,6 +42,7 @@ class Draft:
     claims: Claims
     searched: dict[str, IPAddress] = field(default_factory=dict)
     _pages: dict[str, _Page] = field(default_factory=dict)
+    _names: dict[tuple[str, BlockId], str] = field(default_factory=dict)
     _new: dict[BlockId, set[str]] = field(default_factory=dict)
     _granted: dict[tuple[str, str], list[Held]] = field(default_factory=dict)
     _freed: set[tuple[str, str, IPAddress]] = field(default_factory=set)
@@ -50,7 +51,7 @@ class Draft:
     def release(self, release: Release) -> str:
         """Take an address back; return the block that this depends on, empty if it was not held."""
         address, key = release.address, str(release.address)
-        name = block_name(release.pool, block_of(address).address)
+        name = self._name(release.pool, block_of(address))
         record = self._records(name).get(key)
         if record is None or not _has(record, release.owner, release.uid):
             block = self.ledger.block(name)
@@ -77,7 +78,7 @@ class Draft:
     def reopen(self, reopen: Reopen) -> None:
         """Let an address that somebody else had be handed out again."""
         identity = block_of(reopen.address)
-        name = block_name(reopen.pool, identity.address)
+        name = self._name(reopen.pool, identity)
         block = self.ledger.block(name)
         if block is None or str(reopen.address) not in block.spec.conflicts:
             return
@@ -128,7 +129,7 @@ class Draft:
             if address is None:
                 return Refused(want, "PoolExhausted", exhausted(want, view))
             self.cursors[want.pool] = address
-            self.searched[block_name(want.pool, block_of(address).address)] = address
+            self.searched[self._name(want.pool, block_of(address))] = address
         return self._take(want, address)
 
     def writes(self) -> tuple[IPBlock, ...]:
@@ -166,7 +167,7 @@ class Draft:
     def _keep(self, want: Want, held: Held) -> Granted:
         """What an owner has it keeps. A namesake of yesterday is gone (a name is free only once its object is): what
         it held goes over to the new one."""
-        name = block_name(held.pool, block_of(held.address).address)
+        name = self._name(held.pool, block_of(held.address))
         if held.uid != want.uid:
             page = self._page(name, held.pool, block_of(held.address))
             record = page.allocations[str(held.address)]
@@ -185,7 +186,7 @@ class Draft:
         if not want.group:
             return None
         identity = block_of(address)
-        name = block_name(want.pool, identity.address)
+        name = self._name(want.pool, identity)
         record = self._records(name).get(str(address))
         if record is None or want.group.isdisjoint((record.owner, *record.sharers)):
             return None
@@ -246,7 +247,7 @@ class Draft:
 
     def _take(self, want: Want, address: IPAddress) -> Granted:
         identity = block_of(address)
-        name = block_name(want.pool, identity.address)
+        name = self._name(want.pool, identity)
         page = self._page(name, want.pool, identity)
         key = str(address)
         page.allocations[key] = Allocation(owner=want.owner, uid=want.uid, since=self.now, tenant=want.tenant)
@@ -281,7 +282,7 @@ class Draft:
         return not self._taken(block_of(address), view.network) & bit_of(address)
 
     def _conflict(self, pool: str, address: IPAddress) -> AddressConflict | None:
-        name = block_name(pool, block_of(address).address)
+        name = self._name(pool, block_of(address))
         page, block = self._pages.get(name), self.ledger.block(name)
         conflicts = page.conflicts if page is not None else block.spec.conflicts if block is not None else {}
         return conflicts.get(str(address))
@@ -297,6 +298,13 @@ class Draft:
                 if pool is None or pool.network == network:
                     mask |= page.mask if page is not None else self.ledger.mask(name)
         return mask
+
+    def _name(self, pool: str, identity: BlockId) -> str:
+        """The name of a block; made once in a batch, as many addresses are of one."""
+        name = self._names.get((pool, identity))
+        if name is None:
+            name = self._names[pool, identity] = block_name(pool, identity.address)
+        return name
 
     def _records(self, name: str) -> Mapping[str, Allocation]:
         page, block = self._pages.get(name), self.ledger.block(name)

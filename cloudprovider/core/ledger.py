@@ -1,14 +1,17 @@
 """Who holds which address: the contents of all blocks, indexed. Nothing here decides anything."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Final
 
-from cloudprovider.core.api.pool import AddressConflict, Allocation, IPBlock
+from cloudprovider.core.api.pool import BLOCK_SIZE, AddressConflict, Allocation, IPBlock, IPBlockSpec
 from cloudprovider.core.naming import block_name
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import BlockId, bit_of, block_of
+
+_NOTHING: Final = IPBlockSpec(pool="", first="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Ledger:
     def __init__(self) -> None:
         self._blocks: dict[str, IPBlock] = {}
         self._ids: dict[str, BlockId] = {}
+        self._allocated: dict[str, int] = {}
         self._masks: dict[str, int] = {}
         self._by_id: defaultdict[BlockId, set[str]] = defaultdict(set)
         self._by_pool: defaultdict[str, set[str]] = defaultdict(set)
@@ -46,52 +50,62 @@ class Ledger:
             raise ValueError(f"IPBlock {name}: spec.first {first} is no multiple of 256")
         if name != (expected := block_name(block.spec.pool, first)):
             raise ValueError(f"IPBlock {name}: it must be named {expected}, or be deleted")
-        self.drop(name)
+        pool = block.spec.pool
+        old = self._blocks.get(name)
+        before = old.spec if old is not None else _NOTHING
         self._blocks[name] = block
         self._ids[name] = identity
         self._by_id[identity].add(name)
-        self._by_pool[block.spec.pool].add(name)
-        mask = 0
-        pool = block.spec.pool
-        for address, record in records(block):
-            mask |= bit_of(address)
-            for held in holders(pool, address, record):
-                self._held[held.owner][pool, address] = held
-            self._count(pool, record, 1)
-        if block.spec.conflicts:
-            found = [(_address_in(identity, text), c) for text, c in block.spec.conflicts.items()]
-            self._conflicts[name] = conflicts = tuple((a, c) for a, c in found if a is not None)
-            for address, _ in conflicts:
-                mask |= bit_of(address)
-        self._masks[name] = mask
-        for text, owner in block.spec.history.items():
-            if (known := _address_in(identity, text)) is not None:
-                self._history[pool, owner].add(known)
+        self._by_pool[pool].add(name)
+        self._exchange(name, before, block.spec)
 
     def drop(self, name: str) -> None:
         """Forget a block whose object is gone; unknown names are ignored."""
         block = self._blocks.pop(name, None)
         if block is None:
             return
+        self._exchange(name, block.spec, _NOTHING)
         identity = self._ids.pop(name)
-        pool = block.spec.pool
-        del self._masks[name]
         self._by_id[identity].discard(name)
-        self._by_pool[pool].discard(name)
-        self._conflicts.pop(name, None)
-        for address, record in records(block):
+        self._by_pool[block.spec.pool].discard(name)
+        for index in (self._allocated, self._masks):
+            del index[name]
+
+    def _exchange(self, name: str, before: IPBlockSpec, after: IPBlockSpec) -> None:
+        """Take over what differs between a block's former contents and its new ones: mostly little."""
+        identity, pool = self._ids[name], before.pool or after.pool
+        mask = self._allocated.get(name, 0)
+        had, has = before.allocations, after.allocations
+        for address, record in _records(identity, {t: r for t, r in had.items() if has.get(t) != r}):
+            mask &= ~bit_of(address)
+            self._count(pool, record, -1)
             for held in holders(pool, address, record):
                 owned = self._held[held.owner]
                 owned.pop((pool, address), None)
                 if not owned:
                     del self._held[held.owner]
-            self._count(pool, record, -1)
-        for text, owner in block.spec.history.items():
+        for address, record in _records(identity, {t: r for t, r in has.items() if had.get(t) != r}):
+            mask |= bit_of(address)
+            self._count(pool, record, 1)
+            for held in holders(pool, address, record):
+                self._held[held.owner][pool, address] = held
+        self._allocated[name] = mask
+        self._conflicts.pop(name, None)
+        if after.conflicts:
+            found = [(_address_in(identity, text), c) for text, c in after.conflicts.items()]
+            self._conflicts[name] = conflicts = tuple((a, c) for a, c in found if a is not None)
+            for address, _ in conflicts:
+                mask |= bit_of(address)
+        self._masks[name] = mask
+        for text, owner in before.history.items() - after.history.items():
             if (known := _address_in(identity, text)) is not None:
                 remembered = self._history[pool, owner]
                 remembered.discard(known)
                 if not remembered:
                     del self._history[pool, owner]
+        for text, owner in after.history.items() - before.history.items():
+            if (known := _address_in(identity, text)) is not None:
+                self._history[pool, owner].add(known)
 
     def block(self, name: str) -> IPBlock | None:
         """Return a block by name."""
@@ -146,15 +160,6 @@ class Ledger:
                     del self._counts[key]
 
 
-def records(block: IPBlock) -> Iterator[tuple[IPAddress, Allocation]]:
-    """Yield what is allocated in a block. A key that is no address of the block is left alone, and so left out."""
-    identity = block_of(ip_address(block.spec.first))
-    for text, allocation in block.spec.allocations.items():
-        address = _address_in(identity, text)
-        if address is not None:
-            yield address, allocation
-
-
 def holders(pool: str, address: IPAddress, record: Allocation) -> Iterator[Held]:
     """Yield whoever has an address: its owner, then those who share it."""
     yield Held(pool, address, record.owner, record.uid)
@@ -167,4 +172,15 @@ def _address_in(identity: BlockId, text: str) -> IPAddress | None:
         address = ip_address(text)
     except ValueError:
         return None
-    return address if block_of(address) == identity and str(address) == text else None
+    if address.version != identity.version or not 0 <= int(address) - identity.first < BLOCK_SIZE:
+        return None
+    # Written in another way than ours it would stand beside ours, as a second record. (IPv4 has one way only.)
+    return address if address.version == 4 or str(address) == text else None
+
+
+def _records(identity: BlockId, allocations: Mapping[str, Allocation]) -> Iterator[tuple[IPAddress, Allocation]]:
+    """A key that is no address of the block is left alone, and so left out."""
+    for text, allocation in allocations.items():
+        address = _address_in(identity, text)
+        if address is not None:
+            yield address, allocation

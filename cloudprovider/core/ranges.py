@@ -10,12 +10,12 @@ Inside, an address is (version, number), and 256 neighbours, aligned, are a *blo
 of them are taken, so that looking for a free one costs a few operations a block.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from cloudprovider.core.api.pool import BLOCK_SIZE, Range
 from cloudprovider.core.errors import InvalidRequest, Violation
@@ -24,6 +24,7 @@ from cloudprovider.core.plan import IPAddress, IPNetwork
 Version = Literal[4, 6]
 
 _FULL = (1 << BLOCK_SIZE) - 1
+_VERSIONS: Final[tuple[Version, Version]] = (4, 6)
 
 
 class BlockId(NamedTuple):
@@ -60,6 +61,10 @@ class Segment(NamedTuple):
     version: Version
     low: int
     high: int
+
+    def holds(self, address: IPAddress) -> bool:
+        """Whether an address is one of them."""
+        return address.version == self.version and self.low <= int(address) <= self.high
 
     @property
     def text(self) -> str:
@@ -111,8 +116,7 @@ class PoolRanges:
         """Whether ``address`` may be handed out."""
         if not isinstance(address, IPv4Address | IPv6Address):
             return False
-        number, version = int(address), address.version
-        return any(s.version == version and s.low <= number <= s.high for s in self.segments)
+        return any(s.holds(address) for s in self.segments)
 
     def range_of(self, address: IPAddress) -> AddressRange | None:
         """Return the range that ``address`` belongs to: the one that holds it, else the first with its subnet."""
@@ -130,12 +134,17 @@ class PoolRanges:
         ``after`` None, or an address that is in no range any more: from the beginning. ``taken`` returns the mask of
         a block's taken addresses. None: nothing is free. Costs a few operations per block that is full.
         """
-        for part in self._from(version, after):
-            for first in range(part.low - part.low % BLOCK_SIZE, part.high + 1, BLOCK_SIZE):
-                free = _mask(part, first) & ~taken(BlockId(version, first))
-                if free:
-                    return to_address(version, first + (free & -free).bit_length() - 1)
-        return None
+        segments = self._by_version[version]
+        place = next((i for i, s in enumerate(segments) if s.holds(after)), None) if after is not None else None
+        if after is None or place is None:
+            return next((a for s in segments if (a := _first_free(s, s.low, s.high, taken))), None)
+        # The rest of its segment, those behind it, those before it, and at last its segment up to itself.
+        number, here = int(after), segments[place]
+        if (found := _first_free(here, number + 1, here.high, taken)) is not None:
+            return found
+        others = (*segments[place + 1 :], *segments[:place])
+        found = next((a for s in others if (a := _first_free(s, s.low, s.high, taken))), None)
+        return found or _first_free(here, here.low, number, taken)
 
     def mask(self, block: BlockId) -> int:
         """Return the mask of the addresses of ``block`` that may be handed out."""
@@ -145,19 +154,9 @@ class PoolRanges:
                 mask |= _mask(s, block.first)
         return mask
 
-    def _from(self, version: Version, after: IPAddress | None) -> Iterator[Segment]:
-        segments = [s for s in self.segments if s.version == version]
-        if after is not None and after.version == version:
-            number = int(after)
-            for i, s in enumerate(segments):
-                if s.low <= number <= s.high:
-                    if number < s.high:
-                        yield s._replace(low=number + 1)
-                    yield from segments[i + 1 :]
-                    yield from segments[:i]
-                    yield s._replace(high=number)
-                    return
-        yield from segments
+    @cached_property
+    def _by_version(self) -> Mapping[Version, tuple[Segment, ...]]:
+        return {v: tuple(s for s in self.segments if s.version == v) for v in _VERSIONS}
 
 
 def parse_ranges(ranges: Sequence[Range], field: str = "spec.ranges") -> PoolRanges:
@@ -206,8 +205,23 @@ def overlaps(a: PoolRanges, b: PoolRanges) -> tuple[Segment, ...]:
     return tuple(c for c in common if c is not None)
 
 
+def _first_free(segment: Segment, low: int, high: int, taken: Callable[[BlockId], int]) -> IPAddress | None:
+    """The first free address of a segment from ``low`` to ``high``."""
+    version = segment.version
+    for first in range(low - low % BLOCK_SIZE, high + 1, BLOCK_SIZE):
+        free = _bits(low, high, first) & ~taken(BlockId(version, first))
+        if free:
+            return to_address(version, first + (free & -free).bit_length() - 1)
+    return None
+
+
 def _mask(segment: Segment, first: int) -> int:
-    low, high = max(segment.low - first, 0), min(segment.high - first, BLOCK_SIZE - 1)
+    return _bits(segment.low, segment.high, first)
+
+
+def _bits(low: int, high: int, first: int) -> int:
+    """The mask of the addresses from ``low`` to ``high`` in the block at ``first``."""
+    low, high = max(low - first, 0), min(high - first, BLOCK_SIZE - 1)
     return (_FULL >> (BLOCK_SIZE - 1 - high)) & ~((1 << low) - 1)
 
 
