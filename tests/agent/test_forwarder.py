@@ -155,6 +155,17 @@ async def test_an_address_of_somebody_else_is_not_announced_but_told(monkeypatch
     assert world.forwarder.problem([VIP]) is None
 
 
+async def test_a_conflict_is_forgotten_with_the_address() -> None:
+    world = World()
+    world.network.neighbours[VIP] = "02:00:00:00:00:99"
+    async with world.running():
+        world.put()
+        await world.until(lambda: world.forwarder.foreign([VIP]) == {VIP: "02:00:00:00:00:99"})
+        world.delete()
+        await world.until(lambda: not world.forwarder.foreign([VIP]))
+        assert world.forwarder.problem([VIP]) is None
+
+
 async def test_what_others_break_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
     world = World()

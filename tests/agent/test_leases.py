@@ -11,7 +11,6 @@ from cloudprovider.dhcp.fake import FakeDhcpServer
 from cloudprovider.kube.fakestore import Call
 from cloudprovider.kube.resources import LOADBALANCERS
 from tests.agent.world import MGMT, VLAN2, World, running, until
-from tests.core.test_forwarding import HTTP
 
 FIRST, SECOND = "10.0.0.200", "10.0.0.201"
 
@@ -181,9 +180,12 @@ async def test_a_client_that_fails_is_replaced_and_its_leases_go_on(monkeypatch:
 
         monkeypatch.setattr(world.leases[0], "settle", fail)
         world.dhcp.answering = False
-        world.seed("b", "", HTTP)
-        await world.client.merge_patch(LOADBALANCERS, "t", "b", {"spec": {"ipam": "dhcp"}})
-        await until(lambda: len(world.leases) == 2)
+        world.deaf = "it does not come back"
+        world.seed_dhcp(name="b")  # which wakes it
+        await until(lambda: world.says_in("Leased", "it does not come back"))
+        assert await world.says("Leased", "Leased")
+        world.deaf = ""
+        await until(lambda: len(world.leases) == 2, 20)
         assert await world.lease() == FIRST
         assert await world.held() == [FIRST]
     assert world.network.announced == [ip_address(FIRST)]

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from cloudprovider.core.errors import Unavailable
+from cloudprovider.agent import leases as module
+from cloudprovider.core.errors import DataPlaneError, Unavailable
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import Claim
 from cloudprovider.dataplane.fake import FakeAnnouncer
@@ -71,6 +73,23 @@ async def test_a_lease_that_ended_goes_off_the_link_at_once_and_another_is_sough
         await until(world.lease)
 
 
+async def test_a_lease_that_ends_while_the_api_server_is_away_goes_off_the_link_all_the_same() -> None:
+    world = World()
+    async with running(world.agent()):
+        await world.serve_by_dhcp()
+
+        async def away(call: Call) -> None:
+            if call.program == "h1":
+                raise Unavailable("away")
+
+        world.cluster.before = away
+        world.cluster.cut_watches()
+        world.dhcp.answering = False
+        await world.pass_time(3601)
+        await until(lambda: not world.network.vips)
+        assert await world.lease() == FIRST, "which it can't tell yet"
+
+
 async def test_a_refused_lease_goes_off_the_link_at_once_and_another_takes_its_place() -> None:
     world = World()
     async with running(world.agent()):
@@ -125,21 +144,53 @@ async def test_a_loss_is_told_though_the_next_address_is_not_up_yet(monkeypatch:
         assert {str(v) for v in world.network.vips} == {OLD.ip}
 
 
-async def test_without_a_client_a_lease_ends_all_the_same() -> None:
+async def test_without_a_client_a_lease_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RETRY_FIRST", 1000.0)
     world = World()
+    world.dhcp.duration = timedelta(seconds=1)
     async with running(world.agent()):
         await world.serve_by_dhcp()
     world.deaf = "can't open eth0 for DHCP"
+    began, at = asyncio.get_running_loop().time(), world.now
+
+    def off() -> bool:
+        world.now = at + timedelta(seconds=asyncio.get_running_loop().time() - began)
+        return not world.network.vips
+
     async with running(world.agent()):
         await until(lambda: world.says_in("Leased", "can't open eth0 for DHCP"))
-        assert await world.held() == [FIRST]
         assert {str(v) for v in world.network.vips} == {FIRST}
-        world.now = world.now.replace(year=world.now.year + 1)
-        await until(lambda: not world.network.vips)
+        await until(off)
         await until(lambda: released(world))
         assert await world.says("Leased", "DHCPSendFailed")
-        world.deaf = ""
-        await until(world.lease, 20)
+
+
+async def test_a_lease_is_kept_as_long_as_the_status_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where its address could not be brought up."""
+    claim = FakeAnnouncer.claim
+
+    async def refuse(self: FakeAnnouncer, addresses: Sequence[IPAddress]) -> list[Claim]:
+        if ip_address(FIRST) in addresses:
+            raise DataPlaneError("no memory")
+        return await claim(self, addresses)
+
+    monkeypatch.setattr(FakeAnnouncer, "claim", refuse)
+    world = World()
+    async with running(world.agent()):
+        obj = world.seed_dhcp()
+        await until(world.lease)
+        await world.copy_lease()
+        await until(lambda: world.says("Programmed", "KernelRefused"))
+        patched = await world.client.merge_patch(LOADBALANCERS, *obj.key, {"spec": {"ipam": "pool"}})
+
+        async def heard() -> bool:
+            found = await world.condition("Programmed")
+            return found is not None and found.observed_generation == patched.metadata.generation
+
+        await until(heard)
+        assert world.dhcp.owners
+        await world.controller_says([OLD])
+        await until(lambda: not world.dhcp.owners)
 
 
 async def test_from_dhcp_to_a_pool_the_lease_is_kept_until_the_new_address_is_up() -> None:
@@ -214,6 +265,8 @@ async def test_another_one_by_the_same_name_has_a_lease_of_its_own() -> None:
     world = World()
     async with running(world.agent()):
         first = await world.serve_by_dhcp()
+    async with running(world.agent()):
+        await until(lambda: len(world.leases) == 2 and world.leases[1].counts().received.get("ack"))
         down = True
 
         async def away(call: Call) -> None:
@@ -227,6 +280,7 @@ async def test_another_one_by_the_same_name_has_a_lease_of_its_own() -> None:
         assert second.metadata.uid != first.metadata.uid
         down = False
         await until(lambda: list(world.dhcp.owners.values()) == [second.metadata.uid], 20)
+        assert world.leases[1].counts().sent["discover"] == 1, "what the other one had is nothing to it"
 
 
 async def test_what_is_given_back_is_given_back_once_though_the_api_server_is_away() -> None:
