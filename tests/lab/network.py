@@ -123,6 +123,7 @@ class Lan:
         self.name = name
         self.switch = Switch(Namespace(name), "br0")
         self._stations: list[Namespace] = []
+        self._joined: list[str] = []
 
     def create(self) -> None:
         require_sandbox()
@@ -131,6 +132,9 @@ class Lan:
 
     def remove(self) -> None:
         """Remove the stations and the bridge; the links to it go with it."""
+        for device in self._joined:  # at once: what a namespace's end takes along goes in the kernel's own time
+            run("ip", "link", "delete", device)
+        self._joined.clear()
         for station in self._stations:
             station.remove()
         self.switch.namespace.remove()
@@ -151,3 +155,4 @@ class Lan:
     def join(self, number: int, *, device: str = "") -> None:
         """Put the lab's own namespace on the LAN too."""
         self.switch.plug(Namespace(""), device or self.name, self.subnets.interfaces(number))
+        self._joined.append(device or self.name)
