@@ -81,7 +81,9 @@ class Cluster:
         ("ClusterIPNotAllocated ... repairing", where its repair loop meets one that is just being made)."""
         events = self.plane.api.items(f"/api/v1/namespaces/{self.namespace}/events")
         return [
-            e["reason"] for e in events if e["involvedObject"]["name"] == name and e["source"]["component"] == COMPONENT
+            e["reason"]
+            for e in events
+            if e["involvedObject"]["name"] == name and e["source"].get("component") == COMPONENT
         ]
 
     async def until(self, condition: Callable[[], T]) -> T:
