@@ -184,10 +184,9 @@ class AgentController:
                 self._reports.add(key)
 
     def _adopted(self) -> None:
-        """It is known what a network's kernel has: those who ask nothing of it (any more) can be told so."""
+        """It is known what a network's kernel has: those who want nothing of it any more can be told so."""
         for key in self._load_balancers.objects:
-            if self._table.load_balancer(key) is None:
-                self._reports.add(key)
+            self._reports.add(key)
 
     def _defended(self, network: str, vip: IPAddress, mac: str) -> None:
         log.warning("somebody else claims an address of ours; it is defended", extra={"address": str(vip), "mac": mac})

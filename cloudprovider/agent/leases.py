@@ -75,6 +75,8 @@ class Leases:
             self._want(lb)
         elif ours:
             self._give_back(lb)
+        else:
+            self._refused.pop(key, None)
 
     def forget(self, key: LoadBalancerKey) -> None:
         """The load balancer is gone, and its address is off the link."""

@@ -122,6 +122,20 @@ async def test_an_unusable_host_name_is_told_and_takes_no_lease_away() -> None:
         assert await world.held() == [FIRST]
 
 
+async def test_what_no_longer_asks_for_a_lease_has_no_trouble_with_it() -> None:
+    world = World()
+    obj = world.seed_dhcp(dhcp_hostname="stra\u00dfe")
+    async with running(world.agent()):
+        await until(lambda: world.says("Leased", "InvalidHostname"))
+        assert not world.dhcp.owners
+        await world.client.merge_patch(LOADBALANCERS, *obj.key, {"spec": {"ipam": "pool"}})
+
+        async def quiet() -> bool:
+            return await world.condition("Leased") is None
+
+        await until(quiet)
+
+
 @pytest.mark.parametrize(
     ("name", "spec", "told"),
     [

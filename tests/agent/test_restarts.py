@@ -17,7 +17,7 @@ ELSEWHERE = Address(ip="10.9.0.1", ip_pool="x", prefix_length=24, network="x/y")
 
 
 class SlowDataPlane(FakeDataPlane):
-    """One whose networks can't be opened before ``may`` is set."""
+    """One whose management network can't be opened before ``may`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,8 @@ class SlowDataPlane(FakeDataPlane):
 
     @override
     async def open(self, config: NetworkConfig) -> FakeSegment:
-        await self.may.wait()
+        if config.name == MGMT.name:
+            await self.may.wait()
         return await super().open(config)
 
 
@@ -86,6 +87,23 @@ async def test_an_address_that_was_replaced_meanwhile_is_named_until_it_is_withd
 
         await until(moved)
         assert FLOW not in world.network.flows
+
+
+async def test_an_address_that_was_replaced_meanwhile_by_one_on_another_network() -> None:
+    world, dataplane = await left_behind()
+    dataplane.devices.add(VLAN2.device)
+    there = Address(ip="10.2.0.100", ip_pool="r", prefix_length=24, network=VLAN2.name)
+    await world.controller_says([there])
+    async with running(world.agent(networks=(MGMT, VLAN2))):
+        await until(lambda: VLAN2.name in dataplane.namespaces and dataplane.namespaces[VLAN2.name].vips)
+        await the_agent_reports(world)
+        assert await world.held() == [OLD.ip]
+        dataplane.may.set()
+
+        async def moved() -> bool:
+            return await world.held() == [there.ip]
+
+        await until(moved)
 
 
 async def test_a_network_that_was_never_there_holds_nothing_back() -> None:
