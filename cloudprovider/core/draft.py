@@ -114,8 +114,11 @@ class Draft:
         if want.fixed is not None:
             return self._fixed(want, want.fixed, view)
         history = self.ledger.history(want.pool, want.owner) if self.claims.complete else ()
-        wished = (*want.preferred, *want.reserved, *history)
-        address = next((a for a in wished if self._is_open(want, a, view)), None)
+        address: IPAddress | None = None
+        for wished in (*want.preferred, *want.reserved, *history):
+            if self._is_open(want, wished, view):
+                address = wished
+                break
         if address is None and not self.claims.complete:
             return Refused(want, "WaitingForGuests", WAITING)
         if address is None:
@@ -150,11 +153,14 @@ class Draft:
 
     def _held(self, want: Want, address: IPAddress | None = None) -> Held | None:
         """What the owner has of the pool and version wanted; ``address``: only that one."""
-        before = (h for h in self.ledger.held_by(want.owner) if (want.owner, h.pool, h.address) not in self._freed)
+        granted, held = self._granted.get((want.pool, want.owner), ()), self.ledger.held_by(want.owner)
+        if not granted and not held:
+            return None
+        before = (h for h in held if (want.owner, h.pool, h.address) not in self._freed)
         return next(
             (
                 h
-                for h in (*self._granted.get((want.pool, want.owner), ()), *before)
+                for h in (*granted, *before)
                 if h.pool == want.pool
                 and h.address.version == want.version
                 and h.address not in want.leaving

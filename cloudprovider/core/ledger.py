@@ -1,21 +1,23 @@
 """Who holds which address: the contents of all blocks, indexed. Nothing here decides anything."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, TypeVar
+
+import msgspec
 
 from cloudprovider.core.api.pool import BLOCK_SIZE, AddressConflict, Allocation, IPBlock, IPBlockSpec
 from cloudprovider.core.naming import block_name
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import BlockId, bit_of, block_of
 
+V = TypeVar("V")
+
 _NOTHING: Final = IPBlockSpec(pool="", first="")
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """What one owner has, alone or with others: ``owner`` is "namespace/name" of a LoadBalancer (or "agent/NODE"),
     ``uid`` its UID."""
 
@@ -74,9 +76,10 @@ class Ledger:
     def _exchange(self, name: str, before: IPBlockSpec, after: IPBlockSpec) -> None:
         """Take over what differs between a block's former contents and its new ones: mostly little."""
         identity, pool = self._ids[name], before.pool or after.pool
+        read = _reader(identity)
         mask = self._allocated.get(name, 0)
         had, has = before.allocations, after.allocations
-        for address, record in _records(identity, {t: r for t, r in had.items() if has.get(t) != r}):
+        for address, record in _records(read, _left(had, has)):
             mask &= ~bit_of(address)
             self._count(pool, record, -1)
             for held in holders(pool, address, record):
@@ -84,7 +87,7 @@ class Ledger:
                 owned.pop((pool, address), None)
                 if not owned:
                     del self._held[held.owner]
-        for address, record in _records(identity, {t: r for t, r in has.items() if had.get(t) != r}):
+        for address, record in _records(read, _left(has, had)):
             mask |= bit_of(address)
             self._count(pool, record, 1)
             for held in holders(pool, address, record):
@@ -92,19 +95,19 @@ class Ledger:
         self._allocated[name] = mask
         self._conflicts.pop(name, None)
         if after.conflicts:
-            found = [(_address_in(identity, text), c) for text, c in after.conflicts.items()]
+            found = [(read(text), c) for text, c in after.conflicts.items()]
             self._conflicts[name] = conflicts = tuple((a, c) for a, c in found if a is not None)
             for address, _ in conflicts:
                 mask |= bit_of(address)
         self._masks[name] = mask
-        for text, owner in before.history.items() - after.history.items():
-            if (known := _address_in(identity, text)) is not None:
+        for text, owner in _left(before.history, after.history):
+            if (known := read(text)) is not None:
                 remembered = self._history[pool, owner]
                 remembered.discard(known)
                 if not remembered:
                     del self._history[pool, owner]
-        for text, owner in after.history.items() - before.history.items():
-            if (known := _address_in(identity, text)) is not None:
+        for text, owner in _left(after.history, before.history):
+            if (known := read(text)) is not None:
                 self._history[pool, owner].add(known)
 
     def block(self, name: str) -> IPBlock | None:
@@ -167,20 +170,47 @@ def holders(pool: str, address: IPAddress, record: Allocation) -> Iterator[Held]
         yield Held(pool, address, owner, uid)
 
 
-def _address_in(identity: BlockId, text: str) -> IPAddress | None:
+def _reader(identity: BlockId) -> Callable[[str], IPAddress | None]:
+    """Return what reads the addresses of a block as we write them; None for any other text.
+
+    What is written in another way would stand beside it as a second record of the same address. An IPv4 block's differ
+    in their last number alone, which saves most of the reading.
+    """
+    if identity.version == 6:
+        return lambda text: _ipv6_in(identity, text)
+    stem = str(identity.address).removesuffix("0")
+
+    def read(text: str) -> IPAddress | None:
+        last = text.removeprefix(stem)
+        offset = _OFFSETS.get(last) if len(last) + len(stem) == len(text) else None
+        return None if offset is None else IPv4Address(identity.first + offset)
+
+    return read
+
+
+_OFFSETS: Final = {str(offset): offset for offset in range(BLOCK_SIZE)}
+
+
+def _ipv6_in(identity: BlockId, text: str) -> IPAddress | None:
     try:
-        address = ip_address(text)
+        address = IPv6Address(text)
     except ValueError:
         return None
-    if address.version != identity.version or not 0 <= int(address) - identity.first < BLOCK_SIZE:
-        return None
-    # Written in another way than ours it would stand beside ours, as a second record. (IPv4 has one way only.)
-    return address if address.version == 4 or str(address) == text else None
+    return address if block_of(address) == identity and str(address) == text else None
 
 
-def _records(identity: BlockId, allocations: Mapping[str, Allocation]) -> Iterator[tuple[IPAddress, Allocation]]:
+def _records(
+    read: Callable[[str], IPAddress | None], allocations: Iterable[tuple[str, Allocation]]
+) -> Iterator[tuple[IPAddress, Allocation]]:
     """A key that is no address of the block is left alone, and so left out."""
-    for text, allocation in allocations.items():
-        address = _address_in(identity, text)
+    for text, allocation in allocations:
+        address = read(text)
         if address is not None:
             yield address, allocation
+
+
+def _left(these: Mapping[str, V], those: Mapping[str, V]) -> list[tuple[str, V]]:
+    """What of these is not among those just so."""
+    if these is those or these == those:
+        return []
+    return [(key, value) for key, value in these.items() if (other := those.get(key)) is not value and other != value]

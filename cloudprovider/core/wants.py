@@ -1,7 +1,11 @@
-"""What is asked of the allocator, and what it answers: plain data."""
+"""What is asked of the allocator, and what it answers: plain data.
 
-from dataclasses import dataclass
+Structs of msgspec, as many are made in a batch: one costs a tenth of a frozen dataclass.
+"""
+
 from typing import Literal
+
+import msgspec
 
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import Version
@@ -19,8 +23,7 @@ Refusal = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
+class Want(msgspec.Struct, frozen=True, kw_only=True):
     """One address that somebody needs.
 
     ``fixed``: this one or none. ``preferred``: these first, if they are free and the pool hands them out. ``adopt``:
@@ -46,8 +49,7 @@ class Want:
     quota: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(msgspec.Struct, frozen=True, kw_only=True):
     """An address that somebody gives back. It stays where it is if ``owner`` and ``uid`` do not hold it; with others
     who share it, it stays with them.
 
@@ -63,16 +65,14 @@ class Release:
     until: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reopen:
+class Reopen(msgspec.Struct, frozen=True, kw_only=True):
     """An address that somebody else had, whose time is over: to be handed out again."""
 
     pool: str
     address: IPAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """``block``: the write that this depends on; empty when it stands already."""
 
     want: Want
@@ -80,8 +80,7 @@ class Granted:
     block: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """No address, and why. It may stand once pools or allocations have changed."""
 
     want: Want

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final, cast
 
@@ -118,7 +117,7 @@ class LoadBalancers:
                 f" taken, and this one is not handed out before {until}"
             )
             self._events.record(LOADBALANCERS, lb, "Warning", "AddressConflict", message)
-            releases += [replace(r, conflict=hardware_address, until=until) for r in _releases((held,))]
+            releases += [msgspec.structs.replace(r, conflict=hardware_address, until=until) for r in _releases((held,))]
         self.batches.release(releases)
 
     def _gone(self, key: Key) -> None:

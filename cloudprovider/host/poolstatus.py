@@ -23,6 +23,8 @@ from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import IPPOOLS
 
 INTERVAL: Final = 1.0
+SETTLE: Final = 0.1
+"""Seconds from a change to its summary: whoever has just been given an address comes first."""
 _EARLY: Final = 0.001
 """A timer may come a rounding error too early; that is not worth another one."""
 
@@ -48,23 +50,30 @@ class PoolStatuses:
         self._book = book
         self._events = events
         self._now = now
+        self._told: dict[str, float] = {}
         self._written: dict[str, float] = {}
         self._queue: WorkQueue[str] = WorkQueue(self._reconcile, name="pools", workers=1, rng=rng)
-        book.on_pool(self._queue.add)
+        book.on_pool(self._tell)
 
     async def run(self) -> None:
         """Work until cancelled; start it when the caches have synced."""
         await self._queue.run()
 
+    def _tell(self, name: str) -> None:
+        self._told.setdefault(name, asyncio.get_running_loop().time())
+        self._queue.add(name)
+
     async def _reconcile(self, name: str) -> float | None:
         view = self._book.views().get(name)
         if view is None:
             self._written.pop(name, None)
+            self._told.pop(name, None)
             return None
         loop = asyncio.get_running_loop()
-        wait = self._written.get(name, -INTERVAL) + INTERVAL - loop.time()
-        if wait > _EARLY:
+        due = max(self._told.get(name, -SETTLE) + SETTLE, self._written.get(name, -INTERVAL) + INTERVAL)
+        if (wait := due - loop.time()) > _EARLY:
             return wait
+        self._told.pop(name, None)
         pool = self._caches.pools.get("", name) or view.pool
         wanted = [*_conditions(view), *filling(self._book.ledger, view)]
         conditions = carry_times(pool.status.conditions, wanted, rfc3339(self._now()))

@@ -17,7 +17,7 @@ from pathlib import Path
 from cloudprovider import __version__
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load as load_credentials
-from tests.bench import load
+from tests.bench import addresses, load
 from tests.bench.kernelwatch import KernelWatch
 from tests.bench.load import Timeline
 from tests.bench.report import Report
@@ -246,6 +246,7 @@ def main() -> None:
     build = Path("build")
     command = f"make bench SERVICES={options.services} SCALE={options.scale}"
     report = Report(build / "bench.jsonl", command)
+    addresses.add_rows(report)
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         Lab(Path(folder), build / "bench-logs", node_port_range=NODE_PORTS).running() as lab,
