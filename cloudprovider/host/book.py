@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from cloudprovider.core.addressing import Refusal, adoptions, is_optional, misfit, missing_versions, reserved_for, wants
 from cloudprovider.core.allocation import Allocator, Proposal
 from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.api.pool import IPBlock, IPPool
+from cloudprovider.core.api.pool import Allocation, IPBlock, IPPool
 from cloudprovider.core.audit import owner_of
 from cloudprovider.core.claims import Claims
 from cloudprovider.core.exchange import Tenant
@@ -51,7 +51,7 @@ class AddressBook:
     What a guest shows and no block records (``hints``) is kept for it as well.
 
     ``on_room`` is called when a request refused before may be granted now, ``on_pool`` with a pool whose summary may
-    differ.
+    differ, ``on_unrecorded`` with the owner of a record that is gone: by ourselves, or by somebody's hand.
     """
 
     def __init__(self, caches: Caches, hints: Hints) -> None:
@@ -62,6 +62,7 @@ class AddressBook:
         self._proposal: Proposal | None = None
         self._room: list[Callable[[Room], None]] = []
         self._pools: list[Callable[[str], None]] = []
+        self._unrecorded: list[Callable[[tuple[str, str]], None]] = []
         caches.pools.on_change(self._pool_changed)
         caches.blocks.on_change(self._block_changed)
         hints.on_dropped(self._freed)
@@ -78,6 +79,10 @@ class AddressBook:
     def on_pool(self, callback: Callable[[str], None]) -> None:
         """See the class."""
         self._pools.append(callback)
+
+    def on_unrecorded(self, callback: Callable[[tuple[str, str]], None]) -> None:
+        """See the class."""
+        self._unrecorded.append(callback)
 
     def views(self) -> Mapping[str, PoolView]:
         """Return the pools as they may be used, by name."""
@@ -299,8 +304,16 @@ class AddressBook:
         changed = new or old
         if changed is not None:
             self._tell_pool(changed.spec.pool)
-        if before - after:
+        if old is not None and before - after:
+            for address in old.spec.allocations.keys() - after:
+                self._tell_unrecorded(old.spec.allocations[address])
             self._freed()
+
+    def _tell_unrecorded(self, record: Allocation) -> None:
+        for owner in (record.owner, *record.sharers):
+            namespace, _, name = owner.partition("/")
+            for callback in self._unrecorded:
+                callback((namespace, name))
 
     def _freed(self) -> None:
         for callback in self._room:

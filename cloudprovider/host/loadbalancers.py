@@ -71,6 +71,7 @@ class LoadBalancers:
         caches.guest_clusters.on_change(self._tenant_changed)
         caches.namespaces.on_change(self._namespace_changed)
         book.on_room(self._pools_changed)
+        book.on_unrecorded(self._unrecorded)
         hints.on_told(self._told)
 
     async def run(self) -> None:
@@ -212,6 +213,12 @@ class LoadBalancers:
         lb = self._caches.load_balancers.get(*key)
         if lb is not None and not lb.status.addresses:
             self.batches.forget(key)
+            self.queue.add(key)
+
+    def _unrecorded(self, key: Key) -> None:
+        """Whoever shows an address whose record is gone has it recorded again, before somebody else gets it."""
+        if self._caches.load_balancers.get(*key) is not None:
+            self.batches.reconsider(key)
             self.queue.add(key)
 
     def _pools_changed(self, room: Room) -> None:
