@@ -19,18 +19,18 @@ _INT64 = 2**63 - 1  # what an integer of an API object holds; an IPv6 /64 has mo
 
 
 def summarize(
-    ledger: Ledger, view: PoolView, last_allocated: IPAddress | None, conditions: Sequence[Condition] = ()
+    ledger: Ledger, view: PoolView, left: int, last_allocated: IPAddress | None, conditions: Sequence[Condition] = ()
 ) -> IPPoolStatus:
     """Return the pool's status. ``total`` is what its ranges hold, ``available`` what can still be handed out to
-    anybody: not what is allocated, reserved, or somebody else's, nor what an older pool on its network hands out."""
+    anybody (``left``): not what is allocated, reserved, or somebody else's, nor what an older pool on its network hands
+    out."""
     blocks = ledger.blocks_of(view.name)
     total = view.configured.size if view.configured is not None else 0
-    available = free(ledger, view)
     allocated = _first(blocks, lambda b: {a: record.owner for a, record in b.spec.allocations.items()})
     history = _first(blocks, lambda b: b.spec.history)
     return IPPoolStatus(
         total=min(total, _INT64),
-        available=min(available, _INT64),
+        available=min(left, _INT64),
         last_allocated=str(last_allocated) if last_allocated is not None else "",
         allocated=allocated,
         allocated_history=history,
@@ -52,11 +52,11 @@ def free(ledger: Ledger, view: PoolView) -> int:
     return view.ranges.size - sum((mask & view.ranges.mask(block)).bit_count() for block, mask in taken.items())
 
 
-def filling(ledger: Ledger, view: PoolView) -> list[Condition]:
-    """Return the conditions ``NearlyFull`` and ``Full``, as far as they hold."""
+def filling(view: PoolView, left: int) -> list[Condition]:
+    """Return the conditions ``NearlyFull`` and ``Full``, as far as they hold. ``left``: see :func:`free`."""
     if view.ranges is None or view.ranges.size == 0:
         return []
-    size, left, percent = view.ranges.size, free(ledger, view), view.pool.spec.nearly_full_percent
+    size, percent = view.ranges.size, view.pool.spec.nearly_full_percent
     found: list[Condition] = []
     if (size - left) * 100 >= percent * size:
         message = f"{percent} % or more of its {size} addresses are allocated or kept: an operator should add a range"

@@ -11,6 +11,7 @@ from cloudprovider.bridge.api import Hello, QuotaExceeded, Reason, TenantPolicy,
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.audit import owner_of
 from cloudprovider.core.errors import AlreadyExists, BridgeError, Conflict, NotFound
 from cloudprovider.core.exchange import (
     Inventory,
@@ -202,7 +203,7 @@ class HostBackend:
     def _check_addresses(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> None:
         """Refuse what could only wait for an address; the allocator counts again, exactly."""
         most, count = cluster.spec.quota.addresses, self._book.count(tenant)
-        if count >= most and not want.spec.primary_service and not self._book.ledger.held_by("/".join(want.key)):
+        if count >= most and not want.spec.primary_service and not self._book.ledger.held_by(owner_of(want)):
             raise QuotaExceeded(
                 f"the cluster has {count} addresses, its limit is {most}: delete load balancers that it no longer"
                 " needs, share an address (annotation primary-service), or ask the host's operator for more"

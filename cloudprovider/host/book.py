@@ -102,6 +102,8 @@ class AddressBook:
     def misfits(self, lb: LoadBalancer) -> frozenset[Held]:
         """Return what of it the object's request no longer wants: to be replaced."""
         held = self.held(lb)
+        if not held:
+            return frozenset()
         group = self.group(lb)
         return frozenset(
             h

@@ -12,7 +12,7 @@ from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.api.pool import IPPoolStatus
 from cloudprovider.core.conditions import carry_times, find
 from cloudprovider.core.pools import PoolView
-from cloudprovider.core.poolstatus import FULL, NEARLY_FULL, filling, summarize
+from cloudprovider.core.poolstatus import FULL, NEARLY_FULL, filling, free, summarize
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, rfc3339
@@ -75,9 +75,10 @@ class PoolStatuses:
             return wait
         self._told.pop(name, None)
         pool = self._caches.pools.get("", name) or view.pool
-        wanted = [*_conditions(view), *filling(self._book.ledger, view)]
+        left = free(self._book.ledger, view)
+        wanted = [*_conditions(view), *filling(view, left)]
         conditions = carry_times(pool.status.conditions, wanted, rfc3339(self._now()))
-        status = summarize(self._book.ledger, view, self._book.last_allocated(name), conditions)
+        status = summarize(self._book.ledger, view, left, self._book.last_allocated(name), conditions)
         if status == pool.status:
             return None
         patch = {

@@ -1,15 +1,24 @@
 """Pools seen together, and the summary in their status."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, ip_address
 
 from cloudprovider.core.allocation import Allocator
 from cloudprovider.core.api.meta import Condition
+from cloudprovider.core.api.pool import IPPoolStatus
 from cloudprovider.core.ledger import Ledger
-from cloudprovider.core.pools import Overlap, survey
-from cloudprovider.core.poolstatus import MAX_ENTRIES, summarize
+from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.pools import Overlap, PoolView, survey
+from cloudprovider.core.poolstatus import MAX_ENTRIES, free, summarize
 from cloudprovider.core.ranges import Segment
 from cloudprovider.core.wants import Release, Want
 from tests.core.pools import pool
+
+
+def summary(
+    ledger: Ledger, view: PoolView, last: IPAddress | None, conditions: Sequence[Condition] = ()
+) -> IPPoolStatus:
+    return summarize(ledger, view, free(ledger, view), last, conditions)
 
 
 def test_the_younger_pool_yields_then_the_name() -> None:
@@ -52,7 +61,7 @@ def test_the_summary_counts_and_lists() -> None:
     proposal = target.propose((), [back], now="")
     target.written(proposal, proposal.writes[0])
     ready = Condition(type="Ready", status="True")
-    status = summarize(target.ledger, survey([pool("p")])["p"], target.last_allocated("p"), [ready])
+    status = summary(target.ledger, survey([pool("p")])["p"], target.last_allocated("p"), [ready])
     assert (status.total, status.available, status.last_allocated) == (253, 251, "10.0.0.4")
     assert status.allocated == {"10.0.0.2": "ns/lb0", "10.0.0.4": "ns/lb2"}
     assert status.allocated_history == {"10.0.0.3": "ns/lb1"}
@@ -62,12 +71,12 @@ def test_the_summary_counts_and_lists() -> None:
 
 def test_the_summary_is_cut_and_says_so() -> None:
     target = filled(MAX_ENTRIES + 1, "10.0.0.0/16")
-    status = summarize(target.ledger, survey([pool("p", "10.0.0.0/16")])["p"], None)
+    status = summary(target.ledger, survey([pool("p", "10.0.0.0/16")])["p"], None)
     assert len(status.allocated) == MAX_ENTRIES
     assert status.truncated
     assert status.available == 65533 - MAX_ENTRIES - 1
     assert list(status.allocated) == sorted(status.allocated, key=ip_address)  # the first ones
-    assert not summarize(
+    assert not summary(
         filled(MAX_ENTRIES, "10.0.0.0/16").ledger, survey([pool("p", "10.0.0.0/16")])["p"], None
     ).truncated
 
@@ -75,15 +84,15 @@ def test_the_summary_is_cut_and_says_so() -> None:
 def test_available_leaves_out_what_falls_outside_or_belongs_to_an_older_pool() -> None:
     target = filled(10, "10.0.0.0/24")  # .2 to .11
     view = survey([pool("p", "10.0.0.0/24=10.0.0.10-10.0.0.19")])["p"]
-    assert summarize(target.ledger, view, None).available == 8
+    assert summary(target.ledger, view, None).available == 8
     old = pool("old", "10.0.0.0/24=10.0.0.16-10.0.0.40", created="1")
     view = survey([pool("p", "10.0.0.0/24=10.0.0.10-10.0.0.19"), old])["p"]
-    status = summarize(target.ledger, view, None)
+    status = summary(target.ledger, view, None)
     assert (status.total, status.available) == (10, 4)
 
 
 def test_huge_and_wrong_pools_have_a_status_too() -> None:
-    status = summarize(Ledger(), survey([pool("p", "fd00::/48")])["p"], None)
+    status = summary(Ledger(), survey([pool("p", "fd00::/48")])["p"], None)
     assert status.total == status.available == 2**63 - 1
-    status = summarize(Ledger(), survey([pool("p", "banana")])["p"], None)
+    status = summary(Ledger(), survey([pool("p", "banana")])["p"], None)
     assert (status.total, status.available) == (0, 0)
