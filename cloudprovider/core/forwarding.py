@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
 from cloudprovider.core.wanted import REFUSE, GroupKey, LoadBalancerKey, Wanted, wanted
 
 _GROUP_BITS = 24
@@ -23,7 +23,7 @@ _GROUP_BITS = 24
 class _Network:
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
     forwards: dict[ListenerKey, Forward] = field(default_factory=dict)
-    groups: dict[GroupId, frozenset[IPAddress]] = field(default_factory=dict)
+    groups: dict[GroupId, Group] = field(default_factory=dict)
     users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
     waiting: dict[ListenerKey, set[LoadBalancerKey]] = field(default_factory=dict)
@@ -177,7 +177,7 @@ class ForwardingTable:
     def _without_heirs(self, gone: Mapping[str, set[ListenerKey]]) -> dict[str, frozenset[ListenerKey]]:
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
-    def _members(self, group: GroupKey) -> frozenset[IPAddress]:
+    def _members(self, group: GroupKey) -> frozenset[Member]:
         nodes = self._clusters.get((group.namespace, group.cluster), {})
         names = nodes.keys() if group.all_nodes else nodes.keys() & set(group.names)
         return frozenset(a for name in names for a in nodes[name] if a.version == group.family)
@@ -188,8 +188,8 @@ class ForwardingTable:
         if not members:
             return REFUSE
         number = self._id(group)
-        if state.groups.get(number) != members:
-            state.groups[number] = members
+        if state.groups.get(number) != Group(members):
+            state.groups[number] = Group(members)
             state.touched_groups.add(number)
         return number
 

@@ -2,9 +2,9 @@
 
 D. E. Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4
 (https://www.usenix.org/conference/nsdi16/technical-sessions/presentation/eisenbud). Each node has a permutation of
-the table's slots, taken from its address alone; the nodes take turns, each claiming the first slot of its permutation
-that is still free. So all nodes get an equal share (within one slot), and when a node comes or goes, little more than
-its own share of the slots changes hands.
+the table's slots, taken from its address (IP or MAC) alone; the nodes take turns, each claiming the first slot of its
+permutation that is still free. So all nodes get an equal share (within one slot), and when a node comes or goes, little
+more than its own share of the slots changes hands.
 """
 
 from array import array
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
-from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.plan import Member
 
 SIZES: Final = (10_007, 65_537)
 """The table sizes in use, ascending. Primes, so that every step size visits every slot."""
@@ -26,7 +26,7 @@ def table_size(nodes: int) -> int:
     return next((size for size in SIZES if size >= SLOTS_PER_NODE * nodes), SIZES[-1])
 
 
-def lookup_table(nodes: Sequence[IPAddress], size: int) -> "array[int]":
+def lookup_table(nodes: Sequence[Member], size: int) -> "array[int]":
     """Give each of ``size`` slots (a prime) the index of a node in ``nodes``.
 
     Hosts agree only when they give the nodes in the same order: sort them. Raises ValueError without nodes, or with

@@ -1,9 +1,14 @@
 """What the kernel of one network's namespace is to forward: plain data, compared and diffed, never executed here.
 
-A *forward* is one port of one address: (VIP, protocol, port) to a group of nodes and the port to use there. The
-port is the same on every node (a NodePort, or a machine's port), so a forward costs the same with 1 or 1,000 nodes,
-and a node that comes or goes changes its group once and no forward at all. A *group* is a set of node addresses,
-shared by every Service of a cluster that goes to the same nodes.
+A *forward* is one port of one address: (VIP, protocol, port) to a group of nodes. In mode ``nat`` a packet goes to a
+node's address and the forward's port there (a NodePort, or a machine's port: the same on every node); in mode ``dsr``
+the frame goes on unchanged to a node's MAC. So a forward costs the same with 1 or 1,000 nodes, and a node that comes
+or goes changes its group once and no forward at all. A *group* is a set of nodes, shared by every Service of a cluster
+that goes to the same nodes in the same mode.
+
+In mode ``nat`` the kernel remembers each flow's node (conntrack). In mode ``dsr`` nothing is remembered, which is what
+lets any host take over; so a change there carries what it takes to let established flows go on: see
+:attr:`Group.former` and :attr:`Forward.former`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,9 +17,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
 from typing import Literal, NewType
 
+from cloudprovider.core.mac import MACAddress
+
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+Member = IPv4Address | IPv6Address | MACAddress
+"""A node as a group knows it: by its address in mode ``nat``, by its MAC in mode ``dsr``."""
 L4Protocol = Literal["TCP", "UDP"]
+ForwardMode = Literal["nat", "dsr"]
 
 GroupId = NewType("GroupId", int)
 """1 to 2**24 - 1; the same for the same nodes on every host. 0 stands for "no node" and refuses."""
@@ -30,17 +40,46 @@ class ListenerKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A set of nodes: not empty, and all IPv4 addresses, all IPv6 addresses, or all MACs.
+
+    While ``former`` is set (MACs only), a flow that begins takes its node from ``members`` and one that is under way
+    from ``former``; both are *pinned*: the kernel remembers their node. ``pinned``: what was pinned goes on to its
+    node, nothing more is pinned. (A flow of UDP shows no beginning: it takes its node from ``former`` only where
+    nobody has left, else from ``members``.)
+    """
+
+    members: frozenset[Member]
+    former: frozenset[Member] = frozenset()
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """Where a listener's flows went before it changed; mode ``nat``: group 0."""
+
+    mode: ForwardMode
+    group: GroupId = GroupId(0)
+    by_client: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
     """Where packets of a listener go.
 
-    ``group`` 0: refused (RST, ICMP). ``by_client``: chosen by the client's address alone (session affinity).
-    ``sources``: who may connect; empty means everybody.
+    ``group`` 0 refuses (RST, ICMP) and is of mode ``nat``; ``backend_port``: in mode ``nat`` the port on each node,
+    in mode ``dsr`` 0. ``by_client``: the node is chosen by the client's address alone (session affinity). ``sources``:
+    who may connect; empty means everybody. ``former``, ``pinned``: as in :class:`Group`, for a listener that has come
+    to another group, mode or affinity; at least one of the two modes is ``dsr``.
     """
 
     group: GroupId
-    backend_port: int
+    backend_port: int = 0
     by_client: bool = False
     sources: frozenset[IPNetwork] = frozenset()
+    mode: ForwardMode = "nat"
+    former: Former | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +88,7 @@ class Plan:
     them (rules are in place before the address is announced)."""
 
     vips: frozenset[IPAddress] = frozenset()
-    groups: Mapping[GroupId, frozenset[IPAddress]] = field(default_factory=dict)
+    groups: Mapping[GroupId, Group] = field(default_factory=dict)
     forwards: Mapping[ListenerKey, Forward] = field(default_factory=dict)
 
 
@@ -57,7 +96,7 @@ class Plan:
 class Changes:
     """A delta, applied whole or not at all. None in a mapping means: remove."""
 
-    groups: Mapping[GroupId, frozenset[IPAddress] | None] = field(default_factory=dict)
+    groups: Mapping[GroupId, Group | None] = field(default_factory=dict)
     forwards: Mapping[ListenerKey, Forward | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -66,9 +105,7 @@ class Changes:
 
 def diff(have: Plan, want: Plan) -> Changes:
     """The smallest change of groups and forwards that turns ``have`` into ``want`` (addresses are the links')."""
-    groups: dict[GroupId, frozenset[IPAddress] | None] = {
-        g: nodes for g, nodes in want.groups.items() if have.groups.get(g) != nodes
-    }
+    groups: dict[GroupId, Group | None] = {g: group for g, group in want.groups.items() if have.groups.get(g) != group}
     groups.update(dict.fromkeys(have.groups.keys() - want.groups.keys()))
     forwards: dict[ListenerKey, Forward | None] = {k: f for k, f in want.forwards.items() if have.forwards.get(k) != f}
     forwards.update(dict.fromkeys(have.forwards.keys() - want.forwards.keys()))
@@ -83,12 +120,12 @@ def chunks(changes: Changes, size: int) -> Iterator[Changes]:
     if size < 1:
         msg = f"a chunk of {size} changes nothing; use at least 1"
         raise ValueError(msg)
-    for group, nodes in changes.groups.items():
-        if nodes is not None:
-            yield Changes(groups={group: nodes})
+    for number, group in changes.groups.items():
+        if group is not None:
+            yield Changes(groups={number: group})
     forwards = iter(changes.forwards.items())
     while part := dict(islice(forwards, size)):
         yield Changes(forwards=part)
-    for group, nodes in changes.groups.items():
-        if nodes is None:
-            yield Changes(groups={group: None})
+    for number, group in changes.groups.items():
+        if group is None:
+            yield Changes(groups={number: None})

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.maglev import SIZES
-from cloudprovider.core.plan import Changes, GroupId, IPAddress, ListenerKey, Plan
+from cloudprovider.core.plan import Changes, Group, GroupId, ListenerKey, Plan
 from cloudprovider.dataplane import elements, ruleset, ruleset6
 from cloudprovider.dataplane.api import Counter
 from cloudprovider.dataplane.elements import GroupElements, ListenerElements
@@ -99,11 +99,11 @@ class NftablesEngine:
         self._ledger.check(changes)
         transaction = Transaction(ruleset.TABLE)
         groups: dict[GroupId, GroupElements] = {}
-        for group, nodes in changes.groups.items():
-            if nodes is not None and nodes == self._ledger.groups.get(group):
+        for number, group in changes.groups.items():
+            if group is not None and group == self._ledger.groups.get(number):
                 continue
-            groups[group] = GroupElements.of(group, nodes or frozenset())
-            self._held.groups.get(group, _NO_GROUP).change(group, groups[group], transaction)
+            groups[number] = GroupElements.of(number, group)
+            self._held.groups.get(number, _NO_GROUP).change(number, groups[number], transaction)
         listeners: dict[ListenerKey, ListenerElements] = {}
         for key, forward in changes.forwards.items():
             listeners[key] = ListenerElements.of(forward)
@@ -119,9 +119,9 @@ class NftablesEngine:
         self._held.foreign = {}
         self._held.groups.update(groups)
         self._held.listeners.update(listeners)
-        for group, nodes in changes.groups.items():
-            if nodes is None:
-                self._held.groups.pop(group, None)
+        for number, group in changes.groups.items():
+            if group is None:
+                self._held.groups.pop(number, None)
         for key, forward in changes.forwards.items():
             if forward is None:
                 del self._held.listeners[key]
@@ -134,16 +134,16 @@ class NftablesEngine:
             self._touched_listeners, self._touched_groups = set(), set()
             generation, commits = self._nftables.generation(), self._commits
             found = await self._read_surely()
-            nodes = {group: await self._nodes(group, held) for group, held in found.groups.items()}
+            groups = {number: await self._group(number, held) for number, held in found.groups.items()}
             # From here on without yielding: what is applied from now on finds the new state.
             for key in self._touched_listeners:
                 _take(key, self._held.listeners, found.listeners)
-            for group in self._touched_groups:
-                _take(group, self._held.groups, found.groups)
-                _take(group, self._ledger.groups, nodes)
+            for number in self._touched_groups:
+                _take(number, self._held.groups, found.groups)
+                _take(number, self._ledger.groups, groups)
             self._held = found
             self._ledger.replace(
-                Plan(groups=nodes, forwards={key: held.forward() for key, held in found.listeners.items()})
+                Plan(groups=groups, forwards={key: held.forward() for key, held in found.listeners.items()})
             )
             self._generation = (generation + self._commits - commits) % (1 << 32)
             return self._ledger.plan()
@@ -224,12 +224,12 @@ class NftablesEngine:
                 return parts
         return [part for part, _ in self._nftables.elements(ruleset.TABLE, name)]
 
-    async def _nodes(self, group: GroupId, found: GroupElements) -> frozenset[IPAddress]:
-        """The nodes of a group; worked out from its table only if that is not what was written."""
-        if found == self._held.groups.get(group) and group in self._ledger.groups:
-            return self._ledger.groups[group]
+    async def _group(self, number: GroupId, found: GroupElements) -> Group:
+        """The group that is held; worked out from its table only if that is not what was written."""
+        if found == self._held.groups.get(number) and number in self._ledger.groups:
+            return self._ledger.groups[number]
         await asyncio.sleep(0)
-        return found.nodes(group)
+        return found.group(number)
 
 
 _NO_LISTENER: Final = ListenerElements()

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan
 
 LAST_GROUP: Final = GroupId((1 << 24) - 1)
 
@@ -15,15 +15,15 @@ class Ledger:
     """Groups and forwards, and how many forwards use each group. A delta costs what it changes, not what is held."""
 
     def __init__(self) -> None:
-        self.groups: dict[GroupId, frozenset[IPAddress]] = {}
+        self.groups: dict[GroupId, Group] = {}
         self.forwards: dict[ListenerKey, Forward] = {}
         self._uses: Counter[GroupId] = Counter()
 
     def check(self, changes: Changes) -> None:
         """Raise DataPlaneError if the delta does not fit what is held; the message names what, and what to do."""
-        for group, nodes in changes.groups.items():
-            if nodes is not None:
-                _check_group(group, nodes)
+        for number, group in changes.groups.items():
+            if group is not None:
+                _check_group(number, group)
         uses: Counter[GroupId] = Counter()
         for key, forward in changes.forwards.items():
             old = self.forwards.get(key)
@@ -38,21 +38,21 @@ class Ledger:
                     f"{_name(key)} forwards to group {forward.group}, which is not there; add the group with it",
                     errno=errno.ENOENT,
                 )
-        for group, nodes in changes.groups.items():
-            if nodes is None and group in self.groups and self._uses[group] + uses[group]:
+        for number, group in changes.groups.items():
+            if group is None and number in self.groups and self._uses[number] + uses[number]:
                 raise DataPlaneError(
-                    f"group {group} can't be removed: {self._uses[group] + uses[group]} forwards use it; "
+                    f"group {number} can't be removed: {self._uses[number] + uses[number]} forwards use it; "
                     "change or remove them with it",
                     errno=errno.EBUSY,
                 )
 
     def commit(self, changes: Changes) -> None:
         """Take over a delta that was carried out."""
-        for group, nodes in changes.groups.items():
-            if nodes is None:
-                self.groups.pop(group, None)
+        for number, group in changes.groups.items():
+            if group is None:
+                self.groups.pop(number, None)
             else:
-                self.groups[group] = nodes
+                self.groups[number] = group
         for key, forward in changes.forwards.items():
             old = self.forwards.pop(key, None)
             if old is not None:
@@ -72,14 +72,14 @@ class Ledger:
         return Plan(groups=dict(self.groups), forwards=dict(self.forwards))
 
 
-def _check_group(group: GroupId, nodes: frozenset[IPAddress]) -> None:
-    if not 1 <= group <= LAST_GROUP:
-        raise _refused(f"group {group} is out of range; use 1 to {LAST_GROUP}")
-    if not nodes:
-        raise _refused(f"group {group} has no nodes; point its forwards to group 0, which refuses, and remove it")
-    for node in nodes:
+def _check_group(number: GroupId, group: Group) -> None:
+    if not 1 <= number <= LAST_GROUP:
+        raise _refused(f"group {number} is out of range; use 1 to {LAST_GROUP}")
+    if not group.members:
+        raise _refused(f"group {number} has no nodes; point its forwards to group 0, which refuses, and remove it")
+    for node in group.members:
         if not isinstance(node, IPv4Address):
-            raise _refused(f"group {group}: node {node} is IPv6, which this data plane does not forward to yet")
+            raise _refused(f"group {number}: node {node} is no IPv4 address, which is all that is forwarded to yet")
 
 
 def _check_forward(key: ListenerKey, forward: Forward) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, chunks, diff
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan, chunks, diff
 
 ADDRESSES = st.integers(0x0A000001, 0x0A000008).map(IPv4Address)
 KEYS = st.builds(ListenerKey, vip=ADDRESSES, protocol=st.sampled_from(["TCP", "UDP"]), port=st.integers(80, 82))
@@ -12,8 +12,8 @@ KEYS = st.builds(ListenerKey, vip=ADDRESSES, protocol=st.sampled_from(["TCP", "U
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    groups: dict[GroupId, frozenset[IPAddress]] = draw(
-        st.dictionaries(st.integers(1, 4).map(GroupId), st.frozensets(ADDRESSES, min_size=1), max_size=4)
+    groups: dict[GroupId, Group] = draw(
+        st.dictionaries(st.integers(1, 4).map(GroupId), st.frozensets(ADDRESSES, min_size=1).map(Group), max_size=4)
     )
     forwards = draw(
         st.dictionaries(
@@ -59,7 +59,7 @@ def test_chunks_are_small_and_never_refer_to_a_missing_group(have: Plan, want: P
 def test_a_difference_holds_nothing_that_is_as_it_should_be() -> None:
     key = ListenerKey(IPv4Address("10.0.0.1"), "TCP", 80)
     plan = Plan(
-        groups={GroupId(1): frozenset({IPv4Address("10.0.0.2")})},
+        groups={GroupId(1): Group(frozenset({IPv4Address("10.0.0.2")}))},
         forwards={key: Forward(group=GroupId(1), backend_port=30000)},
     )
     assert not diff(plan, plan)

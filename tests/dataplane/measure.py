@@ -10,12 +10,13 @@ import time
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address
 
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, chunks, diff
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, IPAddress, ListenerKey, Plan, chunks, diff
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.dataplane.lan import CONFIG, bridge
 
 ONE = GroupId(1)
-NODES: frozenset[IPAddress] = frozenset(IPv4Address("10.99.0.11") + i for i in range(10))
+NODES = Group(frozenset(IPv4Address("10.99.0.11") + i for i in range(10)))
+NINE = Group(NODES.members - {IPv4Address("10.99.0.15")})
 FIRST = ListenerKey(IPv4Address("10.97.0.1"), "TCP", 80)
 
 
@@ -46,7 +47,7 @@ async def at(segment: KernelSegment, count: int) -> None:
         await engine.apply(Changes(forwards={FIRST: Forward(group=ONE, backend_port=30001 + turn % 2)}))
 
     async def node(turn: int) -> None:
-        await engine.apply(Changes(groups={ONE: NODES if turn % 2 else NODES - {IPv4Address("10.99.0.15")}}))
+        await engine.apply(Changes(groups={ONE: NODES if turn % 2 else NINE}))
 
     async def come_and_go(turn: int) -> None:
         forward = None if turn % 2 else Forward(group=ONE, backend_port=30001)

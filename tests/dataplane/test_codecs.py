@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
+from cloudprovider.core.plan import Forward, Group, GroupId, ListenerKey
 from cloudprovider.dataplane import arp, elements, netlink
 from cloudprovider.dataplane.elements import BROKEN_FORWARD, BROKEN_GROUP, GroupElements, ListenerElements
 from cloudprovider.dataplane.heard import Heard
@@ -74,13 +74,13 @@ def test_elements_that_do_not_fit_together_are_broken(forward: Forward) -> None:
 
 
 def test_a_group_is_known_by_its_table() -> None:
-    nodes: frozenset[IPAddress] = frozenset({IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")})
+    nodes = Group(frozenset({IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")}))
     held = GroupElements.of(GroupId(7), nodes)
-    assert held.nodes(GroupId(7)) == nodes
-    assert held.nodes(GroupId(8)) == BROKEN_GROUP
+    assert held.group(GroupId(7)) == nodes
+    assert held.group(GroupId(8)) == BROKEN_GROUP
     table = held.tables[10_007]
     table[5] = table[6] = 0x01020304
-    assert held.nodes(GroupId(7)) == BROKEN_GROUP
+    assert held.group(GroupId(7)) == BROKEN_GROUP
 
 
 def test_a_transaction_removes_before_it_adds_and_fits_its_messages() -> None:

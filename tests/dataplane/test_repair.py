@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan, diff
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan, diff
 from cloudprovider.dataplane import ruleset, ruleset6
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.dataplane.lan import CONFIG, run
@@ -15,7 +15,8 @@ from tests.dataplane.lan import CONFIG, run
 pytestmark = pytest.mark.kernel
 
 VIP = IPv4Address("10.99.0.100")
-NODES: frozenset[IPAddress] = frozenset(IPv4Address("10.99.0.11") + i for i in range(3))
+NODES = Group(frozenset(IPv4Address("10.99.0.11") + i for i in range(3)))
+FOUR = Group(NODES.members | {IPv4Address("10.99.0.20")})
 PLAN = Plan(
     groups={GroupId(1): NODES, GroupId(2): NODES},
     forwards={
@@ -153,7 +154,7 @@ async def test_what_is_applied_while_the_kernel_is_read_is_not_lost(segment: Ker
             await asyncio.sleep(0)
             key = ListenerKey(VIP, "TCP", 1000 + (turn * 10 + step) % 37)
             forward = None if key in have.forwards else Forward(group=GroupId(1), backend_port=30000 + step)
-            nodes = NODES if step % 2 else NODES | {IPv4Address("10.99.0.20")}
+            nodes = NODES if step % 2 else FOUR
             await segment.engine.apply(Changes(groups={GroupId(2): nodes}, forwards={key: forward}))
             forwards = {**have.forwards, key: forward}
             have = Plan(

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, IPAddress, ListenerKey
 from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.dataplane.lan import BRIDGE, CONFIG, HOST, LIMIT, OWN, Station, run, station
@@ -25,8 +25,8 @@ TO_ONE = Forward(group=ONE, backend_port=30080)
 FAST = Timing(between=0.005, listen=0.02)
 
 
-def addresses(nodes: list[Station]) -> frozenset[IPAddress]:
-    return frozenset(node.address for node in nodes)
+def group(nodes: list[Station]) -> Group:
+    return Group(frozenset(node.address for node in nodes))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ async def serving(nodes: list[Station], port: int = 30080) -> AsyncIterator[dict
 async def test_connections_go_evenly_to_all_nodes(
     segment: KernelSegment, client: Station, nodes: list[Station]
 ) -> None:
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE}))
     async with serving(nodes) as came:
         names = [await client.ask_tcp(VIP, 80) for _ in range(300)]
         assert {source for sources in came.values() for source in sources} == {str(OWN.ip)}
@@ -78,7 +78,7 @@ async def test_connections_go_evenly_to_all_nodes(
 async def test_udp_is_forwarded_and_answered_from_the_address(
     segment: KernelSegment, client: Station, nodes: list[Station]
 ) -> None:
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={DNS: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={DNS: TO_ONE}))
     async with serving(nodes):
         names = {await client.ask_udp(VIP, 53, source=20000 + i) for i in range(60)}
     assert names == {"n1", "n2", "n3"}
@@ -90,7 +90,7 @@ async def test_a_flow_goes_where_its_port_says_and_by_client_where_its_address_s
     sticky = ListenerKey(VIP, "TCP", 81)
     await segment.engine.apply(
         Changes(
-            groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE, sticky: replace(TO_ONE, by_client=True), DNS: TO_ONE}
+            groups={ONE: group(nodes)}, forwards={WEB: TO_ONE, sticky: replace(TO_ONE, by_client=True), DNS: TO_ONE}
         )
     )
     async with serving(nodes):
@@ -102,9 +102,9 @@ async def test_a_flow_goes_where_its_port_says_and_by_client_where_its_address_s
 
 
 async def test_a_hundred_and_one_nodes(segment: KernelSegment, client: Station, nodes: list[Station]) -> None:
-    many = addresses(nodes) | {IPv4Address("10.99.0.150") + i for i in range(98)}
+    many = Group(group(nodes).members | {IPv4Address("10.99.0.150") + i for i in range(98)})
     await segment.engine.apply(Changes(groups={ONE: many}, forwards={WEB: TO_ONE}))
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}))
     async with serving(nodes):
         assert {await client.ask_tcp(VIP, 80) for _ in range(60)} == {"n1", "n2", "n3"}
 
@@ -113,7 +113,7 @@ async def test_without_nodes_clients_are_refused_at_once(
     segment: KernelSegment, client: Station, nodes: list[Station]
 ) -> None:
     nobody = Forward(group=GroupId(0), backend_port=30080)
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: nobody, DNS: nobody}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: nobody, DNS: nobody}))
     async with serving(nodes):
         for port in (80, 4444):  # a listener without nodes, and a port that is no listener
             with pytest.raises(ConnectionRefusedError):
@@ -154,7 +154,7 @@ async def test_only_what_is_translated_is_forwarded(
     segment: KernelSegment, client: Station, nodes: list[Station]
 ) -> None:
     """A client that uses the namespace as a router gets nowhere."""
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE}))
     run(f"ip -n {client.name} route add {nodes[0].address}/32 via {OWN.ip}")
     async with nodes[0].serving_tcp(30080) as came:
         with pytest.raises(TimeoutError):
@@ -165,7 +165,7 @@ async def test_only_what_is_translated_is_forwarded(
 async def test_source_ranges_let_in_exactly_their_clients(
     segment: KernelSegment, client: Station, nodes: list[Station]
 ) -> None:
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE}))
 
     async def may_enter(*sources: str) -> bool:
         ranges = frozenset(map(IPv4Network, sources))
@@ -188,7 +188,7 @@ async def test_source_ranges_let_in_exactly_their_clients(
 
 
 async def test_a_node_reaches_itself_through_the_address(segment: KernelSegment, nodes: list[Station]) -> None:
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes[:1])}, forwards={WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes[:1])}, forwards={WEB: TO_ONE}))
     async with serving(nodes):
         assert await nodes[0].ask_tcp(VIP, 80) == "n1"
 
@@ -197,7 +197,7 @@ async def test_established_connections_outlive_agent_and_changes(
     dataplane: HostDataPlane, client: Station, nodes: list[Station]
 ) -> None:
     segment = await started(dataplane)
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE}))
     async with serving(nodes):
         reader, writer = await client.connect(VIP, 80)
         name = (await reader.readline()).decode().strip()
@@ -212,7 +212,7 @@ async def test_established_connections_outlive_agent_and_changes(
         again = await started(dataplane)
         await alive()
         others = [node for node in nodes if node.name != name]
-        await again.engine.apply(Changes(groups={ONE: addresses(others)}))  # drained, not cut
+        await again.engine.apply(Changes(groups={ONE: group(others)}))  # drained, not cut
         await alive()
         assert {await client.ask_tcp(VIP, 80) for _ in range(20)} <= {node.name for node in others}
         await again.engine.apply(Changes(groups={ONE: None}, forwards={WEB: None}))
@@ -227,7 +227,7 @@ async def test_established_connections_outlive_agent_and_changes(
 
 async def test_changes_under_load_lose_nothing(segment: KernelSegment, client: Station, nodes: list[Station]) -> None:
     """Every element of a listener and many slots are rewritten all the time, while connections are made."""
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE}))
     ended = False
 
     async def rewrite() -> int:
@@ -236,7 +236,7 @@ async def test_changes_under_load_lose_nothing(segment: KernelSegment, client: S
             by_client = turns % 2 == 0
             await segment.engine.apply(
                 Changes(
-                    groups={ONE: addresses(nodes[: 2 + turns % 2])},
+                    groups={ONE: group(nodes[: 2 + turns % 2])},
                     forwards={WEB: Forward(group=ONE, backend_port=30080 + turns % 2, by_client=by_client)},
                 )
             )
@@ -255,12 +255,12 @@ async def test_changes_under_load_lose_nothing(segment: KernelSegment, client: S
 async def test_udp_flows_to_a_node_that_left_are_flushed(
     segment: KernelSegment, client: Station, nodes: list[Station]
 ) -> None:
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={DNS: TO_ONE, WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={DNS: TO_ONE, WEB: TO_ONE}))
     async with serving(nodes):
         before = {port: await client.ask_udp(VIP, 53, source=port) for port in range(20000, 20060)}
         reader, writer = await client.connect(VIP, 80)
         gone = nodes[0]
-        await segment.engine.apply(Changes(groups={ONE: addresses(nodes[1:])}))
+        await segment.engine.apply(Changes(groups={ONE: group(nodes[1:])}))
         assert {port: await client.ask_udp(VIP, 53, source=port) for port in before} == before
         stuck = sum(name == gone.name for name in before.values())
         assert await segment.connections.forget_backends([gone.address]) == stuck > 0
@@ -281,7 +281,7 @@ async def test_many_listeners_are_forgotten_in_one_search(
     vips = [VIP + i for i in range(1, 21)]
     keys = [ListenerKey(vip, "UDP", 53) for vip in vips]
     await segment.announcer.claim(vips)
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards=dict.fromkeys([*keys, DNS], TO_ONE)))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards=dict.fromkeys([*keys, DNS], TO_ONE)))
     async with serving(nodes):
         for vip in [VIP, *vips]:
             await client.ask_udp(vip, 53)
@@ -293,7 +293,7 @@ async def test_clients_follow_a_gratuitous_arp(dataplane: HostDataPlane, client:
     """The address moves from one machine to the namespace: a client that knew the old MAC follows at once."""
     segment = await dataplane.open(CONFIG)
     await segment.engine.start()
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={DNS: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={DNS: TO_ONE}))
     run(f"ip -n {nodes[0].name} address add {VIP}/32 dev eth0")
     async with nodes[0].serving_udp(53, VIP), serving(nodes):
         assert await client.ask_udp(VIP, 53) == "n1"
@@ -324,7 +324,7 @@ async def test_a_client_beyond_the_gateway(segment: KernelSegment, client: Stati
     run(f"ip -n {client.name} address add 192.0.2.50/24 dev eth0")
     run(f"ip -n {client.name} route add default via 192.0.2.1")
     run(f"ip address add 192.0.2.1/24 dev {BRIDGE}")
-    await segment.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE}))
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE}))
     async with serving(nodes):
         assert await client.ask_tcp(VIP, 80)
     with pytest.raises(ConnectionRefusedError):
@@ -339,7 +339,7 @@ async def test_a_plain_device_works_by_macvlan(dataplane: HostDataPlane, client:
         opened = await dataplane.open(replace(CONFIG, device="uplink"))
         await opened.engine.start()
         await opened.announcer.claim([VIP])
-        await opened.engine.apply(Changes(groups={ONE: addresses(nodes)}, forwards={WEB: TO_ONE}))
+        await opened.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE}))
         async with serving(nodes):
             assert await client.ask_tcp(VIP, 80)
         await dataplane.remove("")
