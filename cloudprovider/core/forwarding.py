@@ -1,100 +1,172 @@
 """From LoadBalancers and GuestClusters to the plan of each network: what this host's kernel should do.
 
-:class:`ForwardingTable` is pure state. Objects go in as they change; out come, per network, the whole plan (start,
-repair) or just the delta since the last one that was applied. A load balancer costs as much as it has listeners,
-whatever else there is; a cluster's node that comes or goes costs the groups it is in.
+:class:`ForwardingTable` is pure state. Objects go in as they change, and what is seen of nodes on the networks; out
+come, per network, the whole plan (start, repair) or just the delta since the last one that was applied. A load balancer
+costs as much as it has listeners, whatever else there is; a cluster's node that comes or goes costs the groups it is
+in. How a change goes on without cutting connections is :mod:`cloudprovider.core.transitions`' matter.
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.plan import Changes, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
-from cloudprovider.core.wanted import REFUSE, GroupKey, LoadBalancerKey, Wanted, wanted
+from cloudprovider.core.exchange import Mode
+from cloudprovider.core.groups import GroupIds, GroupKey, Sightings, members
+from cloudprovider.core.modes import Choice, NetworkFacts, choose
+from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, IPNetwork, ListenerKey, Member, Plan
+from cloudprovider.core.transitions import REFUSE, Transitions
+from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, WantedListener, wanted
 
-_GROUP_BITS = 24
+ClusterKey = tuple[str, str]
+"""(namespace, name) of a GuestCluster."""
+
+
+@dataclass(frozen=True, order=True)
+class _Question:
+    """What a mode is chosen for: all load balancers of a cluster with addresses in one subnet share the answer."""
+
+    cluster: ClusterKey
+    network: str
+    subnet: IPNetwork
+    asked: Mode
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How one listener is forwarded, but for the group's number."""
+
+    network: str
+    key: ListenerKey
+    group: GroupKey
+    forward: Forward
 
 
 @dataclass
 class _Network:
+    facts: NetworkFacts = field(default_factory=NetworkFacts)
+    seen: Sightings = field(default_factory=Sightings)
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
-    forwards: dict[ListenerKey, Forward] = field(default_factory=dict)
-    groups: dict[GroupId, Group] = field(default_factory=dict)
+    kernel: Transitions = field(default_factory=Transitions)
     users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
     waiting: dict[ListenerKey, set[LoadBalancerKey]] = field(default_factory=dict)
-    touched_forwards: set[ListenerKey] = field(default_factory=set)
-    touched_groups: set[GroupId] = field(default_factory=set)
 
 
 class ForwardingTable:
-    """All that this host should forward. ``networks``: the ones it stands on."""
+    """All that this host should forward. ``networks``: the ones it stands on; ``clock``: monotonic, in seconds."""
 
-    def __init__(self, networks: Iterable[str]) -> None:
+    def __init__(self, networks: Iterable[str], clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._networks = {name: _Network() for name in networks}
-        self._clusters: dict[tuple[str, str], dict[str, tuple[IPAddress, ...]]] = {}
+        self._clusters: dict[ClusterKey, dict[str, tuple[IPAddress, ...]]] = {}
+        self._failing: frozenset[IPAddress] = frozenset()
         self._wanted: dict[LoadBalancerKey, Wanted] = {}
-        self._ids: dict[GroupKey, GroupId] = {}
-        self._taken: dict[GroupId, GroupKey] = {}
+        self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
+        self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
+        self._choices: dict[_Question, Choice] = {}
+        self._askers: defaultdict[_Question, set[LoadBalancerKey]] = defaultdict(set)
+        self._ids = GroupIds()
 
-    # Objects in.
+    # In: objects.
 
-    def set_cluster(self, cluster: GuestCluster) -> frozenset[IPAddress]:
-        """Take a tenant's nodes; return the addresses that are in no set of it any more."""
-        key = cluster.key
-        before = self._clusters.get(key, {})
+    def set_cluster(self, cluster: GuestCluster) -> frozenset[LoadBalancerKey]:
+        """Take a tenant's nodes; return the load balancers whose mode has changed by it."""
         nodes = {n.name: tuple(ip_address(a) for a in n.addresses) for n in cluster.status.nodes}
-        if nodes == before and key in self._clusters:
+        if self._clusters.get(cluster.key) == nodes:
             return frozenset()
-        self._clusters[key] = nodes
-        self._refresh_cluster(key)
-        return _addresses(before) - _addresses(nodes)
+        self._clusters[cluster.key] = nodes
+        return self._cluster_changed(cluster.key)
 
-    def remove_cluster(self, key: tuple[str, str]) -> frozenset[IPAddress]:
+    def remove_cluster(self, key: ClusterKey) -> frozenset[LoadBalancerKey]:
         """Forget a tenant; its load balancers refuse from now on."""
-        before = self._clusters.pop(key, {})
-        self._refresh_cluster(key)
-        return _addresses(before)
+        self._clusters.pop(key, None)
+        return self._cluster_changed(key)
 
     def set_load_balancer(self, lb: LoadBalancer) -> Mapping[str, frozenset[ListenerKey]]:
         """Take a load balancer as it is now; return the listeners that it gave up, by network."""
         want = wanted(lb, self._networks)
         if want is None:
             return self.remove_load_balancer(lb.key)
-        before = self._wanted.get(lb.key)
-        if before == want:
+        if self._wanted.get(lb.key) == want:
             return {}
-        gone = self._drop(lb.key, before, frozenset(want)) if before else {}
-        self._wanted[lb.key] = want
-        self._add(lb.key, want)
-        return self._without_heirs(gone)
+        return self._replace(lb.key, want)
 
     def remove_load_balancer(self, key: LoadBalancerKey) -> Mapping[str, frozenset[ListenerKey]]:
         """Forget a load balancer; return the listeners that nobody serves any more, by network."""
-        before = self._wanted.pop(key, None)
-        return self._without_heirs(self._drop(key, before) if before else {})
+        self._refusing.pop(key, None)
+        return self._replace(key, None)
 
-    # Plans out.
+    # In: what is seen on the networks.
+
+    def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
+        """How this host stands on a network; return the load balancers whose mode has changed by it."""
+        self._networks[network].facts = facts
+        return self._choose_again([q for q in self._choices if q.network == network])
+
+    def set_sightings(self, network: str, seen: Sightings) -> frozenset[LoadBalancerKey]:
+        """Which nodes answer on a network, and with which MAC; return the load balancers that it concerns."""
+        state = self._networks[network]
+        if state.seen == seen:
+            return frozenset()
+        state.seen = seen
+        return self._refresh(network, [g for g in state.users if g.mode == "dsr"])
+
+    def set_failing(self, nodes: frozenset[IPAddress]) -> frozenset[LoadBalancerKey]:
+        """Nodes that probes have found unable to take traffic; return the load balancers that it concerns."""
+        changed = self._failing ^ nodes
+        self._failing = nodes
+        touched = {c for c, of in self._clusters.items() if changed & _addresses(of)}
+        found: set[LoadBalancerKey] = set()
+        for network, state in self._networks.items():
+            found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) in touched])
+        return frozenset(found)
+
+    def set_refusing(self, key: LoadBalancerKey, nodes: frozenset[str]) -> None:
+        """The nodes (by name) that send back what comes for this load balancer: they get nothing of it."""
+        if self._refusing.get(key, frozenset()) != nodes and (want := self._wanted.get(key)) is not None:
+            self._refusing[key] = nodes
+            self._replace(key, want)
+
+    def adopt(self, network: str, found: Plan) -> None:
+        """What the agent before has left in a network's kernel, to go on from."""
+        self._networks[network].kernel.adopt(found, self._clock())
+
+    # Out: plans.
 
     def plan(self, network: str) -> Plan:
         """The whole of one network."""
         state = self._networks[network]
-        return Plan(frozenset(state.vips), dict(state.groups), dict(state.forwards))
+        return Plan(frozenset(state.vips), dict(state.kernel.groups), dict(state.kernel.forwards))
 
     def take_changes(self, network: str) -> Changes:
         """The delta since the last call; if it can't be applied, compare :meth:`plan` with what is there instead."""
-        state = self._networks[network]
+        kernel = self._networks[network].kernel
+        kernel.settle(self._clock())
         changes = Changes(
-            groups={g: state.groups.get(g) for g in state.touched_groups},
-            forwards={k: state.forwards.get(k) for k in state.touched_forwards},
+            groups={g: kernel.groups.get(g) for g in kernel.touched_groups},
+            forwards={k: kernel.forwards.get(k) for k in kernel.touched_forwards},
         )
-        state.touched_groups.clear()
-        state.touched_forwards.clear()
+        kernel.touched_groups.clear()
+        kernel.touched_forwards.clear()
         return changes
+
+    def transitions(self, network: str) -> Transitions:
+        """What of a network goes on as before, and what is due."""
+        return self._networks[network].kernel
+
+    def followed(self, network: str) -> frozenset[IPAddress]:
+        """The nodes whose MACs are to be known on a network."""
+        found: set[IPAddress] = set()
+        for question, choice in self._choices.items():
+            if question.network == network and choice.mode == "dsr":
+                nodes = _addresses(self._clusters.get(question.cluster, {}))
+                found |= {node for node in nodes if node in question.subnet}
+        return frozenset(found)
+
+    # Out: about load balancers.
 
     def vips(self, network: str) -> frozenset[IPAddress]:
         """The addresses to answer for on one network."""
@@ -108,128 +180,236 @@ class ForwardingTable:
         """The load balancers that an address stands for."""
         return frozenset(self._networks[network].vips.get(vip, ()))
 
-    def of_cluster(self, key: tuple[str, str]) -> frozenset[LoadBalancerKey]:
+    def owner(self, network: str, listener: ListenerKey) -> LoadBalancerKey | None:
+        """The load balancer that a listener is forwarded for."""
+        return self._networks[network].owners.get(listener)
+
+    def of_cluster(self, key: ClusterKey) -> frozenset[LoadBalancerKey]:
         """The load balancers of one tenant."""
-        return frozenset(
-            lb
-            for lb, want in self._wanted.items()
-            if any((g.namespace, g.cluster) == key for _, _, g, _ in want.listeners)
+        return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
+
+    def node_addresses(self) -> frozenset[IPAddress]:
+        """Every node of every tenant with a load balancer here."""
+        clusters = {want.cluster for want in self._wanted.values()}
+        return frozenset().union(*(_addresses(self._clusters.get(c, {})) for c in clusters))
+
+    def nodes_of(self, key: ClusterKey) -> Mapping[str, tuple[IPAddress, ...]]:
+        """A tenant's nodes by name."""
+        return self._clusters.get(key, {})
+
+    def choices(self, key: LoadBalancerKey) -> Mapping[Place, Choice]:
+        """Which mode each address of a load balancer is forwarded in, and why."""
+        want = self._wanted.get(key)
+        if want is None:
+            return {}
+        return {Place(x.network, x.key.vip): self._choices[_question(want, x)] for x in want.listeners}
+
+    def trouble(self, key: LoadBalancerKey) -> Problem | None:
+        """What of a load balancer its mode can't serve."""
+        want = self._wanted.get(key)
+        if want is None:
+            return None
+        for listener in want.listeners:
+            choice = self._choices[_question(want, listener)]
+            if choice.trouble:
+                return Problem("ModeNotPossible", f"{listener.key.vip}: {choice.trouble}")
+        lacking = [x.key for x in want.listeners if not self._serves(want, x)]
+        if not lacking:
+            return None
+        ports = ", ".join(sorted({f"{x.protocol} {x.port}" for x in lacking}))
+        return Problem(
+            "NoNodePort",
+            f"No node port for {ports}, which mode nat needs. Remove allocateLoadBalancerNodePorts: false from the "
+            "Service, or have its nodes on the address's own network for mode dsr.",
         )
 
     def has_nodes(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer has a node to send to, on each of its addresses."""
-        want = self._wanted.get(key)
-        return want is not None and all(self._members(group) for _, _, group, _ in want.listeners)
+        return all(self._members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
+
+    def is_looking(self, key: LoadBalancerKey) -> bool:
+        """Whether a load balancer waits for the first of its nodes to answer on the network: it won't take long."""
+        for way in self._ways.get(key, ()):
+            if way.group.mode == "dsr" and not self._members(way.network, way.group):
+                nodes = self._clusters.get((way.group.namespace, way.group.cluster), {})
+                if _addresses(nodes) & self._networks[way.network].seen.awaited:
+                    return True
+        return False
 
     def displaced(self, key: LoadBalancerKey) -> Mapping[ListenerKey, LoadBalancerKey]:
         """The listeners of a load balancer that another one had first."""
-        want = self._wanted.get(key)
-        return {k: o for network, k in (want or ()) if (o := self._networks[network].owners[k]) != key}
+        ways = self._ways.get(key, ())
+        return {w.key: o for w in ways if (o := self._networks[w.network].owners[w.key]) != key}
 
-    # Inside.
+    # Inside: load balancers.
 
-    def _add(self, lb: LoadBalancerKey, want: Wanted) -> None:
-        for place in want.places:
-            self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
-        for network, key, group, forward in want.listeners:
-            self._add_listener(lb, self._networks[network], key, group, forward)
-
-    def _add_listener(
-        self, lb: LoadBalancerKey, state: _Network, key: ListenerKey, group: GroupKey, forward: Forward
-    ) -> None:
-        if state.owners.setdefault(key, lb) != lb:
-            state.waiting.setdefault(key, set()).add(lb)
-            return
-        state.users.setdefault(group, set()).add(key)
-        state.forwards[key] = replace(forward, group=self._enter(state, group))
-        state.touched_forwards.add(key)
-
-    def _drop(
-        self, lb: LoadBalancerKey, want: Wanted, kept: frozenset[tuple[str, ListenerKey]] = frozenset()
-    ) -> dict[str, set[ListenerKey]]:
-        """Take out what it wanted, and let those who wait have its listeners, but for what is ``kept``."""
-        for place in want.places:
+    def _replace(self, lb: LoadBalancerKey, want: Wanted | None) -> Mapping[str, frozenset[ListenerKey]]:
+        before, ways = self._wanted.pop(lb, None), self._ways.pop(lb, ())
+        for place in before.places if before is not None else ():
             vips = self._networks[place.network].vips
             vips[place.vip].discard(lb)
             if not vips[place.vip]:
                 del vips[place.vip]
-        gone: defaultdict[str, set[ListenerKey]] = defaultdict(set)
-        for network, key, group, _ in want.listeners:
-            state = self._networks[network]
-            if state.owners.get(key) != lb:
-                state.waiting.get(key, set()).discard(lb)
-                continue
-            del state.forwards[key]
-            state.touched_forwards.add(key)
-            state.users[group].discard(key)
-            if not state.users[group]:
-                del state.users[group]
-                self._leave(group)
-            if (network, key) in kept:
-                continue
-            del state.owners[key]
-            gone[network].add(key)
-            for heir in sorted(state.waiting.pop(key, ())):
-                for _, mine, its_group, forward in (x for x in self._wanted[heir].listeners if x[:2] == (network, key)):
-                    self._add_listener(heir, state, mine, its_group, forward)
-        return gone
-
-    def _without_heirs(self, gone: Mapping[str, set[ListenerKey]]) -> dict[str, frozenset[ListenerKey]]:
+        for question in _questions(before):
+            self._askers[question].discard(lb)
+        after: tuple[_Way, ...] = ()
+        if want is not None:
+            self._wanted[lb] = want
+            for place in want.places:
+                self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
+            after = self._ways_of(lb, want)
+            self._ways[lb] = after
+        kept = {(way.network, way.key): way.group for way in after}
+        gone = self._take_out(lb, [way for way in ways if (way.network, way.key) not in kept])
+        for way in ways:
+            state = self._networks[way.network]
+            if state.owners.get(way.key) == lb and kept.get((way.network, way.key), way.group) != way.group:
+                state.users[way.group].discard(way.key)
+        for way in after:
+            self._put_in(lb, way)
+        for group, network in {(way.group, way.network) for way in ways}:
+            self._leave(network, group)
+        for question in _questions(before):
+            if not self._askers[question]:
+                del self._askers[question], self._choices[question]
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
-    def _members(self, group: GroupKey) -> frozenset[Member]:
-        nodes = self._clusters.get((group.namespace, group.cluster), {})
-        names = nodes.keys() if group.all_nodes else nodes.keys() & set(group.names)
-        return frozenset(a for name in names for a in nodes[name] if a.version == group.family)
+    def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
+        found: list[_Way] = []
+        for listener in want.listeners:
+            question = _question(want, listener)
+            self._askers[question].add(lb)
+            choice = self._choices.get(question)
+            if choice is None:
+                choice = self._choices[question] = self._answer(question)
+            if not self._serves(want, listener):
+                continue
+            group = GroupKey(
+                *want.cluster,
+                listener.key.vip.version,
+                choice.mode,
+                want.nodes,
+                tuple(sorted(self._refusing.get(lb, ()))),
+            )
+            forward = Forward(
+                REFUSE,
+                listener.backend_port or 0,
+                by_client=want.by_client,
+                sources=listener.sources,
+                mode=choice.mode,
+            )
+            found.append(_Way(listener.network, listener.key, group, forward))
+        return tuple(found)
 
-    def _enter(self, state: _Network, group: GroupKey) -> GroupId:
-        """The id of a group that is now in use on a network; 0 while it has no member."""
-        members = self._members(group)
-        if not members:
+    def _serves(self, want: Wanted, listener: WantedListener) -> bool:
+        choice = self._choices[_question(want, listener)]
+        return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
+
+    def _put_in(self, lb: LoadBalancerKey, way: _Way) -> None:
+        state = self._networks[way.network]
+        if state.owners.setdefault(way.key, lb) != lb:
+            state.waiting.setdefault(way.key, set()).add(lb)
+            return
+        state.users.setdefault(way.group, set()).add(way.key)
+        self._forward(state, way.key, way.forward, self._enter(way.network, way.group), self._wanted[lb].drain)
+
+    def _take_out(self, lb: LoadBalancerKey, ways: Iterable[_Way]) -> dict[str, set[ListenerKey]]:
+        """Take these listeners from a load balancer, and let those who wait have them."""
+        gone: defaultdict[str, set[ListenerKey]] = defaultdict(set)
+        for way in ways:
+            state = self._networks[way.network]
+            if state.owners.get(way.key) != lb:
+                state.waiting.get(way.key, set()).discard(lb)
+                continue
+            del state.owners[way.key]
+            state.users.get(way.group, set()).discard(way.key)
+            state.kernel.remove_forward(way.key)
+            gone[way.network].add(way.key)
+            for heir in sorted(state.waiting.pop(way.key, ())):
+                for its in (x for x in self._ways[heir] if (x.network, x.key) == (way.network, way.key)):
+                    self._put_in(heir, its)
+        return gone
+
+    # Inside: groups and modes.
+
+    def _members(self, network: str, group: GroupKey) -> frozenset[Member]:
+        nodes = self._clusters.get((group.namespace, group.cluster), {})
+        return members(group, nodes, failing=self._failing, seen=self._networks[network].seen)
+
+    def _forward(self, state: _Network, key: ListenerKey, forward: Forward, number: GroupId, drain: float) -> None:
+        """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
+        if number == REFUSE:
+            forward = replace(forward, mode="nat", backend_port=forward.backend_port or key.port)
+        elif forward.mode == "dsr":
+            forward = replace(forward, backend_port=0)
+        state.kernel.set_forward(key, replace(forward, group=number), self._clock(), drain=drain)
+
+    def _enter(self, network: str, group: GroupKey) -> GroupId:
+        """The number of a group that is in use on a network; 0 while it has no member."""
+        found = self._members(network, group)
+        if not found:
             return REFUSE
-        number = self._id(group)
-        if state.groups.get(number) != Group(members):
-            state.groups[number] = Group(members)
-            state.touched_groups.add(number)
+        number = self._ids.give(group)
+        self._networks[network].kernel.set_group(number, found, self._clock())
         return number
 
-    def _leave(self, group: GroupKey) -> None:
-        """Take a group off the networks that no longer use it; forget its id when none does."""
-        number = self._ids.get(group)
+    def _leave(self, network: str, group: GroupKey) -> None:
+        """Take a group off a network where no listener uses it; forget its number where none does anywhere."""
+        state = self._networks[network]
+        if state.users.get(group):
+            return
+        state.users.pop(group, None)
+        number = self._ids.find(group)
         if number is None:
             return
-        for state in self._networks.values():
-            if group not in state.users and state.groups.pop(number, None) is not None:
-                state.touched_groups.add(number)
-        if not any(group in s.users for s in self._networks.values()):
-            del self._ids[group], self._taken[number]
+        state.kernel.remove_group(number)
+        if not any(group in other.users for other in self._networks.values()):
+            self._ids.take_back(group)
 
-    def _refresh_cluster(self, cluster: tuple[str, str]) -> None:
-        for state in self._networks.values():
-            for group in [g for g in state.users if (g.namespace, g.cluster) == cluster]:
-                number = self._enter(state, group)
-                for key in state.users[group]:
-                    old = state.forwards[key]
-                    if old.group != number:
-                        state.forwards[key] = replace(old, group=number)
-                        state.touched_forwards.add(key)
-                stale = self._ids.get(group)
-                if number == REFUSE and stale is not None and state.groups.pop(stale, None) is not None:
-                    state.touched_groups.add(stale)
+    def _refresh(self, network: str, groups: Iterable[GroupKey]) -> frozenset[LoadBalancerKey]:
+        """Look again who is in these groups; return the load balancers that have come to have nobody, or somebody."""
+        state = self._networks[network]
+        concerned: set[LoadBalancerKey] = set()
+        for group in groups:
+            number = self._enter(network, group)
+            for key in state.users[group]:
+                lb = state.owners[key]
+                if (state.kernel.forwards[key].group == REFUSE) != (number == REFUSE):
+                    way = next(w for w in self._ways[lb] if (w.network, w.key) == (network, key))
+                    self._forward(state, key, way.forward, number, self._wanted[lb].drain)
+                    concerned.add(lb)
+            if number == REFUSE and (stale := self._ids.find(group)) is not None:
+                state.kernel.remove_group(stale)
+        return frozenset(concerned)
 
-    def _id(self, group: GroupKey) -> GroupId:
-        """A stable number: the hash of the group's name, the next free one where two names meet."""
-        if group in self._ids:
-            return self._ids[group]
-        name = "\0".join((group.namespace, group.cluster, str(group.family), str(group.all_nodes), *group.names))
-        digest = int.from_bytes(hashlib.blake2s(name.encode(), digest_size=3).digest(), "big")
-        for step in range(1 << _GROUP_BITS):
-            number = GroupId((digest + step) % ((1 << _GROUP_BITS) - 1) + 1)
-            if number not in self._taken:
-                self._ids[group] = number
-                self._taken[number] = group
-                return number
-        raise AssertionError("more groups than ids")  # 16 million groups do not fit into a host's memory
+    def _cluster_changed(self, cluster: ClusterKey) -> frozenset[LoadBalancerKey]:
+        found = set(self._choose_again([q for q in self._choices if q.cluster == cluster]))
+        for network, state in self._networks.items():
+            found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) == cluster])
+        return frozenset(found)
+
+    def _answer(self, question: _Question) -> Choice:
+        nodes = _addresses(self._clusters.get(question.cluster, {}))
+        return choose(question.asked, question.subnet, nodes, self._networks[question.network].facts)
+
+    def _choose_again(self, questions: Iterable[_Question]) -> frozenset[LoadBalancerKey]:
+        changed: set[LoadBalancerKey] = set()
+        for question in questions:
+            answer = self._answer(question)
+            if answer != self._choices[question]:
+                self._choices[question] = answer
+                changed |= self._askers[question]
+        for lb in sorted(changed):
+            self._replace(lb, self._wanted[lb])
+        return frozenset(changed)
+
+
+def _question(want: Wanted, listener: WantedListener) -> _Question:
+    return _Question(want.cluster, listener.network, listener.subnet, want.mode)
+
+
+def _questions(want: Wanted | None) -> frozenset[_Question]:
+    return frozenset() if want is None else frozenset(_question(want, x) for x in want.listeners)
 
 
 def _addresses(nodes: Mapping[str, tuple[IPAddress, ...]]) -> frozenset[IPAddress]:

@@ -1,30 +1,21 @@
 """What one load balancer wants of a host that stands on its networks. Pure."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
-from typing import NamedTuple
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Final, NamedTuple
 
 import msgspec
 
 from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, Address, LoadBalancer
-from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
+from cloudprovider.core.exchange import Mode
+from cloudprovider.core.plan import IPAddress, IPNetwork, ListenerKey
 
 LoadBalancerKey = tuple[str, str]
 """(namespace, name) of a LoadBalancer."""
 
-REFUSE = GroupId(0)
-
-
-@dataclass(frozen=True, order=True)
-class GroupKey:
-    """A set of nodes by name: of one cluster, all that take traffic or (``all_nodes`` false) those of ``names``."""
-
-    namespace: str
-    cluster: str
-    family: int
-    all_nodes: bool = True
-    names: tuple[str, ...] = ()
+_NOBODY: Final = {4: ip_network("0.0.0.0/32"), 6: ip_network("::/128")}
+"""Source ranges that no packet comes from."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +33,35 @@ class Place(NamedTuple):
     vip: IPAddress
 
 
+class WantedListener(NamedTuple):
+    """One port of one address. ``subnet``: the address's, where nodes may stand; ``backend_port`` None: no node
+    port. ``sources``: those of the address's family; empty: everybody."""
+
+    network: str
+    key: ListenerKey
+    subnet: IPNetwork
+    backend_port: int | None
+    sources: frozenset[IPNetwork]
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What one load balancer wants of this host.
 
     ``shown`` are the addresses that its Service shows, ``following`` those that take their place once they are up:
     both are announced and forwarded. ``problem``: nothing of what is shown can be served; ``partial``: a part of it
-    can't; ``awaited``: what follows can't.
+    can't; ``awaited``: what follows can't. ``nodes`` None: all nodes of the ``cluster`` (namespace, name) that take
+    traffic; else those of these names (policy Local).
     """
 
     shown: tuple[Place, ...] = ()
     following: tuple[Place, ...] = ()
-    listeners: tuple[tuple[str, ListenerKey, GroupKey, Forward], ...] = ()
+    listeners: tuple[WantedListener, ...] = ()
+    cluster: tuple[str, str] = ("", "")
+    nodes: tuple[str, ...] | None = None
+    by_client: bool = False
+    mode: Mode = "auto"
+    drain: float = 0.0
     problem: Problem | None = None
     partial: Problem | None = None
     awaited: Problem | None = None
@@ -67,9 +75,6 @@ class Wanted:
     def networks(self) -> frozenset[str]:
         """The networks that it has an address on."""
         return frozenset(place.network for place in self.places)
-
-    def __iter__(self) -> Iterator[tuple[str, ListenerKey]]:
-        return ((network, key) for network, key, _, _ in self.listeners)
 
 
 def wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
@@ -105,26 +110,19 @@ def _wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
         )
     if spec.service is None:
         return None
-    if spec.mode == "dsr":
-        return Wanted(
-            problem=Problem("ModeNotSupported", "This version forwards in mode nat only; set the mode to auto or nat.")
-        )
     shown, lacking = _usable(status.addresses, networks)
     following, awaited = _usable(status.next_addresses, networks)
-    without_node_port = sorted({f"{x.protocol} {x.port}" for x in spec.listeners if x.backend_port is None})
-    partial = lacking
-    if without_node_port:
-        partial = Problem(
-            "NoNodePort",
-            f"No node port for {', '.join(without_node_port)}: mode nat needs one. Remove "
-            "allocateLoadBalancerNodePorts: false from the Service.",
-        )
     return Wanted(
         shown,
         following,
-        _listeners(lb, (*shown, *following)),
+        _listeners(lb, (*status.addresses, *status.next_addresses), networks),
+        cluster=(lb.metadata.namespace, lb.metadata.labels.get(CLUSTER_LABEL, "")),
+        nodes=tuple(sorted(spec.endpoint_nodes)) if spec.external_traffic_policy == "Local" else None,
+        by_client=spec.session_affinity == "ClientIP",
+        mode=spec.mode,
+        drain=float(spec.drain_seconds),
         problem=None if shown else lacking,
-        partial=partial if shown else None,
+        partial=lacking if shown else None,
         awaited=awaited,
     )
 
@@ -142,29 +140,26 @@ def _usable(addresses: list[Address], networks: Collection[str]) -> tuple[tuple[
                 f"This host does not stand on {name} (it stands on: {known}). Add it to the agent's networks file."
             )
             problem = Problem("NetworkNotConfigured", message)
-        elif place.vip.version == 6:
-            message = f"{place.vip} is not announced: this version forwards IPv4 only. Ask for the family IPv4."
-            problem = Problem("IPv6NotForwarded", message)
         else:
             places.append(place)
     return tuple(places), problem
 
 
-def _listeners(lb: LoadBalancer, places: tuple[Place, ...]) -> tuple[tuple[str, ListenerKey, GroupKey, Forward], ...]:
-    spec = lb.spec
-    cluster = lb.metadata.labels.get(CLUSTER_LABEL, "")
-    sources = frozenset(ip_network(s, strict=False) for s in spec.source_ranges)
-    local = spec.external_traffic_policy == "Local"
-    names = tuple(sorted(spec.endpoint_nodes)) if local else ()
-    by_client = spec.session_affinity == "ClientIP"
-    return tuple(
-        (
-            place.network,
-            ListenerKey(place.vip, x.protocol, x.port),
-            GroupKey(lb.metadata.namespace, cluster, place.vip.version, not local, names),
-            Forward(REFUSE, x.backend_port, by_client=by_client, sources=sources),
-        )
-        for place in places
-        for x in spec.listeners
-        if x.backend_port is not None
-    )
+def _listeners(
+    lb: LoadBalancer, addresses: Collection[Address], networks: Collection[str]
+) -> tuple[WantedListener, ...]:
+    sources = frozenset(ip_network(s, strict=False) for s in lb.spec.source_ranges)
+    found: list[WantedListener] = []
+    for address in addresses:
+        if address.network not in networks:
+            continue
+        vip = ip_address(address.ip)
+        subnet = ip_interface(f"{vip}/{address.prefix_length}").network
+        allowed = frozenset(s for s in sources if s.version == vip.version)
+        if sources and not allowed:  # of the other family only: nobody may connect
+            allowed = frozenset({_NOBODY[vip.version]})
+        found += [
+            WantedListener(address.network, ListenerKey(vip, x.protocol, x.port), subnet, x.backend_port, allowed)
+            for x in lb.spec.listeners
+        ]
+    return tuple(found)

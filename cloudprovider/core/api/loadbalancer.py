@@ -141,6 +141,10 @@ class LoadBalancerSpec(ApiStruct, frozen=True, kw_only=True):
     session_affinity_timeout_seconds: Annotated[
         int, Meta(ge=1, le=86400, description="Seconds that an idle client is remembered.")
     ] = 10800
+    drain_seconds: Annotated[
+        int,
+        Meta(ge=0, le=86400, description="Seconds that connections to a node which has left may go on before a reset."),
+    ] = 300
     source_ranges: Annotated[
         list[Cidr], Meta(max_length=MAX_SOURCE_RANGES, description="Clients allowed, as CIDRs; empty allows all.")
     ] = []

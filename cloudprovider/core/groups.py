@@ -1,0 +1,88 @@
+"""Groups of nodes: which they are, who is in them, and their numbers. Pure."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.plan import ForwardMode, GroupId, IPAddress, Member
+
+_BITS: Final = 24
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """A set of nodes of one cluster, as one family and mode sees them: all that take traffic (``names`` None) or those
+    of ``names``, but for ``without``."""
+
+    namespace: str
+    cluster: str
+    family: int
+    mode: ForwardMode
+    names: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """Which nodes answer on a network. ``awaited``: those of whom it can't be told yet whether they do."""
+
+    macs: Mapping[IPAddress, MACAddress] = field(default_factory=dict)
+    awaited: frozenset[IPAddress] = frozenset()
+
+
+def members(
+    group: GroupKey,
+    nodes: Mapping[str, tuple[IPAddress, ...]],
+    *,
+    failing: frozenset[IPAddress],
+    seen: Sightings,
+) -> frozenset[Member]:
+    """Return who is in a group. ``nodes``: the cluster's, by name; ``failing``: nodes that probes have found unfit,
+    which are left out as long as that leaves anybody: where all fail, it is rather the probe that does."""
+    names = nodes.keys() if group.names is None else nodes.keys() & set(group.names)
+    addresses = frozenset(
+        a for name in names if name not in group.without for a in nodes[name] if a.version == group.family
+    )
+    fit = addresses - failing or addresses
+    if group.mode == "nat":
+        return frozenset[Member](fit)
+    return frozenset[Member](seen.macs[a] for a in fit if a in seen.macs)
+
+
+class GroupIds:
+    """Stable numbers: the hash of the group's name, the next free one where two names meet."""
+
+    def __init__(self) -> None:
+        self._ids: dict[GroupKey, GroupId] = {}
+        self._taken: dict[GroupId, GroupKey] = {}
+
+    def find(self, group: GroupKey) -> GroupId | None:
+        """The number that a group has; None for one that has none."""
+        return self._ids.get(group)
+
+    def give(self, group: GroupKey) -> GroupId:
+        """The number of a group, now or from now on."""
+        if group in self._ids:
+            return self._ids[group]
+        digest = int.from_bytes(hashlib.blake2s(_name(group).encode(), digest_size=3).digest(), "big")
+        for step in range(1 << _BITS):
+            number = GroupId((digest + step) % ((1 << _BITS) - 1) + 1)
+            if number not in self._taken:
+                self._ids[group] = number
+                self._taken[number] = group
+                return number
+        raise AssertionError("more groups than ids")  # 16 million groups do not fit into a host's memory
+
+    def take_back(self, group: GroupKey) -> None:
+        """The group is in use nowhere."""
+        number = self._ids.pop(group, None)
+        if number is not None:
+            del self._taken[number]
+
+
+def _name(group: GroupKey) -> str:
+    names = "*" if group.names is None else "\0".join(group.names)
+    parts = (group.namespace, group.cluster, str(group.family), group.mode, names, "-", *group.without)
+    return "\0".join(parts)
