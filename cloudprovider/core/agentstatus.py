@@ -1,15 +1,16 @@
 """What the agent that holds a load balancer says of it: ``status.holder``, its lease, whom it found to have an address
 of it, and its conditions."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
 from cloudprovider.core.api.loadbalancer import DhcpLease, ForeignAddress, Holder, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import carry_times
-from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.modes import Choice
+from cloudprovider.core.plan import ForwardMode, IPAddress
 from cloudprovider.core.wanted import Problem
 
 LEASED = "Leased"
@@ -26,6 +27,8 @@ class Observation:
     ``generation``: of the spec that the kernel forwards by (0: none). ``addresses``: those up and announced.
     ``problem``: why it is not served; ``partial``: what of it is not; ``awaited``: why an address that is to take
     another one's place is not up. ``has_nodes``: there is a node to send to. ``foreign``: addresses that others have.
+    ``choices``: the modes, by address. ``masquerades``: whether mode nat hides the client's address here. ``refusing``:
+    the nodes that send back what comes for it; ``refused``: all of them do.
     """
 
     generation: int
@@ -35,6 +38,15 @@ class Observation:
     has_nodes: bool
     awaited: Problem | None = None
     foreign: tuple[ForeignAddress, ...] = ()
+    choices: Mapping[IPAddress, Choice] = field(default_factory=dict)
+    masquerades: bool = True
+    refusing: frozenset[str] = frozenset()
+    refused: bool = False
+
+    @property
+    def mode(self) -> ForwardMode:
+        """How the first address is forwarded."""
+        return next((choice.mode for choice in self.choices.values()), "nat")
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ def report(
         conditions += _forwarded(lb, node, seen)
         if seen.addresses:
             up = [str(a) for a in seen.addresses]
-            holder = Holder(node=node, generation=seen.generation, addresses=up, mode="nat")
+            holder = Holder(node=node, generation=seen.generation, addresses=up, mode=seen.mode)
     return LoadBalancerStatus(
         holder=holder,
         lease=None if leasing is None else leasing.lease,
@@ -121,26 +133,51 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
         ready = Problem(
             "NoNodes",
             "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
-            "their exclude labels and, for externalTrafficPolicy Local, where the pods run.",
+            "their exclude labels and, for externalTrafficPolicy Local, where the pods run."
+            + (" In mode dsr a node must answer on the address's own network." if seen.mode == "dsr" else ""),
         )
-    fine = f"Forwarding on host {node}."
+    if ready is None and seen.refused:
+        ready = Problem(
+            "WaitingForNodes",
+            f"{_listed(seen.refusing)} sent back what came for the address: kube-proxy there has not taken it up (yet). "
+            "If this stays, look at kube-proxy, and whether the Service's status shows the address.",
+        )
+    fine = f"Forwarding on host {node}. {_modes(seen)}".rstrip()
+    if seen.refusing and not seen.refused:
+        fine = f"{fine} Left out: {_listed(seen.refusing)}, which sent back what came for the address."
     if seen.awaited is not None:
         fine = f"{fine} The address that is to take over is not up: {seen.awaited.message}"
     conditions = [
         _condition(lb, PROGRAMMED, seen.problem, fine),
         _condition(lb, READY, ready, "The address is announced and forwarded."),
     ]
-    if seen.addresses:
+    if seen.masquerades and any(seen.choices[a].mode == "nat" for a in seen.addresses if a in seen.choices):
         conditions.append(
             Condition(
                 type=CLIENT_ADDRESS_NOT_PRESERVED,
                 status="True",
                 reason="Masquerade",
-                message="Mode nat masquerades here: pods see an address of the host, not the client's.",
+                message="Mode nat masquerades here: pods see an address of the host, not the client's, and connections"
+                " end when another host takes over.",
                 observed_generation=lb.metadata.generation,
             )
         )
     return conditions
+
+
+def _modes(seen: Observation) -> str:
+    """Which modes, and why."""
+    said: dict[str, list[str]] = {}
+    for address in seen.addresses:
+        if (choice := seen.choices.get(address)) is not None:
+            said.setdefault(f"mode {choice.mode} ({choice.reason})", []).append(str(address))
+    if len(said) == 1:
+        return f"{next(iter(said)).capitalize()}."
+    return " ".join(f"{', '.join(addresses)}: {mode}." for mode, addresses in said.items())
+
+
+def _listed(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names)) or "Every node"
 
 
 def _controllers(lb: LoadBalancer, condition: Condition) -> bool:

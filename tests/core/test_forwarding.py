@@ -1,6 +1,7 @@
 """The table's deltas, added up, are always the plan that a table made from scratch has."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import TypeVar
 
@@ -19,13 +20,19 @@ from cloudprovider.core.api.loadbalancer import (
     ServiceReference,
 )
 from cloudprovider.core.api.meta import ObjectMeta
+from cloudprovider.core.exchange import Mode
 from cloudprovider.core.forwarding import ForwardingTable
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Plan
+from cloudprovider.core.groups import Sightings
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.modes import NetworkFacts
+from cloudprovider.core.plan import Changes, Former, Forward, Group, GroupId, IPAddress, ListenerKey, Plan
+from cloudprovider.core.transitions import MOVING_SECONDS
 from cloudprovider.core.wanted import wanted
 
 K = TypeVar("K")
 V = TypeVar("V")
 NODES = {"n1": "10.0.0.11", "n2": "10.0.0.12", "n3": "10.0.0.13"}
+MACS = {name: MACAddress.parse(f"02:00:00:00:00:1{name[1]}") for name in NODES}
 HTTP = Listener(port=80, backend_port=30080)
 
 
@@ -36,7 +43,9 @@ def cluster(*nodes: str, name: str = "c") -> GuestCluster:
     )
 
 
-def lb(name: str, vip: str, *listeners: Listener, local: list[str] | None = None, **spec: object) -> LoadBalancer:
+def lb(
+    name: str, vip: str, *listeners: Listener, local: list[str] | None = None, mode: Mode = "nat", **spec: object
+) -> LoadBalancer:
     return LoadBalancer(
         metadata=ObjectMeta(namespace="t", name=name, labels={CLUSTER_LABEL: "c"}, generation=1),
         spec=LoadBalancerSpec(
@@ -45,6 +54,7 @@ def lb(name: str, vip: str, *listeners: Listener, local: list[str] | None = None
             service=ServiceReference(namespace="d", name=name, uid="u"),
             external_traffic_policy="Cluster" if local is None else "Local",
             endpoint_nodes=local or [],
+            mode=mode,
             **spec,  # type: ignore[arg-type]
         ),
         status=LoadBalancerStatus(addresses=[Address(ip=vip, ip_pool="p", prefix_length=24)] if vip else []),
@@ -52,7 +62,7 @@ def lb(name: str, vip: str, *listeners: Listener, local: list[str] | None = None
 
 
 def table(*objects: GuestCluster | LoadBalancer) -> ForwardingTable:
-    result = ForwardingTable([""])
+    result = ForwardingTable([""], lambda: 0.0)
     for obj in objects:
         if isinstance(obj, GuestCluster):
             result.set_cluster(obj)
@@ -92,7 +102,7 @@ def test_without_a_node_the_listener_refuses_and_recovers() -> None:
     assert not tested.has_nodes(("t", "a"))
     tested.set_cluster(cluster("n1"))
     assert tested.has_nodes(("t", "a"))
-    assert tested.set_cluster(cluster()) == {IPv4Address("10.0.0.11")}
+    assert tested.set_cluster(cluster()) == {("t", "a")}
     assert tested.plan("") == Plan(
         frozenset([ip_address("10.0.0.100")]), {}, {key("10.0.0.100"): Forward(GroupId(0), 30080)}
     )
@@ -123,11 +133,12 @@ def test_unknown_network_and_bad_input_are_problems_not_crashes() -> None:
 
 
 def test_a_port_without_node_port_is_told_and_the_others_are_served() -> None:
-    want = wanted(lb("a", "10.0.0.100", HTTP, Listener(port=443)), [""])
-    assert want is not None
-    assert want.partial is not None
-    assert "TCP 443" in want.partial.message
-    assert [k.port for _, k in want] == [80]
+    tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP, Listener(port=443)))
+    trouble = tested.trouble(("t", "a"))
+    assert trouble is not None
+    assert trouble.reason == "NoNodePort"
+    assert "TCP 443" in trouble.message
+    assert tested.plan("").forwards.keys() == {key("10.0.0.100")}
 
 
 def test_asks_nothing_while_it_has_no_address_or_goes_away() -> None:
@@ -144,7 +155,7 @@ def moving(name: str, old: Address, new: Address) -> LoadBalancer:
 def test_while_it_moves_both_addresses_are_served_each_on_its_network() -> None:
     old = Address(ip="10.0.0.100", prefix_length=24)
     new = Address(ip="10.0.0.100", prefix_length=24, network="default/vlan2")
-    tested = ForwardingTable(["", "default/vlan2"])
+    tested = ForwardingTable(["", "default/vlan2"], lambda: 0.0)
     tested.set_cluster(cluster("n1"))
     tested.set_load_balancer(lb("a", "10.0.0.100", HTTP))
     tested.take_changes("")
@@ -159,30 +170,116 @@ def test_while_it_moves_both_addresses_are_served_each_on_its_network() -> None:
 
 def test_what_follows_elsewhere_does_not_spoil_what_is_shown() -> None:
     old = Address(ip="10.0.0.100", prefix_length=24)
-    for new, reason in (
-        (Address(ip="10.9.0.1", prefix_length=24, network="x/y"), "NetworkNotConfigured"),
-        (Address(ip="2001:db8::1", prefix_length=64), "IPv6NotForwarded"),
-    ):
-        want = wanted(moving("a", old, new), [""])
-        assert want is not None
-        assert (want.problem, want.partial, want.following) == (None, None, ())
-        assert want.awaited is not None
-        assert want.awaited.reason == reason
+    new = Address(ip="10.9.0.1", prefix_length=24, network="x/y")
+    want = wanted(moving("a", old, new), [""])
+    assert want is not None
+    assert (want.problem, want.partial, want.following) == (None, None, ())
+    assert want.awaited is not None
+    assert want.awaited.reason == "NetworkNotConfigured"
 
 
-def test_of_two_families_the_one_that_is_forwarded_is_served() -> None:
+def seen(*names: str, awaited: tuple[str, ...] = ()) -> Sightings:
+    macs = {ip_address(NODES[name]): MACS[name] for name in names}
+    return Sightings(macs, frozenset(ip_address(NODES[name]) for name in awaited))
+
+
+def test_where_all_nodes_stand_on_the_network_frames_go_to_their_macs() -> None:
+    tested = table(cluster("n1", "n2"), lb("a", "10.0.0.100", Listener(port=80), mode="auto"))
+    assert tested.followed("") == {ip_address("10.0.0.11"), ip_address("10.0.0.12")}
+    assert tested.plan("").forwards[key("10.0.0.100")].group == 0
+    tested.set_sightings("", seen("n1", awaited=("n2",)))
+    plan = tested.plan("")
+    (group,) = plan.groups
+    assert plan.groups == {group: Group(frozenset({MACS["n1"]}))}
+    assert plan.forwards == {key("10.0.0.100"): Forward(group, mode="dsr")}
+    assert tested.set_sightings("", seen("n1", "n2")) == frozenset()
+    assert tested.plan("").groups == {group: Group(frozenset({MACS["n1"], MACS["n2"]}), former=frozenset({MACS["n1"]}))}
+
+
+def test_it_is_looked_for_nodes_until_all_have_been_asked() -> None:
+    tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP, mode="dsr"))
+    tested.set_sightings("", seen(awaited=("n1",)))
+    assert tested.is_looking(("t", "a"))
+    tested.set_sightings("", seen())
+    assert not tested.is_looking(("t", "a"))
+    assert not tested.has_nodes(("t", "a"))
+    assert tested.set_sightings("", seen("n1")) == {("t", "a")}
+    assert tested.has_nodes(("t", "a"))
+
+
+def test_a_node_elsewhere_and_an_obstacle_turn_auto_into_nat() -> None:
+    away = GuestNode(name="n9", addresses=["10.9.0.1"])
+    far = cluster("n1")
+    far.status.nodes.append(away)
+    tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP, mode="auto"))
+    tested.set_sightings("", seen("n1"))
+    (old,) = tested.plan("").groups
+    assert tested.set_cluster(far) == {("t", "a")}
+    forward = tested.plan("").forwards[key("10.0.0.100")]
+    assert (forward.mode, forward.former) == ("nat", Former("dsr", old))
+    assert {c.mode for c in tested.choices(("t", "a")).values()} == {"nat"}
+    assert tested.set_cluster(cluster("n1")) == {("t", "a")}
+    assert tested.plan("").forwards[key("10.0.0.100")].mode == "dsr"
+    assert tested.set_facts("", NetworkFacts(dsr_obstacle="no")) == {("t", "a")}
+    assert tested.plan("").forwards[key("10.0.0.100")].mode == "nat"
+
+
+def test_what_its_mode_can_t_serve_is_told() -> None:
+    far = cluster("n1")
+    far.status.nodes.append(GuestNode(name="n9", addresses=["10.9.0.1"]))
+    tested = table(far, lb("a", "10.0.0.100", HTTP, mode="dsr"), lb("b", "10.0.0.101", HTTP))
+    trouble = tested.trouble(("t", "a"))
+    assert trouble is not None
+    assert trouble.reason == "ModeNotPossible"
+    assert "10.9.0.1 is not in 10.0.0.0/24" in trouble.message
+    assert tested.trouble(("t", "b")) is None
+    assert tested.plan("").forwards.keys() == {key("10.0.0.101")}
+
+
+def test_both_families_are_forwarded_each_to_its_own_addresses() -> None:
     both = lb("a", "10.0.0.100", HTTP)
     both.status.addresses.append(Address(ip="2001:db8::1", prefix_length=64))
-    want = wanted(both, [""])
-    assert want is not None
-    assert want.problem is None
-    assert want.partial is not None
-    assert want.partial.reason == "IPv6NotForwarded"
-    assert [str(p.vip) for p in want.shown] == ["10.0.0.100"]
-    del both.status.addresses[0]
-    alone = wanted(both, [""])
-    assert alone is not None
-    assert alone.problem is not None
+    dual = cluster("n1")
+    dual.status.nodes[0].addresses.append("2001:db8::11")
+    plan = table(dual, both).plan("")
+    assert {plan.groups[f.group].members for f in plan.forwards.values()} == {
+        frozenset({ip_address("10.0.0.11")}),
+        frozenset({ip_address("2001:db8::11")}),
+    }
+
+
+def test_source_ranges_of_the_other_family_alone_let_nobody_in() -> None:
+    plan = table(cluster("n1"), lb("a", "10.0.0.100", HTTP, source_ranges=["2001:db8::/32"])).plan("")
+    assert [str(s) for s in plan.forwards[key("10.0.0.100")].sources] == ["0.0.0.0/32"]
+
+
+def test_nodes_that_fail_are_left_out_unless_all_do() -> None:
+    tested = table(cluster("n1", "n2"), lb("a", "10.0.0.100", HTTP))
+    n1, n2 = ip_address("10.0.0.11"), ip_address("10.0.0.12")
+    tested.set_failing(frozenset({n1}))
+    assert [g.members for g in tested.plan("").groups.values()] == [{n2}]
+    tested.set_failing(frozenset({n1, n2}))
+    assert [g.members for g in tested.plan("").groups.values()] == [{n1, n2}]
+
+
+def test_a_node_that_sends_back_one_load_balancer_s_packets_keeps_the_others() -> None:
+    tested = table(cluster("n1", "n2"), lb("a", "10.0.0.100", HTTP), lb("b", "10.0.0.101", HTTP))
+    tested.set_refusing(("t", "a"), frozenset({"n1"}))
+    plan = tested.plan("")
+    assert plan.groups[plan.forwards[key("10.0.0.100")].group].members == {ip_address("10.0.0.12")}
+    assert len(plan.groups[plan.forwards[key("10.0.0.101")].group].members) == 2
+    tested.set_refusing(("t", "a"), frozenset())
+    assert len(tested.plan("").groups) == 1
+
+
+def test_a_new_agent_goes_on_with_what_the_old_one_left() -> None:
+    old = table(cluster("n1", "n2"), lb("a", "10.0.0.100", HTTP, mode="dsr"))
+    old.set_sightings("", seen("n1", "n2"))
+    new = table(cluster("n1"), lb("a", "10.0.0.100", HTTP, mode="dsr"))
+    new.set_sightings("", seen("n1"))
+    new.adopt("", old.plan(""))
+    (group,) = new.plan("").groups.values()
+    assert group == Group(frozenset({MACS["n1"]}), former=frozenset({MACS["n1"], MACS["n2"]}))
 
 
 names = st.sampled_from(["a", "b", "c"])
@@ -195,15 +292,34 @@ class Incremental(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = ForwardingTable([""])
+        self.table = ForwardingTable([""], lambda: self.now)
+        self.now = 0.0
         self.kernel = Plan()
         self.lbs: dict[str, LoadBalancer] = {}
         self.cluster: GuestCluster | None = None
+        self.seen = Sightings()
+        self.failing: frozenset[IPAddress] = frozenset()
+        self.facts = NetworkFacts()
 
-    @rule(name=names, vip=vips, local=st.none() | node_sets, ports=st.sets(st.sampled_from([80, 443]), min_size=1))
-    def put(self, name: str, vip: str, local: set[str] | None, ports: set[int]) -> None:
-        listeners = [Listener(port=p, backend_port=30000 + p) for p in sorted(ports)]
-        self.lbs[name] = lb(name, vip, *listeners, local=None if local is None else sorted(local))
+    @rule(
+        name=names,
+        vip=vips,
+        local=st.none() | node_sets,
+        ports=st.sets(st.sampled_from([80, 443]), min_size=1),
+        how=st.tuples(st.sampled_from(["auto", "dsr", "nat"]), st.booleans()),
+    )
+    def put(self, name: str, vip: str, local: set[str] | None, ports: set[int], how: tuple[Mode, bool]) -> None:
+        mode, sticky = how
+        listeners = [Listener(port=p, backend_port=30000 + p if sticky else None) for p in sorted(ports)]
+        affinity = "ClientIP" if sticky else "None"
+        self.lbs[name] = lb(
+            name,
+            vip,
+            *listeners,
+            local=None if local is None else sorted(local),
+            mode=mode,
+            session_affinity=affinity,
+        )
         self.table.set_load_balancer(self.lbs[name])
 
     @rule(name=names)
@@ -215,6 +331,27 @@ class Incremental(RuleBasedStateMachine):
     def nodes(self, nodes: set[str]) -> None:
         self.cluster = cluster(*sorted(nodes))
         self.table.set_cluster(self.cluster)
+
+    @rule(names=node_sets)
+    def sight(self, names: set[str]) -> None:
+        self.seen = seen(*sorted(names))
+        self.table.set_sightings("", self.seen)
+
+    @rule(names=node_sets)
+    def probe(self, names: set[str]) -> None:
+        self.failing = frozenset(ip_address(NODES[name]) for name in names)
+        self.table.set_failing(self.failing)
+
+    @rule(obstacle=st.sampled_from(["", "no"]))
+    def stand(self, obstacle: str) -> None:
+        self.facts = NetworkFacts(dsr_obstacle=obstacle)
+        self.table.set_facts("", self.facts)
+
+    @rule(seconds=st.sampled_from([1.0, MOVING_SECONDS]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.table.transitions("").due(self.now)
+        self.table.transitions("").release(())
 
     @rule()
     def forget_cluster(self) -> None:
@@ -230,15 +367,27 @@ class Incremental(RuleBasedStateMachine):
     @invariant()
     def groups_are_used_and_known(self) -> None:
         plan = self.table.plan("")
-        assert {f.group for f in plan.forwards.values()} - {0} == set(plan.groups)
+        used = {f.group for f in plan.forwards.values()}
+        used |= {f.former.group for f in plan.forwards.values() if f.former is not None}
+        assert used - {0} == set(plan.groups)
         assert all(group.members for group in plan.groups.values())
 
     @invariant()
     def every_vip_and_listener_is_served(self) -> None:
         plan = self.table.plan("")
-        fresh = table(*([self.cluster] if self.cluster else []), *self.lbs.values()).plan("")
+        table_from_scratch = table(*([self.cluster] if self.cluster else []), *self.lbs.values())
+        table_from_scratch.set_facts("", self.facts)
+        table_from_scratch.set_sightings("", self.seen)
+        table_from_scratch.set_failing(self.failing)
+        fresh = table_from_scratch.plan("")
         assert plan.vips == fresh.vips
         assert plan.forwards.keys() == fresh.forwards.keys()
+        for listener, forward in plan.forwards.items():
+            if self.table.owner("", listener) == table_from_scratch.owner("", listener):
+                want = fresh.forwards[listener]
+                assert replace(forward, former=None, pinned=False) == want
+                if want.group:
+                    assert plan.groups[forward.group].members == fresh.groups[want.group].members
 
 
 def applied(plan: Plan, changes: Changes) -> Plan:
@@ -255,5 +404,5 @@ TestIncremental = Incremental.TestCase
 @given(st.lists(st.sampled_from(sorted(NODES)), unique=True))
 def test_group_members_are_exactly_the_reported_nodes(nodes: list[str]) -> None:
     plan = table(cluster(*nodes), lb("a", "10.0.0.100", HTTP)).plan("")
-    expected: frozenset[IPAddress] = frozenset(ip_address(NODES[n]) for n in nodes)
+    expected = frozenset(ip_address(NODES[n]) for n in nodes)
     assert [g.members for g in plan.groups.values()] == ([expected] if nodes else [])
