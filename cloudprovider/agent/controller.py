@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,9 @@ from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, ForeignAddress, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.forwarding import ForwardingTable
-from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.plan import IPAddress, ListenerKey
+from cloudprovider.core.returns import Returns
 from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
 from cloudprovider.kube.api import KubeClient
@@ -30,12 +33,15 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "cloudprovider-agent"
 REPORT_WORKERS = 32
+REVIEW_EVERY = 1.0
+"""Seconds between two looks at nodes that were left out."""
 
 
 class AgentController:
     """Serves the host cluster's load balancers on the networks that this host stands on.
 
-    ``connect`` makes the DHCP client of a network; ``events`` is run by the caller. ``now`` is the wall clock.
+    ``connect`` makes the DHCP client of a network; ``events`` is run by the caller. ``now`` is the wall clock,
+    ``clock`` a monotonic one, in seconds.
     :meth:`run` may be cancelled and a new controller made at any time: all that it knows comes from the API server and
     the kernel.
     """
@@ -51,6 +57,7 @@ class AgentController:
         connect: Connect,
         rng: random.Random,
         now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node = node
         self._client = client
@@ -64,7 +71,9 @@ class AgentController:
         self._reports: WorkQueue[LoadBalancerKey] = WorkQueue(
             self._report, name="status", workers=REPORT_WORKERS, rng=rng
         )
-        self._table = ForwardingTable(n.name for n in networks)
+        self._configs = {n.name: n for n in networks}
+        self._table = ForwardingTable(self._configs, clock)
+        self._returns = Returns()
         self._leases = {
             n.name: Leases(n.name, connect, self._lease_changed, now=now, jitter=rng.random) for n in networks
         }
@@ -77,6 +86,8 @@ class AgentController:
                 adopted=self._adopted,
                 defended=partial(self._defended, n.name),
                 beside=self._leases[n.name].run,
+                returned=partial(self._frame_returned, n.name),
+                nat_families=_nat_families(n),
                 jitter=rng.random,
             )
             for n in networks
@@ -109,6 +120,7 @@ class AgentController:
             for network, forwarder in self._forwarders.items():
                 group.create_task(forwarder.run(adopt=network in present))
             group.create_task(self._reports.run())
+            group.create_task(self._review())
 
     # Changes of objects: into the table, and on to the networks that they touch.
 
@@ -117,6 +129,7 @@ class AgentController:
         if obj is None:
             return
         if new is None:
+            self._returns.forget(obj.key)
             self._put(obj, gone=True)
             self._reports.add(obj.key)
             return
@@ -174,13 +187,28 @@ class AgentController:
         obj = new or old
         if obj is None:
             return
-        had_nodes = old is not None and bool(old.status.nodes)
-        gone = self._table.remove_cluster(obj.key) if new is None else self._table.set_cluster(new)
+        concerned = self._table.remove_cluster(obj.key) if new is None else self._table.set_cluster(new)
         for forwarder in self._forwarders.values():
-            forwarder.forget_backends(gone)
             forwarder.wake()
-        if gone or had_nodes != (new is not None and bool(new.status.nodes)):
-            for key in self._table.of_cluster(obj.key):
+        for key in concerned:
+            self._reports.add(key)
+
+    def _frame_returned(self, network: str, listener: ListenerKey, mac: MACAddress) -> None:
+        key = self._table.owner(network, listener)
+        if key is not None:
+            for node in self._table.named(network, key, mac):
+                self._returns.returned(key, node, self._table.clock())
+
+    async def _review(self) -> None:
+        """Leave out the nodes that send back what comes for a load balancer, and take them in again in time."""
+        while True:
+            await asyncio.sleep(REVIEW_EVERY)
+            for key in self._returns.concerned():
+                left_out = self._returns.left_out(key, self._table.nodes_of(key), self._table.clock())
+                if self._table.set_refusing(key, left_out):
+                    log.info("nodes left out", extra={"load_balancer": "/".join(key), "nodes": sorted(left_out)})
+                    for forwarder in self._forwarders.values():
+                        forwarder.wake()
                 self._reports.add(key)
 
     def _adopted(self) -> None:
@@ -234,20 +262,33 @@ class AgentController:
     def _seen(self, lb: LoadBalancer, want: Wanted) -> Observation | None:
         """What the kernel does for it; None while it is on its way."""
         addresses = tuple(v for network, v in want.places if self._forwarders[network].held([v]))
-        first = want.shown or want.following  # without one to show (a lease has ended) the next one is what counts
+        served = self._table.places(lb.key)
+        # Without one to show (a lease has ended) the next one is what counts.
+        first = [place for place in want.shown or want.following if place in served]
         generation = min((self._forwarders[p.network].generation(lb.key) for p in first), default=0)
+        trouble = self._table.trouble(lb.key)
         problem = want.problem or self._problem(lb, first)
+        if trouble is not None and not first:
+            problem = problem or trouble
         complete = {p.vip for p in first}.issubset(addresses) and generation == lb.metadata.generation
-        if problem is None and not complete:
+        if problem is None and (not complete or self._table.is_looking(lb.key)):
             return None
+        now = self._table.clock()
+        if complete:
+            self._returns.begin(lb.key, now)
+        refusing = self._returns.refusing(lb.key, now)
         return Observation(
             generation=generation if want.places else lb.metadata.generation,
             addresses=addresses,
             problem=problem,
-            partial=want.partial,
+            partial=want.partial or trouble,
             has_nodes=self._table.has_nodes(lb.key),
             awaited=want.awaited or self._problem(lb, want.following),
             foreign=self._foreign(want),
+            choices={place.vip: choice for place, choice in self._table.choices(lb.key).items()},
+            masquerades=any(self._configs[network].masquerade for network in want.networks),
+            refusing=refusing,
+            refused=bool(refusing) and refusing >= self._table.nodes_of(lb.key),
         )
 
     def _problem(self, lb: LoadBalancer, places: Sequence[Place]) -> Problem | None:
@@ -334,6 +375,11 @@ def _parsed(text: str) -> IPAddress | None:
         return ip_address(text)
     except ValueError:  # somebody else's writing; what is wrong is told in the condition
         return None
+
+
+def _nat_families(config: NetworkConfig) -> frozenset[int]:
+    own = {4: config.address, 6: config.address6}
+    return frozenset(family for family, address in own.items() if address is not None)
 
 
 async def give_up(client: KubeClient, node: str) -> int:

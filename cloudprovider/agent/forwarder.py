@@ -2,9 +2,13 @@
 
 All changes that came since the last turn go into one kernel transaction. What the kernel refuses, and what somebody
 else changed, is mended by comparing the whole plan with what is really there.
+
+An agent that starts takes over what is in the kernel as it is, and waits a moment for the nodes to answer before it
+changes anything: what is forwarded goes on meanwhile.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import random
@@ -12,6 +16,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
+from cloudprovider.core.groups import Sightings
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.modes import NetworkFacts
 from cloudprovider.core.plan import IPAddress, ListenerKey, chunks, diff
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Claim, Segment
@@ -30,6 +37,12 @@ FLUSH_PAUSE = 0.25
 CHUNK = 500
 """Elements in one transaction when a whole table is loaded or mended."""
 CLAIMS_AT_ONCE = 4
+FIRST_LOOK = 2.0
+"""Seconds that nodes have to answer before an agent that starts changes what the one before has left."""
+PASS_EVERY = 1.0
+"""Seconds between two looks at what only time changes, and at frames that came back."""
+PINS_EVERY = 10
+"""Every how many of those looks pinned flows are counted: they may last for hours."""
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
 
@@ -38,7 +51,8 @@ class NetworkForwarder:
 
     ``report(key)``: look at this load balancer again. ``adopted()``: now it is known what is on the link. ``defended
     (vip, mac)``: somebody else claims an address that is up. ``beside(segment)``: what else works on the segment while
-    it is open, until it is cancelled.
+    it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
+    ``nat_families``: those (4, 6) in which this host has an address of its own on the network.
     """
 
     def __init__(
@@ -51,6 +65,8 @@ class NetworkForwarder:
         adopted: Callable[[], None],
         defended: Callable[[IPAddress, str], None],
         beside: Callable[[Segment], Coroutine[None, None, None]],
+        returned: Callable[[ListenerKey, MACAddress], None],
+        nat_families: frozenset[int],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._network = network
@@ -60,11 +76,12 @@ class NetworkForwarder:
         self._adopted = adopted
         self._defended = defended
         self._beside = beside
+        self._returned = returned
+        self._nat_families = nat_families
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
         self._forgotten: dict[ListenerKey, LoadBalancerKey] = {}
-        self._dead: set[IPAddress] = set()
         self._flushed_at = -FLUSH_PAUSE
         self._flush_due = False
         self._claiming: set[IPAddress] = set()
@@ -91,11 +108,6 @@ class NetworkForwarder:
         self._forgotten.update(dict.fromkeys(listeners, key))
         self._wake.set()
 
-    def forget_backends(self, backends: Iterable[IPAddress]) -> None:
-        """These nodes are gone: the UDP connections to them go."""
-        self._dead.update(backends)
-        self._wake.set()
-
     def held(self, vips: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
         """Those of the addresses that are up and announced."""
         return tuple(v for v in vips if v in self._held)
@@ -113,7 +125,7 @@ class NetworkForwarder:
         return self._generations.get(key, 0)
 
     def wake(self) -> None:
-        """The table has changed (a cluster's nodes)."""
+        """The table has changed (a cluster's nodes, what is seen of them)."""
         self._wake.set()
 
     def problem(self, vips: Iterable[IPAddress]) -> Problem | None:
@@ -139,10 +151,17 @@ class NetworkForwarder:
         agent before."""
         self._unknown = adopt
         segment = await self._opened()
-        others = [asyncio.create_task(self._tick(segment)), asyncio.create_task(self._beside(segment))]
+        others = [
+            asyncio.create_task(self._tick(segment)),
+            asyncio.create_task(self._pass(segment)),
+            asyncio.create_task(self._beside(segment)),
+        ]
         for task in others:
             task.add_done_callback(self._ended)
         try:
+            segment.nodes.on_change(self._wake.set)
+            if adopt:
+                await self._first_look(segment)
             self._wake.set()
             while True:
                 await self._wake.wait()
@@ -167,6 +186,8 @@ class NetworkForwarder:
             try:
                 segment = await self._open_segment()
                 await segment.engine.start()
+                facts = NetworkFacts(self._nat_families, segment.dsr_obstacle)
+                self._concern(self._table.set_facts(self._network, facts))
                 self._held = set(await segment.announcer.held())
                 segment.announcer.on_conflict(self._defended)
             except DataPlaneError as err:
@@ -178,6 +199,32 @@ class NetworkForwarder:
             else:
                 return segment
 
+    async def _first_look(self, segment: Segment) -> None:
+        """See who of the nodes answers, and take over what the agent before has left."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + FIRST_LOOK
+        self._sight(segment)
+        while self._table.awaited(self._network) and (left := end - loop.time()) > 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left)
+            self._sight(segment)
+        try:
+            self._table.adopt(self._network, await segment.engine.observe())
+        except DataPlaneError as err:
+            log.warning("kernel not read back", extra={"network": self._network, "error": str(err)})
+
+    def _sight(self, segment: Segment) -> None:
+        """Follow the nodes that matter here, and tell the table who answers."""
+        followed = self._table.followed(self._network)
+        segment.nodes.follow(followed)
+        awaited = frozenset(node for node in followed if not segment.nodes.settled(node))
+        self._concern(self._table.set_sightings(self._network, Sightings(dict(segment.nodes.known), awaited)))
+
+    def _concern(self, keys: Iterable[LoadBalancerKey]) -> None:
+        for key in keys:
+            self._report(key)
+
     def _refused(self, err: DataPlaneError) -> float:
         self._refusal = str(err)
         delay = min(RETRY_MOST, RETRY_FIRST * 2.0**self._attempt) * (0.5 + self._jitter())
@@ -188,6 +235,7 @@ class NetworkForwarder:
     async def _turn(self, segment: Segment) -> float:
         """Bring the kernel up to the table; return the seconds to wait before the next try if it refused, else 0."""
         delay = 0.0
+        self._sight(segment)
         batch, self._pending = self._pending, {}
         changes = self._table.take_changes(self._network)
         try:
@@ -240,10 +288,11 @@ class NetworkForwarder:
             )
 
     async def _flush(self, segment: Segment) -> None:
-        """Forget connections, at most every FLUSH_PAUSE: the kernel walks its whole table each time."""
-        if not (self._forgotten or self._dead):
-            return
+        """End connections, at most every FLUSH_PAUSE: the kernel walks its whole table each time."""
+        transitions = self._table.transitions(self._network)
         loop = asyncio.get_running_loop()
+        if not (self._forgotten or transitions.ends_at(self._table.clock())):
+            return
         early = self._flushed_at + FLUSH_PAUSE - loop.time()
         if early > 0:
             if not self._flush_due:
@@ -251,15 +300,20 @@ class NetworkForwarder:
                 loop.call_later(early, self._wake.set)
             return
         self._flushed_at, self._flush_due = loop.time(), False
-        forgotten, dead = dict(self._forgotten), set(self._dead)
-        plan = self._table.plan(self._network)
-        await segment.connections.forget_listeners(forgotten.keys() - plan.forwards.keys())
-        left = dead - frozenset().union(*(group.members for group in plan.groups.values()))
-        await segment.connections.forget_backends(dict.fromkeys(left, plan.forwards.keys()))
+        forgotten = dict(self._forgotten)
+        due = transitions.due(self._table.clock())
+        try:
+            await segment.connections.forget_listeners(forgotten.keys() - transitions.forwards.keys())
+            await segment.connections.forget_backends(due.udp, protocol="UDP")
+            await segment.connections.forget_backends(due.tcp, protocol="TCP")
+            if due.pins:
+                await segment.engine.unpin(due.pins)
+        except DataPlaneError:
+            transitions.again(due, self._table.clock())
+            raise
         for listener, key in forgotten.items():
             if self._forgotten.get(listener) == key:
                 del self._forgotten[listener]
-        self._dead -= dead
         for key in set(forgotten.values()):
             self._report(key)
 
@@ -304,6 +358,22 @@ class NetworkForwarder:
     def _try_again(self, vip: IPAddress) -> None:
         self._failed.pop(vip, None)
         self._wake.set()
+
+    async def _pass(self, segment: Segment) -> None:
+        """See what time has changed: flows to be ended, changes that nobody needs any more, frames that came back."""
+        transitions = self._table.transitions(self._network)
+        for look in itertools.count(1):
+            await asyncio.sleep(PASS_EVERY * (0.9 + 0.2 * self._jitter()))
+            try:
+                if transitions.has_pinned and look % PINS_EVERY == 0:
+                    transitions.release({listener for listener, _ in await segment.engine.pins()})
+                if self._table.followed(self._network):
+                    for listener, mac in await segment.engine.returned():
+                        self._returned(listener, mac)
+            except DataPlaneError as err:
+                log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
+            if transitions.busy:
+                self._wake.set()
 
     async def _tick(self, segment: Segment) -> None:
         """See what others change: the rules soon (one number to compare), the addresses now and then (a dump)."""

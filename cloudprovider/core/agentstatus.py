@@ -139,8 +139,8 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
     if ready is None and seen.refused:
         ready = Problem(
             "WaitingForNodes",
-            f"{_listed(seen.refusing)} sent back what came for the address: kube-proxy there has not taken it up (yet). "
-            "If this stays, look at kube-proxy, and whether the Service's status shows the address.",
+            f"{_listed(seen.refusing)} sent back what came for the address: kube-proxy there has not taken it up. If "
+            "this stays, look at kube-proxy, and whether the Service's status shows the address.",
         )
     fine = f"Forwarding on host {node}. {_modes(seen)}".rstrip()
     if seen.refusing and not seen.refused:

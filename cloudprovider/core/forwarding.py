@@ -15,6 +15,7 @@ from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.exchange import Mode
 from cloudprovider.core.groups import GroupIds, GroupKey, Sightings, members
+from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import Choice, NetworkFacts, choose
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, IPNetwork, ListenerKey, Member, Plan
 from cloudprovider.core.transitions import REFUSE, Transitions
@@ -59,12 +60,13 @@ class ForwardingTable:
     """All that this host should forward. ``networks``: the ones it stands on; ``clock``: monotonic, in seconds."""
 
     def __init__(self, networks: Iterable[str], clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._networks = {name: _Network() for name in networks}
         self._clusters: dict[ClusterKey, dict[str, tuple[IPAddress, ...]]] = {}
         self._failing: frozenset[IPAddress] = frozenset()
         self._wanted: dict[LoadBalancerKey, Wanted] = {}
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
+        self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
         self._choices: dict[_Question, Choice] = {}
         self._askers: defaultdict[_Question, set[LoadBalancerKey]] = defaultdict(set)
@@ -124,15 +126,19 @@ class ForwardingTable:
             found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) in touched])
         return frozenset(found)
 
-    def set_refusing(self, key: LoadBalancerKey, nodes: frozenset[str]) -> None:
-        """The nodes (by name) that send back what comes for this load balancer: they get nothing of it."""
-        if self._refusing.get(key, frozenset()) != nodes and (want := self._wanted.get(key)) is not None:
-            self._refusing[key] = nodes
-            self._replace(key, want)
+    def set_refusing(self, key: LoadBalancerKey, nodes: frozenset[str]) -> bool:
+        """The nodes (by name) that send back what comes for this load balancer: they get nothing of it. Return
+        whether that is a change."""
+        want = self._wanted.get(key)
+        if want is None or self._refusing.get(key, frozenset()) == nodes:
+            return False
+        self._refusing[key] = nodes
+        self._replace(key, want)
+        return True
 
     def adopt(self, network: str, found: Plan) -> None:
         """What the agent before has left in a network's kernel, to go on from."""
-        self._networks[network].kernel.adopt(found, self._clock())
+        self._networks[network].kernel.adopt(found, self.clock())
 
     # Out: plans.
 
@@ -144,7 +150,7 @@ class ForwardingTable:
     def take_changes(self, network: str) -> Changes:
         """The delta since the last call; if it can't be applied, compare :meth:`plan` with what is there instead."""
         kernel = self._networks[network].kernel
-        kernel.settle(self._clock())
+        kernel.settle(self.clock())
         changes = Changes(
             groups={g: kernel.groups.get(g) for g in kernel.touched_groups},
             forwards={k: kernel.forwards.get(k) for k in kernel.touched_forwards},
@@ -165,6 +171,10 @@ class ForwardingTable:
                 nodes = _addresses(self._clusters.get(question.cluster, {}))
                 found |= {node for node in nodes if node in question.subnet}
         return frozenset(found)
+
+    def awaited(self, network: str) -> frozenset[IPAddress]:
+        """Those of them of whom it can't be told yet whether they answer."""
+        return self._networks[network].seen.awaited
 
     # Out: about load balancers.
 
@@ -193,9 +203,17 @@ class ForwardingTable:
         clusters = {want.cluster for want in self._wanted.values()}
         return frozenset().union(*(_addresses(self._clusters.get(c, {})) for c in clusters))
 
-    def nodes_of(self, key: ClusterKey) -> Mapping[str, tuple[IPAddress, ...]]:
-        """A tenant's nodes by name."""
-        return self._clusters.get(key, {})
+    def nodes_of(self, key: LoadBalancerKey) -> frozenset[str]:
+        """The names of the nodes that a load balancer may go to."""
+        want = self._wanted.get(key)
+        nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
+        return frozenset(nodes if want is None or want.nodes is None else nodes.keys() & set(want.nodes))
+
+    def named(self, network: str, key: LoadBalancerKey, mac: MACAddress) -> frozenset[str]:
+        """The names of a load balancer's nodes that answer on a network with this MAC."""
+        want, macs = self._wanted.get(key), self._networks[network].seen.macs
+        nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
+        return frozenset(name for name, addresses in nodes.items() if mac in (macs.get(a) for a in addresses))
 
     def choices(self, key: LoadBalancerKey) -> Mapping[Place, Choice]:
         """Which mode each address of a load balancer is forwarded in, and why."""
@@ -223,6 +241,10 @@ class ForwardingTable:
             "Service, or have its nodes on the address's own network for mode dsr.",
         )
 
+    def places(self, key: LoadBalancerKey) -> frozenset[Place]:
+        """The addresses of a load balancer that are announced: not those that its mode can't serve."""
+        return frozenset(self._places.get(key, ()))
+
     def has_nodes(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer has a node to send to, on each of its addresses."""
         return all(self._members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
@@ -245,7 +267,7 @@ class ForwardingTable:
 
     def _replace(self, lb: LoadBalancerKey, want: Wanted | None) -> Mapping[str, frozenset[ListenerKey]]:
         before, ways = self._wanted.pop(lb, None), self._ways.pop(lb, ())
-        for place in before.places if before is not None else ():
+        for place in self._places.pop(lb, ()):
             vips = self._networks[place.network].vips
             vips[place.vip].discard(lb)
             if not vips[place.vip]:
@@ -255,10 +277,12 @@ class ForwardingTable:
         after: tuple[_Way, ...] = ()
         if want is not None:
             self._wanted[lb] = want
-            for place in want.places:
-                self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
             after = self._ways_of(lb, want)
             self._ways[lb] = after
+            troubled = {place for place, choice in self.choices(lb).items() if choice.trouble}
+            self._places[lb] = tuple(place for place in want.places if place not in troubled)
+            for place in self._places[lb]:
+                self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
         kept = {(way.network, way.key): way.group for way in after}
         gone = self._take_out(lb, [way for way in ways if (way.network, way.key) not in kept])
         for way in ways:
@@ -342,7 +366,7 @@ class ForwardingTable:
             forward = replace(forward, mode="nat", backend_port=forward.backend_port or key.port)
         elif forward.mode == "dsr":
             forward = replace(forward, backend_port=0)
-        state.kernel.set_forward(key, replace(forward, group=number), self._clock(), drain=drain)
+        state.kernel.set_forward(key, replace(forward, group=number), self.clock(), drain=drain)
 
     def _enter(self, network: str, group: GroupKey) -> GroupId:
         """The number of a group that is in use on a network; 0 while it has no member."""
@@ -350,7 +374,7 @@ class ForwardingTable:
         if not found:
             return REFUSE
         number = self._ids.give(group)
-        self._networks[network].kernel.set_group(number, found, self._clock())
+        self._networks[network].kernel.set_group(number, found, self.clock())
         return number
 
     def _leave(self, network: str, group: GroupKey) -> None:

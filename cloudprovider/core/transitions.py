@@ -167,6 +167,10 @@ class Transitions:
         for number in [n for n in self._pinned_groups if self._users.get(n, set()).isdisjoint(pinned)]:
             self._put_group(number, replace(self.groups[number], pinned=False))
 
+    def ends_at(self, now: float) -> bool:
+        """Whether any flow's time is over."""
+        return bool(self._due_udp) or any(end <= now for end in self._leaving.values())
+
     def due(self, now: float) -> Due:
         """Return, once, the flows whose time is over."""
         found = Due()

@@ -1,6 +1,7 @@
 """One network's forwarder on the shipped fake of the kernel."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, ip_address
@@ -12,6 +13,7 @@ from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
+from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
 from cloudprovider.core.wanted import LoadBalancerKey
 from cloudprovider.dataplane.api import NetworkConfig, Segment
@@ -33,8 +35,9 @@ class World:
     def __init__(self) -> None:
         self.dataplane = FakeDataPlane()
         self.network = self.dataplane.namespaces.setdefault("", FakeNetwork())
-        self.table = ForwardingTable([""])
+        self.table = ForwardingTable([""], time.monotonic)
         self.table.set_cluster(cluster("n1", "n2"))
+        self.returned: list[tuple[ListenerKey, MACAddress]] = []
         self.reported: list[LoadBalancerKey] = []
         self.claims: list[tuple[IPAddress, str]] = []
         self.forwarder = NetworkForwarder(
@@ -45,6 +48,8 @@ class World:
             adopted=lambda: None,
             defended=lambda vip, mac: self.claims.append((vip, mac)),
             beside=nothing,
+            returned=lambda listener, mac: self.returned.append((listener, mac)),
+            nat_families=frozenset({4}),
             jitter=lambda: 0.0,
         )
 
@@ -122,7 +127,8 @@ async def test_a_dead_nodes_udp_connections_are_forgotten() -> None:
         world.forwarder.touch(A, 1)
         await world.until(world.in_line)
         world.network.flows |= {FakeFlow(dns, ip_address("10.0.0.11")), FakeFlow(dns, ip_address("10.0.0.12"))}
-        world.forwarder.forget_backends(world.table.set_cluster(cluster("n2")))
+        world.table.set_cluster(cluster("n2"))
+        world.forwarder.wake()
         await world.until(lambda: len(world.network.flows) == 1)
     assert world.in_line()
 

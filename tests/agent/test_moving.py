@@ -169,7 +169,7 @@ async def test_an_ipv6_address_is_not_claimed_and_told_beside_what_works() -> No
     async with running(world.agent()):
         await until(world.holds)
         await world.controller_says([OLD, Address(ip="2001:db8::1", ip_pool="s", prefix_length=64)])
-        await until(lambda: world.says("Ready", "IPv6NotForwarded"))
+        await until(lambda: world.says("Ready", "ModeNotPossible"))
         assert await world.says("Programmed", "Programmed")
         assert await world.held() == [OLD.ip]
         assert world.network.vips == {VIP}

@@ -1,5 +1,6 @@
 """What an agent says of a load balancer, word for word where users go by it."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import msgspec
@@ -17,6 +18,7 @@ from cloudprovider.core.api.loadbalancer import (
 )
 from cloudprovider.core.api.meta import Condition, ObjectMeta
 from cloudprovider.core.conditions import find
+from cloudprovider.core.modes import Choice
 from cloudprovider.core.wanted import Problem
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:30:00Z"
@@ -26,7 +28,14 @@ BY_DHCP = Address(ip="10.0.0.200", prefix_length=24)
 LEASE = DhcpLease(ip="10.0.0.200", prefix_length=24, server="10.0.0.1", expiry_time="2026-01-01T01:00:00Z")
 RENEWED = msgspec.structs.replace(LEASE, expiry_time="2026-01-01T01:30:00Z")
 FOREIGN = ForeignAddress(ip="10.0.0.150", hardware_address="02:00:00:00:00:99")
-UP = Observation(generation=3, addresses=(VIP,), problem=None, partial=None, has_nodes=True)
+UP = Observation(
+    generation=3,
+    addresses=(VIP,),
+    problem=None,
+    partial=None,
+    has_nodes=True,
+    choices={VIP: Choice("nat", "asked for")},
+)
 WRONG = Problem("KernelRefused", "No memory.")
 
 
@@ -56,7 +65,7 @@ def test_what_is_up_is_held_and_ready() -> None:
         "Ready": ("True", "Ready"),
         "ClientAddressNotPreserved": ("True", "Masquerade"),
     }
-    assert message(status, "Programmed") == "Forwarding on host h1."
+    assert message(status, "Programmed") == "Forwarding on host h1. Mode nat (asked for)."
 
 
 @pytest.mark.parametrize(
@@ -152,3 +161,34 @@ def test_a_conflict_says_what_comes_of_it() -> None:
     assert fixed.message.endswith("so it is tried again every minute: free it there, or ask for another.")
     leased = conflict(lb(LoadBalancerStatus(addresses=[BY_DHCP])), ip_address("10.0.0.200"), said)
     assert leased.message.endswith("It is declined, and the DHCP server is asked for another.")
+
+
+def test_in_mode_dsr_the_client_s_address_is_kept_and_the_reason_told() -> None:
+    status = report(lb(), "h1", replace(UP, choices={VIP: Choice("dsr", "all nodes stand in 10.0.0.0/24")}), None, NOW)
+    assert status.holder is not None
+    assert status.holder.mode == "dsr"
+    assert says(status) == {"Programmed": ("True", "Programmed"), "Ready": ("True", "Ready")}
+    assert message(status, "Programmed") == "Forwarding on host h1. Mode dsr (all nodes stand in 10.0.0.0/24)."
+
+
+def test_two_addresses_may_have_two_modes() -> None:
+    other = ip_address("2001:db8::1")
+    choices = {VIP: Choice("dsr", "asked for"), other: Choice("nat", "the cluster has no node yet")}
+    status = report(lb(), "h1", replace(UP, addresses=(VIP, other), choices=choices), None, NOW)
+    assert message(status, "Programmed") == (
+        "Forwarding on host h1. 10.0.0.100: mode dsr (asked for). 2001:db8::1: mode nat (the cluster has no node yet)."
+    )
+    assert says(status)["ClientAddressNotPreserved"] == ("True", "Masquerade")
+
+
+def test_without_masquerade_nothing_is_hidden() -> None:
+    assert "ClientAddressNotPreserved" not in says(report(lb(), "h1", replace(UP, masquerades=False), None, NOW))
+
+
+def test_nodes_that_send_back_are_named() -> None:
+    some = report(lb(), "h1", replace(UP, refusing=frozenset({"n2"})), None, NOW)
+    assert message(some, "Programmed").endswith("Left out: n2, which sent back what came for the address.")
+    assert says(some)["Ready"] == ("True", "Ready")
+    every = report(lb(), "h1", replace(UP, refusing=frozenset({"n1", "n2"}), refused=True), None, NOW)
+    assert says(every)["Ready"] == ("False", "WaitingForNodes")
+    assert message(every, "Ready").startswith("n1, n2 sent back what came for the address")
