@@ -11,6 +11,7 @@ from cloudprovider.bridge.api import Hello
 from cloudprovider.bridge.checker import MAX_SHOWN, Checker
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.core import patterns
+from cloudprovider.core.api.loadbalancer import MAX_DRAIN_SECONDS
 from cloudprovider.core.combinations import Part, contradictions, narrowed
 from cloudprovider.core.exchange import (
     ConditionStatus,
@@ -140,6 +141,7 @@ def ensure_to_wire(
             source_ranges=[str(n) for n in request.sources],
             primary_service=request.primary_service,
             dhcp_hostname=request.dhcp_hostname,
+            drain_seconds=request.drain_seconds,
         ),
     )
 
@@ -159,6 +161,8 @@ def ensure_from_wire(
             "OutOfRange",
             f"{spec.client_ip_affinity_seconds} is more than a day: use 1 to 86400",
         )
+    if spec.drain_seconds > MAX_DRAIN_SECONDS:
+        check.bad("spec.drainSeconds", "OutOfRange", f"{spec.drain_seconds} is more than a day: use 0 to 86400")
     policy = check.enum("spec.externalTrafficPolicy", _TRAFFIC_POLICIES, spec.external_traffic_policy, "Cluster")
     if policy == "Cluster" and spec.endpoint_nodes:
         check.bad("endpoint_nodes", "Unexpected", "is for externalTrafficPolicy Local only")
@@ -184,6 +188,7 @@ def ensure_from_wire(
             "spec.primaryService", spec.primary_service, patterns.SERVICE, 127, '"namespace/name" of a Service'
         ),
         dhcp_hostname=check.name("spec.dhcpHostname", spec.dhcp_hostname, patterns.HOSTNAME, 253, "host name"),
+        drain_seconds=spec.drain_seconds if spec.HasField("drain_seconds") else None,
     )
     service = check.service("service", message.service)
     _who_gives_the_address(check, service, spec, request)

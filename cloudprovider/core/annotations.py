@@ -12,13 +12,25 @@ IP_POOL: Final = PREFIX + "ip-pool"
 LOAD_BALANCER_IPS: Final = PREFIX + "load-balancer-ips"
 MODE: Final = PREFIX + "mode"
 PRIMARY_SERVICE: Final = PREFIX + "primary-service"
+DRAIN_SECONDS: Final = PREFIX + "drain-seconds"
 HEALTH_CHECKS: Final = tuple(
     f"{PREFIX}healthcheck-{name}"
     for name in ("port", "success-threshold", "failure-threshold", "periodseconds", "timeoutseconds")
 )
 
 KNOWN: Final = frozenset(
-    {IPAM, NETWORK, PROJECT, NAMESPACE, IP_POOL, LOAD_BALANCER_IPS, MODE, PRIMARY_SERVICE, *HEALTH_CHECKS}
+    {
+        IPAM,
+        NETWORK,
+        PROJECT,
+        NAMESPACE,
+        IP_POOL,
+        LOAD_BALANCER_IPS,
+        MODE,
+        PRIMARY_SERVICE,
+        DRAIN_SECONDS,
+        *HEALTH_CHECKS,
+    }
 )
 """All of our prefix."""
 

@@ -9,6 +9,7 @@ from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import (
     CLUSTER_ANNOTATION,
     CLUSTER_LABEL,
+    DRAIN_SECONDS,
     FINALIZER,
     NAMESPACE_ANNOTATION,
     NETWORK_ANNOTATION,
@@ -91,6 +92,7 @@ def _spec(
         health_check_node_port=request.health_check_node_port,
         session_affinity="None" if affinity is None else "ClientIP",
         session_affinity_timeout_seconds=10800 if affinity is None else affinity,
+        drain_seconds=DRAIN_SECONDS if request.drain_seconds is None else request.drain_seconds,
         source_ranges=[str(n) for n in request.sources],
     )
 

@@ -23,7 +23,6 @@ from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import Former, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
 
 MOVING_SECONDS = 300.0
-DRAIN_SECONDS = 300.0
 REFUSE = GroupId(0)
 
 
@@ -112,7 +111,7 @@ class Transitions:
             self._unwanted.add(number)
             self._drop_unused([number])
 
-    def set_forward(self, key: ListenerKey, wanted: Forward, now: float, *, drain: float = DRAIN_SECONDS) -> None:
+    def set_forward(self, key: ListenerKey, wanted: Forward, now: float, *, drain: float = 0.0) -> None:
         """A listener is to be forwarded like this (without ``former``); its group has been set before."""
         self._drains[key] = drain
         before = self.forwards.get(key)
@@ -213,7 +212,7 @@ class Transitions:
             self._leaving.pop((key, member), None)
         for member in before - after:
             if key.protocol == "TCP":
-                self._leaving[key, member] = now + self._drains.get(key, DRAIN_SECONDS)
+                self._leaving[key, member] = now + self._drains.get(key, 0.0)
             elif not isinstance(member, MACAddress):
                 self._due_udp[member].add(key)
             else:

@@ -17,9 +17,9 @@ from ipaddress import ip_network
 from typing import Final, cast, get_args
 
 from cloudprovider.core.addresswish import address_or_none, address_wish, families_of
-from cloudprovider.core.annotations import MODE, PREFIX, SOURCE_RANGES
+from cloudprovider.core.annotations import DRAIN_SECONDS, MODE, PREFIX, SOURCE_RANGES
 from cloudprovider.core.api.kubernetes import Endpoint, EndpointSlice, Service
-from cloudprovider.core.api.loadbalancer import MAX_SOURCE_RANGES
+from cloudprovider.core.api.loadbalancer import MAX_DRAIN_SECONDS, MAX_SOURCE_RANGES
 from cloudprovider.core.combinations import contradictions, narrowed
 from cloudprovider.core.errors import InvalidRequest, Violation
 from cloudprovider.core.exchange import (
@@ -148,6 +148,7 @@ def translate(service: Service, slices: Iterable[EndpointSlice] = ()) -> LoadBal
         sources=_sources(found),
         primary_service=wish.primary_service,
         dhcp_hostname=wish.dhcp_hostname,
+        drain_seconds=_drain(found),
     )
     violations = (*found.violations, *contradictions(service_key(service), request, wish.written))
     if violations:
@@ -224,6 +225,16 @@ def _affinity(found: Findings) -> int | None:
     if not 1 <= seconds <= 86400:
         found.refuse("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "OutOfRange", f"{seconds} is not 1 to 86400")
     return seconds
+
+
+def _drain(found: Findings) -> int | None:
+    value = found.annotation(DRAIN_SECONDS)
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 5 and int(value) <= MAX_DRAIN_SECONDS):
+        found.refuse_annotation(DRAIN_SECONDS, "OutOfRange", f'"{value}" is not a number from 0 to {MAX_DRAIN_SECONDS}')
+        return None
+    return int(value)
 
 
 def _sources(found: Findings) -> tuple[IPNetwork, ...]:

@@ -29,6 +29,7 @@ COMMON = {
     ).map(tuple),
     "mode": st.sampled_from([None, "auto", "dsr", "nat"]),
     "affinity_seconds": st.none() | st.integers(1, 86400),
+    "drain_seconds": st.none() | st.integers(0, 86400),
     "sources": st.lists(st.just(ip_network("192.0.2.0/24")), max_size=2).map(tuple),
 }
 FAMILIES = st.sampled_from([(), ("IPv4",), ("IPv6",), ("IPv4", "IPv6"), ("IPv6", "IPv4")])
@@ -155,6 +156,10 @@ PRIMARYS = "the address is the one of the Service default/main: remove this here
         (
             pb.LoadBalancerSpec(ipam=pb.IPAM_DHCP, dhcp_hostname=LONG),
             ("spec.dhcpHostname", "TooLong", "has 255 characters, 253 are allowed"),
+        ),
+        (
+            pb.LoadBalancerSpec(drain_seconds=86401),
+            ("spec.drainSeconds", "OutOfRange", "86401 is more than a day: use 0 to 86400"),
         ),
         (
             pb.LoadBalancerSpec(dhcp_hostname="web"),

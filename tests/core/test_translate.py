@@ -120,6 +120,12 @@ def test_empty_annotations_ask_for_nothing() -> None:
     assert t.translate(service(dict.fromkeys((a.IPAM, a.NETWORK, a.MODE, a.IP_POOL), ""))) == t.translate(service())
 
 
+@pytest.mark.parametrize("wrong", ["-1", "1.5", "86401", "ten", "\u0661"])
+def test_a_drain_time_is_a_number_of_seconds_up_to_a_day(wrong: str) -> None:
+    found = only(refused({a.DRAIN_SECONDS: wrong}))
+    assert found.message == f'"{wrong}" is not a number from 0 to 86400'
+
+
 def test_every_violation_is_named() -> None:
     found = refused({a.IPAM: "x", a.MODE: "y"}, loadBalancerIP="nowhere", loadBalancerSourceRanges=["10.0.0.0"])
     assert {v.field for v in found} == {

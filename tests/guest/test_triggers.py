@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cloudprovider.core.annotations import (
+    DRAIN_SECONDS,
     FIXED_ADDRESSES,
     IP_POOL,
     IPAM,
@@ -58,6 +59,7 @@ def test_every_change_that_matters_reaches_the_host(
     ("name", "value", "fields"),
     [
         (MODE, "dsr", {"mode": "dsr"}),
+        (DRAIN_SECONDS, "0", {"drain_seconds": 0}),
         (IP_POOL, "default", {"ip_pool": "default"}),
         (NETWORK, "default/vlan8", {"network": "default/vlan8"}),
         (PROJECT, "c-a/p-b", {"scope_project": "c-a/p-b"}),

@@ -320,6 +320,7 @@ class LoadBalancerSpec(_message.Message):
     SOURCE_RANGES_FIELD_NUMBER: _builtins.int
     PRIMARY_SERVICE_FIELD_NUMBER: _builtins.int
     DHCP_HOSTNAME_FIELD_NUMBER: _builtins.int
+    DRAIN_SECONDS_FIELD_NUMBER: _builtins.int
     ipam: Global___Ipam.ValueType
     ip_pool: _builtins.str
     """A pool by name; it must be in the tenant's scope. Empty: chosen by the pools' selectors."""
@@ -341,6 +342,8 @@ class LoadBalancerSpec(_message.Message):
     """
     dhcp_hostname: _builtins.str
     """Host name for the DHCP server (option 12), at most 253 characters; with IPAM_DHCP only."""
+    drain_seconds: _builtins.int
+    """Seconds that established connections to a node which has left may go on, at most 86,400; unset: the host's default."""
     @_builtins.property
     def listeners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Listener]: ...
     @_builtins.property
@@ -377,12 +380,15 @@ class LoadBalancerSpec(_message.Message):
         source_ranges: _abc.Iterable[_builtins.str] | None = ...,
         primary_service: _builtins.str = ...,
         dhcp_hostname: _builtins.str = ...,
+        drain_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "drain_seconds", b"drain_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "client_ip_affinity_seconds", b"client_ip_affinity_seconds", "dhcp_hostname", b"dhcp_hostname", "endpoint_nodes", b"endpoint_nodes", "external_traffic_policy", b"external_traffic_policy", "health_check_node_port", b"health_check_node_port", "ip_families", b"ip_families", "ip_family_policy", b"ip_family_policy", "ip_pool", b"ip_pool", "ipam", b"ipam", "listeners", b"listeners", "mode", b"mode", "network", b"network", "primary_service", b"primary_service", "scope_namespace", b"scope_namespace", "scope_project", b"scope_project", "source_ranges", b"source_ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "addresses", b"addresses", "client_ip_affinity_seconds", b"client_ip_affinity_seconds", "dhcp_hostname", b"dhcp_hostname", "drain_seconds", b"drain_seconds", "endpoint_nodes", b"endpoint_nodes", "external_traffic_policy", b"external_traffic_policy", "health_check_node_port", b"health_check_node_port", "ip_families", b"ip_families", "ip_family_policy", b"ip_family_policy", "ip_pool", b"ip_pool", "ipam", b"ipam", "listeners", b"listeners", "mode", b"mode", "network", b"network", "primary_service", b"primary_service", "scope_namespace", b"scope_namespace", "scope_project", b"scope_project", "source_ranges", b"source_ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__drain_seconds: _TypeAlias = _typing.Literal["drain_seconds"]  # noqa: Y015
+    _WhichOneofArgType__drain_seconds: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drain_seconds) -> _WhichOneofReturnType__drain_seconds | None: ...
 
 Global___LoadBalancerSpec: _TypeAlias = LoadBalancerSpec  # noqa: Y015
 

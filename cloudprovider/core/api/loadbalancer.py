@@ -30,6 +30,8 @@ MAX_LISTENERS = 250
 MAX_SOURCE_RANGES = 1000
 """Bounds of one load balancer: what the API server's rules on these lists may cost sets the first."""
 
+DRAIN_SECONDS, MAX_DRAIN_SECONDS = 300, 86400
+
 FINALIZER = "loadbalancer.harvesterhci.io/address-release"
 
 
@@ -143,8 +145,12 @@ class LoadBalancerSpec(ApiStruct, frozen=True, kw_only=True):
     ] = 10800
     drain_seconds: Annotated[
         int,
-        Meta(ge=0, le=86400, description="Seconds that connections to a node which has left may go on before a reset."),
-    ] = 300
+        Meta(
+            ge=0,
+            le=MAX_DRAIN_SECONDS,
+            description="Seconds that connections to a node which has left may go on before they are reset.",
+        ),
+    ] = DRAIN_SECONDS
     source_ranges: Annotated[
         list[Cidr], Meta(max_length=MAX_SOURCE_RANGES, description="Clients allowed, as CIDRs; empty allows all.")
     ] = []
