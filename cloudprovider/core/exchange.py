@@ -63,7 +63,8 @@ class LoadBalancerRequest:
     choice. ``primary_service``: "namespace/name" of the guest's Service whose addresses it shares; with it nothing is
     asked for that decides on an address (:mod:`cloudprovider.core.combinations`). ``dhcp_hostname``: told to the
     DHCP server; with ``ipam`` dhcp only. ``mode`` None: the tenant's default. ``endpoint_nodes``: policy Local only,
-    sorted. ``affinity_seconds`` None: no session affinity. ``drain_seconds`` None: the host's default. ``sources`` empty: everybody may connect.
+    sorted. ``affinity_seconds`` None: no session affinity. ``drain_seconds`` None: the host's default. ``sources``
+    empty: everybody may connect.
     """
 
     listeners: tuple[Listener, ...]
