@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -87,6 +87,7 @@ class AgentController:
                 defended=partial(self._defended, n.name),
                 beside=self._leases[n.name].run,
                 returned=partial(self._frame_returned, n.name),
+                mended=self._rules_mended,
                 nat_families=_nat_families(n),
                 jitter=rng.random,
             )
@@ -192,6 +193,13 @@ class AgentController:
             forwarder.wake()
         for key in concerned:
             self._reports.add(key)
+
+    def _rules_mended(self, keys: Iterable[LoadBalancerKey]) -> None:
+        for key in keys:
+            lb = self._load_balancers.get(*key)
+            if lb is not None:
+                message = f"Somebody else had changed its rules on host {self._node}; they are as they should be again."
+                self._events.record(LOADBALANCERS, lb, "Warning", "RulesMended", message)
 
     def _frame_returned(self, network: str, listener: ListenerKey, mac: MACAddress) -> None:
         key = self._table.owner(network, listener)

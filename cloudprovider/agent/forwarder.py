@@ -14,12 +14,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
+from cloudprovider.agent.repair import bring_in_line
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import IPAddress, ListenerKey, chunks, diff
+from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Claim, Segment
 
@@ -34,8 +35,6 @@ CONFLICT_RETRY = 60.0
 CLAIM_RETRY = 5.0
 FLUSH_PAUSE = 0.25
 """Seconds between two walks through the connections."""
-CHUNK = 500
-"""Elements in one transaction when a whole table is loaded or mended."""
 CLAIMS_AT_ONCE = 4
 FIRST_LOOK = 2.0
 """Seconds that nodes have to answer before an agent that starts changes what the one before has left."""
@@ -52,6 +51,7 @@ class NetworkForwarder:
     ``report(key)``: look at this load balancer again. ``adopted()``: now it is known what is on the link. ``defended
     (vip, mac)``: somebody else claims an address that is up. ``beside(segment)``: what else works on the segment while
     it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
+    ``mended(keys)``: somebody else had changed the rules of these load balancers, which are as they should be again.
     ``nat_families``: those (4, 6) in which this host has an address of its own on the network.
     """
 
@@ -66,6 +66,7 @@ class NetworkForwarder:
         defended: Callable[[IPAddress, str], None],
         beside: Callable[[Segment], Coroutine[None, None, None]],
         returned: Callable[[ListenerKey, MACAddress], None],
+        mended: Callable[[Iterable[LoadBalancerKey]], None],
         nat_families: frozenset[int],
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -77,6 +78,7 @@ class NetworkForwarder:
         self._defended = defended
         self._beside = beside
         self._returned = returned
+        self._mended = mended
         self._nat_families = nat_families
         self._jitter = jitter
         self._wake = asyncio.Event()
@@ -95,6 +97,8 @@ class NetworkForwarder:
         self._resync = True
         self._generations: dict[LoadBalancerKey, int] = {}
         self._refusal = ""
+        self._refused_listeners: dict[ListenerKey, str] = {}
+        self._disturbed = False
 
     # What the agent asks.
 
@@ -133,6 +137,9 @@ class NetworkForwarder:
         for vip in vips:
             if vip in self._failed:
                 return self._failed[vip]
+            for listener, why in self._refused_listeners.items():
+                if listener.vip == vip:
+                    return Problem("KernelRefused", why)
         return Problem("KernelRefused", self._refusal) if self._refusal else None
 
     def foreign(self, vips: Iterable[IPAddress]) -> dict[IPAddress, str]:
@@ -251,13 +258,15 @@ class NetworkForwarder:
                 await self._repair(segment)
             elif changes:
                 await segment.engine.apply(changes)
+                for listener in changes.forwards:
+                    self._refused_listeners.pop(listener, None)
             await self._flush(segment)
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
             self._resync = True
             delay = self._refused(err)
         else:
-            self._attempt, self._resync, self._refusal = 0, False, ""
+            self._attempt, self._resync, self._refusal, self._disturbed = 0, False, "", False
             if self._unknown:
                 self._unknown = False
                 self._adopted()
@@ -272,20 +281,27 @@ class NetworkForwarder:
         return delay
 
     async def _repair(self, segment: Segment) -> None:
-        if not await segment.engine.intact():
-            await segment.engine.start()
-        have = await segment.engine.observe()
-        changes = diff(have, self._table.plan(self._network))
-        for part in chunks(changes, CHUNK):
-            await segment.engine.apply(part)
-            await asyncio.sleep(0)  # others' turn: a whole table takes a while
-        if left := [key for key, forward in changes.forwards.items() if forward is None]:
+        found = await bring_in_line(segment.engine, self._table.plan(self._network))
+        forwards = found.changes.forwards
+        if left := [key for key, forward in forwards.items() if forward is None]:
             await segment.connections.forget_listeners(left)  # of load balancers that went while no agent ran
-        if changes:
-            log.info(
-                "kernel brought in line",
-                extra={"network": self._network, "forwards": len(changes.forwards), "groups": len(changes.groups)},
-            )
+        for key, why in found.refused.items():
+            log.error("listener refused", extra={"network": self._network, "listener": _name(key), "error": why})
+        concerned = self._owners({*found.refused, *self._refused_listeners})
+        self._refused_listeners = dict(found.refused)
+        self._concern(concerned)
+        if not found.changes:
+            return
+        log.info(
+            "kernel brought in line",
+            extra={"network": self._network, "forwards": len(forwards), "groups": len(found.changes.groups)},
+        )
+        if self._disturbed:
+            self._mended(self._owners(forwards))
+
+    def _owners(self, listeners: Iterable[ListenerKey]) -> frozenset[LoadBalancerKey]:
+        owners = (self._table.owner(self._network, listener) for listener in listeners)
+        return frozenset(owner for owner in owners if owner is not None)
 
     async def _flush(self, segment: Segment) -> None:
         """End connections, at most every FLUSH_PAUSE: the kernel walks its whole table each time."""
@@ -387,7 +403,7 @@ class NetworkForwarder:
                 log.warning("kernel not read back", extra={"network": self._network, "error": str(err)})
                 continue
             if disturbed:
-                self._resync = True
+                self._resync = self._disturbed = True
                 self._wake.set()
 
     async def _recount(self, segment: Segment) -> bool:
@@ -400,6 +416,10 @@ class NetworkForwarder:
         strange = held - before - self._held - self._claiming
         self._held = (self._held - lost) | strange
         return bool(lost or strange)
+
+
+def _name(listener: ListenerKey) -> str:
+    return f"{listener.vip} {listener.protocol} {listener.port}"
 
 
 def _conflict(claim: Claim) -> Problem:

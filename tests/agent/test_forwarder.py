@@ -38,6 +38,7 @@ class World:
         self.table = ForwardingTable([""], time.monotonic)
         self.table.set_cluster(cluster("n1", "n2"))
         self.returned: list[tuple[ListenerKey, MACAddress]] = []
+        self.mended: list[LoadBalancerKey] = []
         self.reported: list[LoadBalancerKey] = []
         self.claims: list[tuple[IPAddress, str]] = []
         self.forwarder = NetworkForwarder(
@@ -49,6 +50,7 @@ class World:
             defended=lambda vip, mac: self.claims.append((vip, mac)),
             beside=nothing,
             returned=lambda listener, mac: self.returned.append((listener, mac)),
+            mended=self.mended.extend,
             nat_families=frozenset({4}),
             jitter=lambda: 0.0,
         )
@@ -182,13 +184,34 @@ async def test_what_others_break_is_mended(monkeypatch: pytest.MonkeyPatch) -> N
     async with world.running():
         world.put()
         await world.until(world.in_line)
+        assert world.mended == []
         world.network.tamper(key("10.0.0.100"), Forward(GroupId(0), 1))
         await world.until(world.in_line)
+        assert world.mended == [A]
         world.network.flush()
         world.network.vips.clear()
         await world.until(world.in_line)
         world.network.vips.add(ip_address("10.0.0.77"))
         await world.until(world.in_line)
+
+
+async def test_what_the_kernel_can_t_take_keeps_nothing_else_out() -> None:
+    """A node whose address is the load balancer's own: that one is told, and the others are served."""
+    world = World()
+    async with world.running():
+        await world.until(lambda: world.network.static)
+        world.table.set_cluster(cluster("n1", "n2"))
+        world.put("b", "10.0.0.11")
+        world.put()
+        await world.until(lambda: world.forwarder.problem([ip_address("10.0.0.11")]) is not None)
+        await world.until(lambda: key("10.0.0.100") in world.network.ledger.forwards)
+        problem = world.forwarder.problem([ip_address("10.0.0.11")])
+        assert problem is not None
+        assert problem.reason == "KernelRefused"
+        assert "has that very address as a node" in problem.message
+        assert world.forwarder.problem([VIP]) is None
+        world.delete("b")
+        await world.until(lambda: world.forwarder.problem([ip_address("10.0.0.11")]) is None)
 
 
 async def test_a_new_agent_adopts_and_sweeps() -> None:
