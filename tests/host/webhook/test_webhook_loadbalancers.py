@@ -37,35 +37,43 @@ def denied(outcome: Outcome, field: str, text: str) -> None:
     ("spec", "field", "text"),
     [
         ({"listeners": []}, "spec.listeners", "needs at least one listener"),
-        ({"listeners": [HTTP, {**HTTP, "port": 81}]}, "spec.listeners", "two listeners have the same name"),
+        ({"listeners": [HTTP, {**HTTP, "port": 81}]}, "spec.listeners", 'two listeners have the same name, "http"'),
         (
             {"listeners": [HTTP, {**HTTP, "name": "x"}]},
             "spec.listeners",
-            "two listeners have the same port and protocol",
+            "two listeners have the same port and protocol, 80",
         ),
         ({"listeners": [{**HTTP, "port": 0}]}, "spec.listeners[0].port", "greater than or equal to 1"),
         ({"listeners": [{**HTTP, "port": 65536}]}, "spec.listeners[0].port", "less than or equal to 65535"),
-        ({"listeners": [{"name": "x", "port": 80}]}, "spec.listeners", "needs a backendPort, the machine's port"),
+        (
+            {"listeners": [{"name": "x", "port": 80}]},
+            "spec.listeners",
+            "the listener of port 80 needs a backendPort, the machine's port",
+        ),
         (
             {"listeners": [{**HTTP, "backendPort": 70000}]},
             "spec.listeners[0].backendPort",
             "less than or equal to 65535",
         ),
         ({"listeners": [{**HTTP, "protocol": "SCTP"}]}, "spec.listeners[0].protocol", 'Unsupported value: "SCTP"'),
-        ({"healthCheck": {"port": 81}}, "spec.healthCheck.port", "must be the backendPort of a TCP listener"),
+        ({"healthCheck": {"port": 81}}, "spec.healthCheck.port", "81 must be the backendPort of a TCP listener"),
         (
             {"listeners": [{**HTTP, "protocol": "UDP"}], "healthCheck": {"port": 8080}},
             "spec.healthCheck.port",
-            "must be the backendPort of a TCP listener",
+            "8080 must be the backendPort of a TCP listener",
         ),
         *(
             ({"healthCheck": {"port": 8080, key: 0}}, f"spec.healthCheck.{key}", "greater than or equal to 1")
             for key in ("successThreshold", "failureThreshold", "periodSeconds", "timeoutSeconds")
         ),
-        ({"addresses": ["banana"]}, "spec.addresses", "addresses must be IP addresses"),
-        ({"addresses": ["10.0.0.5", "10.0.0.6"]}, "spec.addresses", "two addresses must be one of each family"),
-        ({"ipFamilies": ["IPv4", "IPv4"]}, "spec.ipFamilies", "ipFamilies must not name a family twice"),
-        ({"sourceRanges": ["banana"]}, "spec.sourceRanges", "sourceRanges must be CIDRs"),
+        ({"addresses": ["banana"]}, "spec.addresses", '"banana" is no IP address'),
+        (
+            {"addresses": ["10.0.0.5", "10.0.0.6"]},
+            "spec.addresses",
+            "two addresses must be one of each family: 10.0.0.5 and 10.0.0.6 are not",
+        ),
+        ({"ipFamilies": ["IPv4", "IPv4"]}, "spec.ipFamilies", "ipFamilies must not name a family twice: IPv4"),
+        ({"sourceRanges": ["banana"]}, "spec.sourceRanges", '"banana" is no CIDR'),
         ({"workloadType": "pod"}, "spec.workloadType", 'Unsupported value: "pod"'),
         ({"ipam": "static"}, "spec.ipam", 'Unsupported value: "static"'),
     ],
