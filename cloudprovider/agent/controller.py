@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -20,6 +20,7 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
+from cloudprovider.dhcp.api import Counts
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
@@ -94,6 +95,10 @@ class AgentController:
             if forwarder.trouble
         ]
         return reasons
+
+    def dhcp_counts(self) -> Mapping[str, Counts]:
+        """What the DHCP client of each network sent, received and dropped, since this controller was made."""
+        return {network or "management": leases.counts() for network, leases in self._leases.items()}
 
     async def run(self) -> None:
         """Serve until cancelled. Nothing is taken away before the objects have been read."""

@@ -14,7 +14,7 @@ from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, DhcpLease, L
 from cloudprovider.core.errors import CloudProviderError, DataPlaneError
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Segment
-from cloudprovider.dhcp.api import DhcpClient, Lease, LeaseRequest
+from cloudprovider.dhcp.api import Counts, DhcpClient, Lease, LeaseRequest
 from cloudprovider.dhcp.effects import Reason
 from cloudprovider.dhcp.identity import client_identity
 
@@ -49,6 +49,8 @@ class Leases:
         self._now = now
         self._jitter = jitter
         self._client: DhcpClient | None = None
+        self._counts = Counts()
+        """Of the clients before this one."""
         self._wanted: dict[LoadBalancerKey, LeaseRequest] = {}
         self._refused: dict[LoadBalancerKey, Problem] = {}
         self._released: dict[LoadBalancerKey, LeaseRequest] = {}
@@ -104,6 +106,10 @@ class Leases:
         lease = self._lease(key)
         shown = None if lease is None else _shown(lease, self._network, self._wanted[key].identity)
         return Leasing(shown, self._refused.get(key) or self._problem(key))
+
+    def counts(self) -> Counts:
+        """What was sent, received and dropped."""
+        return self._counts if self._client is None else self._counts + self._client.counts()
 
     def _lease(self, key: LoadBalancerKey) -> Lease | None:
         if key not in self._wanted:
@@ -176,6 +182,7 @@ class Leases:
         try:
             await client.run()
         finally:
+            self._counts += client.counts()
             self._client = None
             for key, request in self._wanted.items():  # what it had, for the next one
                 self._wanted[key] = replace(request, remembered=client.state(key).lease)

@@ -186,7 +186,8 @@ async def test_an_outage_of_the_api_server_ends_no_lease() -> None:
 
 async def test_a_client_that_fails_is_replaced_and_its_leases_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    async with running(world.agent()):
+    agent = world.agent()
+    async with running(agent):
         await world.serve_by_dhcp()
 
         async def fail() -> None:
@@ -202,6 +203,10 @@ async def test_a_client_that_fails_is_replaced_and_its_leases_go_on(monkeypatch:
         await until(lambda: len(world.leases) == 2, 20)
         assert await world.lease() == FIRST
         assert await world.held() == [FIRST]
+        await until(lambda: world.leases[1].counts().sent.get("discover"))
+        discovers = sum(client.counts().sent["discover"] for client in world.leases)
+        counted = f'dhcp_messages_total{{network="management",direction="sent",type="discover"}} {discovers}\n'
+        assert counted in agent.metrics(), "what the client before has sent counts too"
     assert world.network.announced == [ip_address(FIRST)]
 
 
