@@ -36,9 +36,12 @@ def exhausted(want: Want, view: PoolView) -> str:
 
 
 def quota_exceeded(want: Want, pool: str, limit: int) -> str:
-    """Say that a tenant has as many addresses as it may; ``pool`` empty: of all pools."""
+    """Say that a tenant has as many addresses as it may; ``pool`` empty: of all pools, and by DHCP."""
     whose = f'the guest cluster "{want.tenant}"' if "/" in want.tenant else f'the namespace "{want.tenant}"'
     where = f'of the pool "{pool}" ' if pool else ""
+    if not pool and want.leased:
+        limit += want.leased
+        where = f"({want.leased} of them by DHCP) "
     rule = "the pool's addressesPerTenant" if pool else "its GuestCluster's quota.addresses"
     return (
         f"{whose} has all {limit} addresses {where}that {rule} allows:"

@@ -172,6 +172,8 @@ class LoadBalancers:
 
     def _changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
         self._tell_group(old, new)
+        if old is not None and old.spec.ipam == "dhcp" and (new is None or new.spec.ipam != "dhcp"):
+            self.batches.retry_limited()
         if new is None:
             if old is not None:
                 self.batches.forget(old.key)
