@@ -226,6 +226,22 @@ async def test_a_pool_in_use(served: Served, admin: Admin, client: HttpKubeClien
     assert (await admin.delete(made)).done
 
 
+async def test_deleting_many_at_once_takes_none_in_use(
+    served: Served, admin: Admin, client: HttpKubeClient, network: str
+) -> None:
+    """A request to delete a collection carries no name."""
+    name = name_of(network)
+    made = pool(name, SUBNET, selector={"network": network})
+    labelled = {**made, "metadata": {**made["metadata"], "labels": {"together": name}}}
+    assert (await admin.create(labelled)).done
+    stored = await client.create(IPBLOCKS, block(name, "10.0.0.0", n5=WEB))
+    outcome = await admin.delete_all(made, f"together={name}")
+    assert (outcome.code, outcome.reason) == (409, "Conflict")
+    assert f'the pool "{name}" is in use: 10.0.0.5 (default/web); delete these first' in outcome.message
+    await client.delete(IPBLOCKS, "", stored.metadata.name)
+    assert (await admin.delete_all(made, f"together={name}")).done
+
+
 async def test_manually_releasing_an_address(
     served: Served, admin: Admin, client: HttpKubeClient, network: str
 ) -> None:
