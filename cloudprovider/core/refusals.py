@@ -12,9 +12,9 @@ WAITING = (
 
 def not_in_pool(address: IPAddress, view: PoolView) -> str:
     """Say why a pool does not hand out an address."""
-    for overlap in view.overlaps:
+    for overlap in view.overlaps:  # not by its name: it may be another tenant's
         if any(s.version == address.version and s.low <= int(address) <= s.high for s in overlap.segments):
-            return f'{address} is handed out by the older pool "{overlap.other}": name that pool'
+            return f"{address} is handed out by an older pool of the network: ask for another address, or for none"
     if view.configured is not None and address in view.configured.gateways:
         return f"{address} is a gateway: ask for another address"
     return f'{address} is not in the ranges of the pool "{view.name}": ask for one that is, or for none'

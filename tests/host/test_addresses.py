@@ -9,14 +9,14 @@ import pytest
 
 from cloudprovider.bridge.api import Hello, QuotaExceeded
 from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterSpec
-from cloudprovider.core.api.pool import MANUALLY_RELEASE_ANNOTATION, IPPool, Range, Reservation
+from cloudprovider.core.api.pool import MANUALLY_RELEASE_ANNOTATION, Allocation, IPPool, Range, Reservation
 from cloudprovider.core.conditions import find
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest, ServiceKey, Tenant
 from cloudprovider.core.lbobject import wanted_object
 from cloudprovider.host.assembly import Host
-from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS
+from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.host.test_moves import until_allocated
-from tests.host.views import given, refused, seen, vm
+from tests.host.views import given, refused, seen, told, vm
 from tests.host.world import World, eventually, guest_cluster, pool, subnet
 
 TENANT = Tenant("team-a", "blue")
@@ -207,12 +207,30 @@ class TestByHand:
             await world.client.merge_patch(IPPOOLS, "", "p", release)
             await eventually(lambda: not annotated(host), "the annotation's end")
             assert set(await world.allocations()) == {address}  # the load balancer is there: nothing is released
+            assert "still exists" in (await told(world, "NotReleased")).message
             await world.client.merge_patch(LOADBALANCERS, *vm().key, {"metadata": {"finalizers": None}})
         await world.client.delete(LOADBALANCERS, *vm().key)
         await world.client.merge_patch(IPPOOLS, "", "p", release)
         async with world.host() as host:
             await until_allocated(world, host, set())
             await eventually(lambda: not annotated(host), "the annotation's end")
+
+    async def test_a_record_that_the_audit_would_find_only_later(self, world: World) -> None:
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        async with world.host() as host:
+            await world.client.create(LOADBALANCERS, vm())
+            address = await given(host, vm())
+            (block,) = await world.blocks()
+            dangling = {**block.spec.allocations, "192.0.2.9": Allocation(owner="team-a/gone", uid="u1")}
+            spec = msgspec.structs.replace(block.spec, allocations=dangling)
+            await world.client.replace(IPBLOCKS, msgspec.structs.replace(block, spec=spec))
+            await until_allocated(world, host, {address, "192.0.2.9"})
+            release = {"metadata": {"annotations": {MANUALLY_RELEASE_ANNOTATION: "192.0.2.9: team-a/gone"}}}
+            await world.client.merge_patch(IPPOOLS, "", "p", release)
+            await until_allocated(world, host, {address})
+            await eventually(lambda: not annotated(host), "the annotation's end")
+            message = (await told(world, "Released")).message
+            assert message == "192.0.2.9 of team-a/gone, which is gone, is given back as the annotation asks"
 
 
 def annotated(host: Host) -> bool:
