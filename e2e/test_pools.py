@@ -82,7 +82,10 @@ def test_why_a_service_waits_is_told_pool_by_pool(scenario: Scenario) -> None:
         (allocated,) = (c for c in status["conditions"] if c["type"] == "Allocated")
         assert (allocated["status"], allocated["reason"], allocated["message"]) == ("False", "NoPoolMatches", said)
 
-        annotate(scenario, "web", network=None)  # what the message said would change it
+        annotate(scenario, "web", ip_pool=others.name, network=None)
+        said = wait_said(scenario, "web", "PoolNotFound")
+        assert said.startswith(f'there is no pool "{others.name}" open to this cluster: name one of lan, reserved, or')
+        annotate(scenario, "web", ip_pool=None)  # what the message said would change it
         assert world.pool_holds("lan", guest.wait_address("web"))
         wait_for("the condition", lambda: guest.condition("web", READY)["status"] == "True")
     finally:

@@ -105,6 +105,7 @@ async def test_a_lease_is_forwarded_outlives_the_agent_and_is_given_back(lan: La
             assert (first.server, first.prefix_length) == (str(SUBNET[2]), SUBNET.prefixlen)
             vip = ip_address(first.ip)
             assert lan.server.wait_for_leases(1) == {vip}
+            assert f" {vip} a " in (lan.server.folder / "leases").read_text(), "its host name"
             await world.copy_lease()
             await until(world.holds, 10)
             reader, writer = await lan.client.connect(vip, 80)

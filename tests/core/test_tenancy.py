@@ -75,6 +75,8 @@ class TestLimits:
         with pytest.raises(NotPermitted) as refused:
             check_request(TENANT, "", GuestClusterSpec(pools=["p", "a"]), asked)
         (violation,) = refused.value.violations
+        with pytest.raises(NotPermitted, match="the management network is not open to this cluster"):
+            check_request(TENANT, "", GuestClusterSpec(networks=["default/vlan1"]), asked)
         assert violation.field == "metadata.annotations[cloudprovider.harvesterhci.io/ipam]"
         assert violation.reason == "DHCPNotPermitted"
         assert "(a, p), not by DHCP: set the annotation to pool" in violation.message

@@ -258,5 +258,7 @@ class TestFilling:
             found = find(host.caches.pools.objects["", "p"].status.conditions, "Full")
             assert found is not None
             assert found.message == "all 4 addresses are allocated or kept: an operator must add a range"
+            assert found.message in (await told(world, "NoAddressLeft")).message
             await world.client.delete(LOADBALANCERS, *vm("lb0").key)
             await until("True", "")
+            await told(world, "AddressesLeft")
