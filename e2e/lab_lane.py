@@ -34,11 +34,14 @@ class LabWorld:
     def api(self, side: Side) -> Api:
         return self.lab.plane(side).api
 
+    def kubectl(self, side: Side, *arguments: str) -> str:
+        return self.lab.plane(side).kubectl(*arguments)
+
     def pool_holds(self, pool: str, address: str) -> bool:
         return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)
 
-    def dhcp(self) -> AbstractContextManager[Leases]:
-        return self.lab.dhcp_server()
+    def dhcp(self, *, lease_seconds: int = 3600) -> AbstractContextManager[Leases]:
+        return self.lab.dhcp_server(lease_seconds)
 
     def intruder(self, address: str) -> AbstractContextManager[str]:
         return self.lab.intruder(address)

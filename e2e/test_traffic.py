@@ -49,7 +49,8 @@ def test_type_changed_away_and_back(scenario: Scenario) -> None:
     scenario.wait_silent(address, WEB)
     scenario.world.wait_until_agreed()  # neither address nor finalizer is left on it
     scenario.guest.set_type("web", "LoadBalancer")
-    scenario.wait_answer(scenario.guest.wait_address("web"), WEB)
+    assert scenario.guest.wait_address("web") == address  # the same owner, and nobody has taken it
+    scenario.wait_answer(address, WEB)
 
 
 def test_deleted(scenario: Scenario) -> None:

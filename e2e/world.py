@@ -22,6 +22,10 @@ class Leases(Protocol):
         """The addresses that are leased now."""
         ...
 
+    def down(self) -> AbstractContextManager[None]:
+        """The server is stopped meanwhile; it keeps its leases."""
+        ...
+
 
 class World(Protocol):
     """Host and guest cluster, our programs, and a client on the LAN."""
@@ -35,11 +39,15 @@ class World(Protocol):
         """A cluster's API server, as its administrator."""
         ...
 
+    def kubectl(self, side: Side, *arguments: str) -> str:
+        """What kubectl shows to a cluster's administrator."""
+        ...
+
     def pool_holds(self, pool: str, address: str) -> bool:
         """Whether the address is one of the pool's; pools are "lan" (chosen by itself) and "reserved" (by name)."""
         ...
 
-    def dhcp(self) -> AbstractContextManager[Leases]:
+    def dhcp(self, *, lease_seconds: int = 3600) -> AbstractContextManager[Leases]:
         """A DHCP server on the LAN, with a range apart from all pools."""
         ...
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -23,6 +23,7 @@ from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.returns import Returns
 from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
+from cloudprovider.dhcp.api import Counts
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
@@ -106,6 +107,10 @@ class AgentController:
             if forwarder.trouble
         ]
         return reasons
+
+    def dhcp_counts(self) -> Mapping[str, Counts]:
+        """What the DHCP client of each network sent, received and dropped, since this controller was made."""
+        return {network or "management": leases.counts() for network, leases in self._leases.items()}
 
     async def run(self) -> None:
         """Serve until cancelled. Nothing is taken away before the objects have been read."""

@@ -11,10 +11,11 @@ from typing import Final
 
 from cloudprovider.core.agentstatus import Leasing
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, DhcpLease, LoadBalancer
-from cloudprovider.core.errors import CloudProviderError, DataPlaneError
+from cloudprovider.core.errors import CloudProviderError, DataPlaneError, InvalidRequest
+from cloudprovider.core.rules.loadbalancers import dhcp_violations
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Segment
-from cloudprovider.dhcp.api import DhcpClient, Lease, LeaseRequest
+from cloudprovider.dhcp.api import Counts, DhcpClient, Lease, LeaseRequest
 from cloudprovider.dhcp.effects import Reason
 from cloudprovider.dhcp.identity import client_identity
 
@@ -49,6 +50,8 @@ class Leases:
         self._now = now
         self._jitter = jitter
         self._client: DhcpClient | None = None
+        self._counts = Counts()
+        """Of the clients before this one."""
         self._wanted: dict[LoadBalancerKey, LeaseRequest] = {}
         self._refused: dict[LoadBalancerKey, Problem] = {}
         self._released: dict[LoadBalancerKey, LeaseRequest] = {}
@@ -104,6 +107,10 @@ class Leases:
         lease = self._lease(key)
         shown = None if lease is None else _shown(lease, self._network, self._wanted[key].identity)
         return Leasing(shown, self._refused.get(key) or self._problem(key))
+
+    def counts(self) -> Counts:
+        """What was sent, received and dropped."""
+        return self._counts if self._client is None else self._counts + self._client.counts()
 
     def _lease(self, key: LoadBalancerKey) -> Lease | None:
         if key not in self._wanted:
@@ -176,6 +183,7 @@ class Leases:
         try:
             await client.run()
         finally:
+            self._counts += client.counts()
             self._client = None
             for key, request in self._wanted.items():  # what it had, for the next one
                 self._wanted[key] = replace(request, remembered=client.state(key).lease)
@@ -190,12 +198,16 @@ class Leases:
             remembered = known.remembered
         else:
             remembered = None if key in self._returned else _remembered(lb.status.lease, self._network)
-        try:
-            request = LeaseRequest(key=key, identity=lb.metadata.uid, hostname=_hostname(lb), remembered=remembered)
-        except CloudProviderError as wrong:
-            self._refused[key] = Problem("InvalidHostname", f"{wrong}.")
-            return
-        self._refused.pop(key, None)
+        hostname = _hostname(lb)
+        wrong = _wrong(lb, hostname)
+        if wrong is None:
+            self._refused.pop(key, None)
+        else:
+            self._refused[key] = wrong
+            if known is not None or remembered is None:
+                return
+            hostname = ""  # the lease that it has from an agent before this one stays
+        request = LeaseRequest(key=key, identity=lb.metadata.uid, hostname=hostname, remembered=remembered)
         self._wanted[key] = request
         if request != known and self._client is not None:
             self._ask(self._client, key, request)
@@ -223,6 +235,17 @@ class Leases:
             self._client.drop(request.key, release=True)
         else:
             self._released[request.key] = request
+
+
+def _wrong(lb: LoadBalancer, hostname: str) -> Problem | None:
+    """Why no lease can be asked for as the load balancer asks."""
+    if violations := tuple(dhcp_violations(lb.spec)):
+        return Problem("InvalidSpec", f"{InvalidRequest(*violations)}.")
+    try:
+        LeaseRequest(key=lb.key, identity=lb.metadata.uid, hostname=hostname)
+    except InvalidRequest as error:
+        return Problem("InvalidHostname", f"{error}.")
+    return None
 
 
 def _hostname(lb: LoadBalancer) -> str:

@@ -15,6 +15,7 @@ from cloudprovider import __version__
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
 from cloudprovider.agent.leases import Connect
+from cloudprovider.agent.metrics import exposition_of_dhcp
 from cloudprovider.agent.ownership import Ownership
 from cloudprovider.dataplane.api import DataPlane, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
@@ -71,6 +72,10 @@ class Agent:
         return (
             () if self._heard else (f"the API server has not said yet which agent of {self._config.instance} serves",)
         )
+
+    def metrics(self) -> str:
+        """Our own metrics, in Prometheus' text format."""
+        return exposition_of_dhcp({} if self._controller is None else self._controller.dhcp_counts())
 
     async def run(self) -> None:
         """Work until cancelled. Rules and addresses stay in the kernel for the next agent."""
@@ -169,7 +174,7 @@ async def _serve(agent: Agent, config: AgentConfig, requests: RequestCounter) ->
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    probes = Probes(ready=lambda: agent.not_ready, metrics=lambda: exposition(requests))
+    probes = Probes(ready=lambda: agent.not_ready, metrics=lambda: exposition(requests) + agent.metrics())
     async with serve(config.endpoint, probes):
         with contextlib.suppress(asyncio.CancelledError):
             await task

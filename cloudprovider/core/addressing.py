@@ -1,6 +1,6 @@
 """One load balancer's way to its addresses: what it asks for, which of what it has fits that, and what it lacks.
 
-What stands in the blocks is the truth. An address moves only where the request names another one: by pool, network,
+What stands in the blocks is the truth. An address moves only where the request is for another one: by pool, network,
 mode, address, family, or the Service to share with. A pool that would be chosen today instead, or limits that have
 become narrower, move nothing.
 """
@@ -88,9 +88,14 @@ def misfit(lb: LoadBalancer, held: Held, views: Mapping[str, PoolView]) -> str:
         return f"the address {asked[0]}"
     network = lb.metadata.annotations.get(NETWORK_ANNOTATION, "")
     view = views.get(held.pool)
-    if network and view is not None and view.network != network:
+    if view is None or view.network == network:
+        return ""
+    if network:
         return f'the network "{network}"'
-    return ""
+    # Without a word it is the management network, but for who names a pool (that is on its own), or a Service to share
+    # with. A machine's may be of times when nobody asked: Harvester gives it an address of whichever network.
+    guests_own = spec.workload_type == "cluster" and not spec.ip_pool and not spec.primary_service
+    return "the management network" if guests_own else ""
 
 
 def is_optional(lb: LoadBalancer, version: Version, held: Iterable[Held]) -> bool:
@@ -132,9 +137,10 @@ def wants(
     reserved: Sequence[IPAddress] = (),
     leaving: frozenset[IPAddress] = frozenset(),
     quota: int | None = None,
+    leased: int = 0,
 ) -> tuple[Want, ...]:
     """Return the wants for new addresses from one pool. ``reserved``: what the pool keeps for it; ``leaving``: what
-    they replace; ``quota``: addresses that its tenant may have."""
+    they replace; ``quota``: addresses of pools that its tenant may have, beside those ``leased``."""
     fixed = {a.version: a for a in (_parse(text) for text in lb.spec.addresses)}
     return tuple(
         Want(
@@ -148,6 +154,7 @@ def wants(
             leaving=leaving,
             tenant=tenant_of(lb),
             quota=quota,
+            leased=leased,
         )
         for version in versions
     )

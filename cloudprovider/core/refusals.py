@@ -12,9 +12,9 @@ WAITING = (
 
 def not_in_pool(address: IPAddress, view: PoolView) -> str:
     """Say why a pool does not hand out an address."""
-    for overlap in view.overlaps:
+    for overlap in view.overlaps:  # not by its name: it may be another tenant's
         if any(s.version == address.version and s.low <= int(address) <= s.high for s in overlap.segments):
-            return f'{address} is handed out by the older pool "{overlap.other}": name that pool'
+            return f"{address} is handed out by an older pool of the network: ask for another address, or for none"
     if view.configured is not None and address in view.configured.gateways:
         return f"{address} is a gateway: ask for another address"
     return f'{address} is not in the ranges of the pool "{view.name}": ask for one that is, or for none'
@@ -36,9 +36,12 @@ def exhausted(want: Want, view: PoolView) -> str:
 
 
 def quota_exceeded(want: Want, pool: str, limit: int) -> str:
-    """Say that a tenant has as many addresses as it may; ``pool`` empty: of all pools."""
+    """Say that a tenant has as many addresses as it may; ``pool`` empty: of all pools, and by DHCP."""
     whose = f'the guest cluster "{want.tenant}"' if "/" in want.tenant else f'the namespace "{want.tenant}"'
     where = f'of the pool "{pool}" ' if pool else ""
+    if not pool and want.leased:
+        limit += want.leased
+        where = f"({want.leased} of them by DHCP) "
     rule = "the pool's addressesPerTenant" if pool else "its GuestCluster's quota.addresses"
     return (
         f"{whose} has all {limit} addresses {where}that {rule} allows:"

@@ -94,6 +94,13 @@ def _outside_limits(spec: GuestClusterSpec, request: LoadBalancerRequest) -> Ite
             message=f'the pool "{request.ip_pool}" is not open to this cluster: name one of'
             f" {', '.join(sorted(spec.pools))}, or leave the annotation out",
         )
+    if request.ipam == "dhcp" and spec.pools:
+        yield Violation(
+            field=_ANNOTATION.format("ipam"),
+            reason="DHCPNotPermitted",
+            message="this cluster gets its addresses of the pools that the host names for it"
+            f" ({', '.join(sorted(spec.pools))}), not by DHCP: set the annotation to pool, or leave it out",
+        )
     # Who shares an address is where its primary is, and that has been checked.
     if spec.networks and not request.primary_service and request.network not in spec.networks:
         asked = f'the network "{request.network}"' if request.network else "the management network"

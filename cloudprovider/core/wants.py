@@ -32,7 +32,8 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     ``leaving``: what it has and is to be replaced. ``group``: owners whose addresses it may share, where ``fixed`` or
     ``adopt`` names one of theirs.
     ``tenant``: whom the address counts for, and ``quota`` how many addresses of all pools that one may have (None:
-    no limit). ``uid`` empty: the owner is no object, but a host ("agent/NODE").
+    no limit), beside the ``leased`` that it has by DHCP. ``uid`` empty: the owner is no object, but a host
+    ("agent/NODE").
     """
 
     owner: str
@@ -47,6 +48,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     group: frozenset[str] = frozenset()
     tenant: str = ""
     quota: int | None = None
+    leased: int = 0
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

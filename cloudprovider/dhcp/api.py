@@ -91,6 +91,18 @@ class Counts:
     received: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
 
+    def __add__(self, other: "Counts") -> "Counts":
+        """Those of two clients."""
+        return Counts(
+            sent=_sum(self.sent, other.sent),
+            received=_sum(self.received, other.received),
+            dropped=_sum(self.dropped, other.dropped),
+        )
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in one.keys() | other.keys()}
+
 
 class DhcpClient(Protocol):
     """The leases of one network. All but ``run`` return at once; messages go out while ``run`` runs."""

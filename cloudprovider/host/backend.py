@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
@@ -77,6 +78,8 @@ class HostBackend:
         self._listeners: list[Callable[[Tenant], None]] = []
         self._locks: dict[Key, tuple[asyncio.Lock, list[None]]] = {}
         self._creating: dict[Tenant, int] = {}
+        self._leasing: Counter[Tenant] = Counter()
+        """Load balancers that begin to ask for DHCP at this moment, and that the cache does not show so yet."""
         self._marked: set[str] = set()
         caches.load_balancers.on_change(self._changed)
         caches.guest_clusters.on_change(self._tenant_changed)
@@ -131,7 +134,7 @@ class HostBackend:
             try:
                 if have is None:
                     have = await self._create(tenant, cluster, want)
-                lb = await self._update(tenant, service, have, want)
+                lb = await self._update(tenant, cluster, service, have, want)
             finally:
                 have = self._caches.load_balancers.get(*want.key)
                 if have is None:
@@ -187,23 +190,40 @@ class HostBackend:
                 subject="loadBalancers",
                 retry_after=QUOTA_SECONDS,
             )
-        self._check_addresses(tenant, cluster, want)
-        self._creating[tenant] = self._creating.get(tenant, 0) + 1
-        try:
-            made = await self._client.create(LOADBALANCERS, want)
-        except AlreadyExists:
-            made = await self._client.get(LOADBALANCERS, *want.key)
-        finally:
-            self._creating[tenant] -= 1
-            if not self._creating[tenant]:
-                del self._creating[tenant]
-        self._caches.load_balancers.observe(made)
+        with self._counted(tenant, cluster, want):
+            self._creating[tenant] = self._creating.get(tenant, 0) + 1
+            try:
+                made = await self._client.create(LOADBALANCERS, want)
+            except AlreadyExists:
+                made = await self._client.get(LOADBALANCERS, *want.key)
+            finally:
+                self._creating[tenant] -= 1
+                if not self._creating[tenant]:
+                    del self._creating[tenant]
+            self._caches.load_balancers.observe(made)
         return made
 
+    @contextmanager
+    def _counted(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> Iterator[None]:
+        """Refuse what could only wait for an address of a pool (the allocator counts again, exactly), and what would
+        be a lease too many (nobody else counts those). Until the block ends the cache has to show ``want``."""
+        self._check_addresses(tenant, cluster, want)
+        if want.spec.ipam != "dhcp":
+            yield
+            return
+        self._leasing[tenant] += 1
+        try:
+            yield
+        finally:
+            self._leasing[tenant] -= 1
+
     def _check_addresses(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> None:
-        """Refuse what could only wait for an address; the allocator counts again, exactly."""
-        most, count = cluster.spec.quota.addresses, self._book.count(tenant)
-        if count >= most and not want.spec.primary_service and not self._book.ledger.held_by(owner_of(want)):
+        most, count = cluster.spec.quota.addresses, self._book.count(tenant) + self._leasing[tenant]
+        ledger = self._book.ledger
+        has = ledger.held_by(owner_of(want))
+        if want.spec.ipam == "dhcp":  # whom it shares an address with now keep that one
+            has = tuple(h for h in has if len(ledger.owners_of(h.pool, h.address)) == 1)
+        if count >= most and not want.spec.primary_service and not has:
             raise QuotaExceeded(
                 f"the cluster has {count} addresses, its limit is {most}: delete load balancers that it no longer"
                 " needs, share an address (annotation primary-service), or ask the host's operator for more"
@@ -213,7 +233,7 @@ class HostBackend:
             )
 
     async def _update(
-        self, tenant: Tenant, service: ServiceKey, have: LoadBalancer, want: LoadBalancer
+        self, tenant: Tenant, cluster: GuestCluster, service: ServiceKey, have: LoadBalancer, want: LoadBalancer
     ) -> LoadBalancer:
         if not stands_for(have, tenant, service):
             raise BridgeError(
@@ -231,8 +251,10 @@ class HostBackend:
         patch = difference(have, want)
         if not patch:
             return have
-        changed = await self._client.merge_patch(LOADBALANCERS, *want.key, patch)
-        self._caches.load_balancers.observe(changed)
+        leases = want.spec.ipam == "dhcp" and have.spec.ipam != "dhcp"
+        with self._counted(tenant, cluster, want) if leases else nullcontext():
+            changed = await self._client.merge_patch(LOADBALANCERS, *want.key, patch)
+            self._caches.load_balancers.observe(changed)
         return changed
 
     async def _delete(self, tenant: Tenant, service: ServiceKey) -> None:

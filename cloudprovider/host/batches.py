@@ -111,6 +111,14 @@ class Batches:
         """Decide anew about all that were refused: a tenant's limits or a namespace's project have changed."""
         self._room(Room.POOLS_CHANGED)
 
+    def retry_limited(self) -> None:
+        """Decide anew about all whose tenant had no room: one of its leases no longer counts."""
+        for key, refusal in self._decided.items():
+            if refusal is not None and refusal.reason == "QuotaExceeded":
+                self._wants[key] = None
+        if self._wants:
+            self._wake()
+
     async def run(self) -> None:
         """Carry out what comes until cancelled. Refused and failed writes are logged, and tried again with backoff."""
         loop = asyncio.get_running_loop()

@@ -141,14 +141,15 @@ class AddressBook:
         if lb.spec.ipam == "dhcp":
             return Choice()  # an agent's business
         limits: TenantLimits | None = None
-        quota: int | None = None
+        quota, leased = None, 0
         if lb.spec.workload_type == "cluster":
             owner = service_of(lb)
             cluster = None if owner is None else self._caches.guest_cluster(owner[0])
             if cluster is None:
                 message = "its guest cluster has no GuestCluster object on this host: an operator must create it"
                 return Choice(refusal=Refusal("NoPoolMatches", message))
-            limits, quota = TenantLimits.of(cluster.spec), cluster.spec.quota.addresses
+            limits, leased = TenantLimits.of(cluster.spec), self._caches.leases_of(Tenant(*cluster.key))
+            quota = max(0, cluster.spec.quota.addresses - leased)
         joined = join(lb, group, held)
         if joined is not None:
             return Choice(refusal=joined) if isinstance(joined, Refusal) else Choice(joined)
@@ -177,6 +178,7 @@ class AddressBook:
                 reserved=[a for a in reserved if a in view.reserved],
                 leaving=frozenset(h.address for h in misfits),
                 quota=quota,
+                leased=leased,
             )
         )
 

@@ -90,7 +90,12 @@ class HostController:
                 extra={"address": str(one.address), "pool": one.pool, "owner": one.owner, "holder": one.holder},
             )
             if (pool := self._caches.pools.get("", one.pool)) is not None:
-                message = f"{one.address} is used by the load balancer {one.owner}, and was not recorded for it"
+                message = f"{one.address} is used by the load balancer {one.owner}, and was not recorded: it is now"
+                if one.holder:
+                    message = (
+                        f"{one.address} is shown by the load balancer {one.owner}, but recorded for {one.holder}:"
+                        f" {one.owner} gets another one"
+                    )
                 self._events.record(IPPOOLS, pool, "Warning", "AddressNotRecorded", message)
             namespace, _, name = one.owner.partition("/")
             self.load_balancers.batches.want((namespace, name))

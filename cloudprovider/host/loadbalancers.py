@@ -113,9 +113,10 @@ class LoadBalancers:
         until = rfc3339(self._now() + CONFLICT_TIME)
         releases = []
         for held, hardware_address in foreign:
+            # Without the time of day: this may come twice before the block is written, and is told once.
             message = (
                 f"{held.address} of pool {held.pool} is used on the network by {hardware_address}: another address is"
-                f" taken, and this one is not handed out before {until}"
+                f" taken, and this one is not handed out for {CONFLICT_TIME.total_seconds() / 60:g} minutes"
             )
             self._events.record(LOADBALANCERS, lb, "Warning", "AddressConflict", message)
             releases += [msgspec.structs.replace(r, conflict=hardware_address, until=until) for r in _releases((held,))]
@@ -172,6 +173,8 @@ class LoadBalancers:
 
     def _changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
         self._tell_group(old, new)
+        if old is not None and old.spec.ipam == "dhcp" and (new is None or new.spec.ipam != "dhcp"):
+            self.batches.retry_limited()
         if new is None:
             if old is not None:
                 self.batches.forget(old.key)

@@ -24,6 +24,7 @@ from cloudprovider.core.api.admission import (
     StatusDetails,
 )
 from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.api.pool import BLOCK_POOL_LABEL, MANUALLY_RELEASE_ANNOTATION, IPPool, IPPoolSpec
 from cloudprovider.core.errors import InvalidRequest, KubeError, NotFound, Unavailable, Violation
 from cloudprovider.core.naming import label_value
@@ -45,6 +46,7 @@ WARNING_LENGTH: Final = 1024
 
 _decode_review = msgspec.json.Decoder(AdmissionReview).decode
 _decode_pool = msgspec.json.Decoder(IPPool).decode
+_decode_head = msgspec.json.Decoder(KubeObject).decode
 _decode_load_balancer = msgspec.json.Decoder(LoadBalancer).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -91,7 +93,9 @@ class AdmissionWebhook:
     async def _judge(self, request: AdmissionRequest) -> Verdict:
         match request.resource.resource, request.operation:
             case IPPOOLS.plural, "DELETE":
-                return check_deletion(request.name, await self._held(request.name))
+                # Of many deleted at once (deletecollection) each is asked about, and the request names none.
+                name = request.name or _decode_head(request.old_object).metadata.name
+                return check_deletion(name, await self._held(name))
             case IPPOOLS.plural, "CREATE" | "UPDATE":
                 new = _decode_pool(request.object)
                 return await self._pool(new, _old_pool(request, new))

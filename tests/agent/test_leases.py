@@ -120,6 +120,39 @@ async def test_an_unusable_host_name_is_told_and_takes_no_lease_away() -> None:
         await until(told)
         assert await world.lease() == FIRST
         assert await world.held() == [FIRST]
+    async with running(world.agent()):  # nor after a restart
+        await until(lambda: world.leases[-1].counts().received.get("ack"))
+        await until(told)
+        assert await world.lease() == FIRST
+        assert await world.held() == [FIRST]
+    assert world.network.announced == [ip_address(FIRST)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "says", "right"),
+    [
+        ({"ip_pool": "p"}, 'spec.ipPool: the DHCP server chooses the address, not the pool "p"', {"ipPool": ""}),
+        ({"addresses": ["10.0.0.5"]}, "spec.addresses: the DHCP server chooses the address", {"addresses": []}),
+        ({"ip_families": ["IPv6"]}, "spec.ipFamilies: DHCP gives IPv4 addresses only", {"ipFamilies": ["IPv4"]}),
+        (
+            {"ip_family_policy": "RequireDualStack"},
+            "spec.ipFamilyPolicy: RequireDualStack can't be met",
+            {"ipFamilyPolicy": "SingleStack"},
+        ),
+    ],
+)
+async def test_what_dhcp_can_not_do_is_told_and_nothing_asked_for(
+    spec: dict[str, object], says: str, right: dict[str, object]
+) -> None:
+    """What the webhook would have refused, had it not been away."""
+    world = World()
+    obj = world.seed_dhcp(**spec)  # type: ignore[arg-type]
+    async with running(world.agent()):
+        await until(lambda: world.says("Leased", "InvalidSpec"))
+        assert await world.says_in("Leased", says)
+        assert not world.dhcp.owners
+        await world.client.merge_patch(LOADBALANCERS, *obj.key, {"spec": right})
+        await until(world.lease)
 
 
 async def test_what_no_longer_asks_for_a_lease_has_no_trouble_with_it() -> None:
@@ -186,7 +219,8 @@ async def test_an_outage_of_the_api_server_ends_no_lease() -> None:
 
 async def test_a_client_that_fails_is_replaced_and_its_leases_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    async with running(world.agent()):
+    agent = world.agent()
+    async with running(agent):
         await world.serve_by_dhcp()
 
         async def fail() -> None:
@@ -202,6 +236,10 @@ async def test_a_client_that_fails_is_replaced_and_its_leases_go_on(monkeypatch:
         await until(lambda: len(world.leases) == 2, 20)
         assert await world.lease() == FIRST
         assert await world.held() == [FIRST]
+        await until(lambda: world.leases[1].counts().sent.get("discover"))
+        discovers = sum(client.counts().sent["discover"] for client in world.leases)
+        counted = f'dhcp_messages_total{{network="management",direction="sent",type="discover"}} {discovers}\n'
+        assert counted in agent.metrics(), "what the client before has sent counts too"
     assert world.network.announced == [ip_address(FIRST)]
 
 

@@ -1,5 +1,6 @@
 """The agent on the kernel, with an address from a real DHCP server (dnsmasq)."""
 
+import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -84,6 +85,17 @@ async def shown(world: World) -> DhcpLease:
     return lease
 
 
+async def shout_noise(namespace: str) -> None:
+    """Broadcast from there to the port of DHCP clients what is no DHCP message."""
+    shout = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        "s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1); "
+        f"s.sendto(b'noise', ('{SUBNET.broadcast_address}', 68))"
+    )
+    child = await asyncio.create_subprocess_exec("nsenter", f"--net=/run/netns/{namespace}", "python3", "-c", shout)
+    assert await child.wait() == 0
+
+
 async def test_a_lease_is_forwarded_outlives_the_agent_and_is_given_back(lan: Lan, world: World) -> None:
     async with lan.node.serving_tcp(30080):
         async with running(lan.agent(world)):
@@ -93,13 +105,15 @@ async def test_a_lease_is_forwarded_outlives_the_agent_and_is_given_back(lan: La
             assert (first.server, first.prefix_length) == (str(SUBNET[2]), SUBNET.prefixlen)
             vip = ip_address(first.ip)
             assert lan.server.wait_for_leases(1) == {vip}
+            assert f" {vip} a " in (lan.server.folder / "leases").read_text(), "its host name"
             await world.copy_lease()
             await until(world.holds, 10)
             reader, writer = await lan.client.connect(vip, 80)
             assert await reader.readline() == b"dhcp-n1\n"
         # No agent runs: the kernel goes on.
         assert await lan.client.ask_tcp(vip, 80) == "dhcp-n1"
-        async with running(lan.agent(world)):
+        agent = lan.agent(world)
+        async with running(agent):
             await until(lambda: lan.server.process.log_text().count("DHCPACK") == 2, 10)
             assert lan.server.process.log_text().count("DHCPDISCOVER") == 1
             assert (await shown(world)).ip == first.ip
@@ -107,6 +121,11 @@ async def test_a_lease_is_forwarded_outlives_the_agent_and_is_given_back(lan: La
             assert await reader.readline() == b"still here\n"
             writer.transport.abort()
             assert lan.server.leases() == {vip}
+            await shout_noise(lan.server.link.name)
+            counted = 'cloudprovider_agent_dhcp_dropped_total{network="management",reason="short-message"} 1'
+            await until(lambda: counted in agent.metrics(), 10)
+            received = 'dhcp_messages_total{network="management",direction="received",type="ack"} 1'
+            assert received in agent.metrics()
             await world.client.delete(LOADBALANCERS, "t", "a")
 
             async def released() -> bool:

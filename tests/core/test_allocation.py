@@ -290,7 +290,8 @@ def test_overlapping_pools_of_one_network_never_give_one_address_twice() -> None
     assert grant(target, want("a", "young"), want("b", "young")) == ["10.0.0.13", "PoolExhausted"]
     refused = refusal(target, want("c", "young", fixed=IPv4Address("10.0.0.11")))
     assert refused.reason == "AddressNotInPool"
-    assert 'older pool "old"' in refused.message
+    assert "handed out by an older pool of the network" in refused.message
+    assert "old" not in refused.message.replace("older", ""), "it may be another tenant's"
 
 
 def test_what_a_younger_pool_gave_away_before_is_not_given_again_by_the_older() -> None:

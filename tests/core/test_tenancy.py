@@ -69,6 +69,18 @@ class TestLimits:
     def test_star_narrows_nothing(self) -> None:
         check_request(TENANT, "", GuestClusterSpec(), replace(request(), scope_namespace="*", scope_project="*"))
 
+    def test_dhcp_is_no_way_around_the_pools_that_are_named(self) -> None:
+        asked = replace(request(), ipam="dhcp")
+        check_request(TENANT, "", GuestClusterSpec(networks=[""]), asked)
+        with pytest.raises(NotPermitted) as refused:
+            check_request(TENANT, "", GuestClusterSpec(pools=["p", "a"]), asked)
+        (violation,) = refused.value.violations
+        with pytest.raises(NotPermitted, match="the management network is not open to this cluster"):
+            check_request(TENANT, "", GuestClusterSpec(networks=["default/vlan1"]), asked)
+        assert violation.field == "metadata.annotations[cloudprovider.harvesterhci.io/ipam]"
+        assert violation.reason == "DHCPNotPermitted"
+        assert "(a, p), not by DHCP: set the annotation to pool" in violation.message
+
     def test_everything_outside_is_named_at_once(self) -> None:
         spec = GuestClusterSpec(pools=["p"], networks=["default/vlan1"], quota=Quota(ports_per_load_balancer=2))
         asked = replace(request(3), ip_pool="other", scope_project="c-abc/p-999", scope_namespace="team-b")

@@ -1,5 +1,6 @@
 """Addresses reserved, excluded, limited, released by hand; and pools that fill up."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -7,15 +8,15 @@ import msgspec
 import pytest
 
 from cloudprovider.bridge.api import Hello, QuotaExceeded
-from cloudprovider.core.api.guestcluster import GuestClusterSpec
-from cloudprovider.core.api.pool import MANUALLY_RELEASE_ANNOTATION, IPPool, Range, Reservation
+from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterSpec
+from cloudprovider.core.api.pool import MANUALLY_RELEASE_ANNOTATION, Allocation, IPPool, Range, Reservation
 from cloudprovider.core.conditions import find
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest, ServiceKey, Tenant
 from cloudprovider.core.lbobject import wanted_object
 from cloudprovider.host.assembly import Host
-from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS
+from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.host.test_moves import until_allocated
-from tests.host.views import given, refused, seen, vm
+from tests.host.views import given, refused, seen, told, vm
 from tests.host.world import World, eventually, guest_cluster, pool, subnet
 
 TENANT = Tenant("team-a", "blue")
@@ -29,6 +30,12 @@ def with_spec(made: IPPool, **changes: Any) -> IPPool:
 def service(name: str, uid: str = "uid") -> Any:
     key = ServiceKey("default", name, uid)
     return wanted_object(TENANT, key, REQUEST, cluster_uid="c", limits=GuestClusterSpec())
+
+
+def limited_to(addresses: int) -> GuestCluster:
+    cluster = guest_cluster(TENANT)
+    quota = msgspec.structs.replace(cluster.spec.quota, addresses=addresses)
+    return msgspec.structs.replace(cluster, spec=msgspec.structs.replace(cluster.spec, quota=quota))
 
 
 class TestReserved:
@@ -122,10 +129,7 @@ class TestQuotas:
 
     async def test_of_a_guest_cluster_over_all_pools(self, world: World) -> None:
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
-        cluster = guest_cluster(TENANT)
-        quota = msgspec.structs.replace(cluster.spec.quota, addresses=1)
-        spec = msgspec.structs.replace(cluster.spec, quota=quota)
-        await world.client.create(GUESTCLUSTERS, msgspec.structs.replace(cluster, spec=spec))
+        await world.client.create(GUESTCLUSTERS, limited_to(1))
         async with world.host() as host:
             for name in ("a", "b"):
                 await world.client.create(LOADBALANCERS, service(name))
@@ -134,12 +138,48 @@ class TestQuotas:
             await world.client.delete(LOADBALANCERS, *service("a").key)
             await given(host, service("b"))
 
+    async def test_of_a_guest_cluster_counts_leases(self, world: World) -> None:
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        await world.client.create(GUESTCLUSTERS, limited_to(2))
+        lease = msgspec.structs.replace(
+            service("lease"), spec=msgspec.structs.replace(service("lease").spec, ipam="dhcp")
+        )
+        async with world.host() as host:
+            await world.client.create(LOADBALANCERS, lease)
+            await eventually(lambda: host.caches.leases_of(TENANT) == 1)
+            for name in ("a", "b"):
+                await world.client.create(LOADBALANCERS, service(name))
+            await given(host, service("a"))
+            message = await refused(host, service("b"), "QuotaExceeded")
+            assert "has all 2 addresses (1 of them by DHCP) that its GuestCluster's quota.addresses allows" in message
+            await world.client.delete(LOADBALANCERS, *lease.key)
+            await given(host, service("b"))
+
+    async def test_the_bridge_lets_no_lease_too_many_be_asked_for(self, world: World) -> None:
+        """Nobody else counts them: neither at the same moment, nor by another way."""
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        await world.client.create(GUESTCLUSTERS, limited_to(3))
+        by_dhcp = replace(REQUEST, ipam="dhcp")
+        async with world.host() as host:
+            await host.backend.connect(TENANT, Hello(cluster_uid="c", guest_version="0"))
+            first = ServiceKey("default", "first", "uid-first")
+            await host.backend.ensure(TENANT, first, REQUEST, ())
+            await given(host, service("first", "uid-first"))
+            waits = ServiceKey("default", "waits", "uid-waits")
+            await host.backend.ensure(TENANT, waits, replace(REQUEST, network="default/nowhere"), ())
+            keys = [ServiceKey("default", f"s{i}", f"uid-{i}") for i in range(6)]
+            asked = (host.backend.ensure(TENANT, key, by_dhcp, ()) for key in keys)
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            assert sum(isinstance(o, QuotaExceeded) for o in outcomes) == 4
+            assert host.controller.book.count(TENANT) == 3
+            with pytest.raises(QuotaExceeded, match="3 addresses, its limit is 3"):
+                await host.backend.ensure(TENANT, waits, by_dhcp, ())
+            await host.backend.ensure(TENANT, first, by_dhcp, ())  # instead of the one that it has
+            assert host.caches.leases_of(TENANT) == 3
+
     async def test_the_bridge_says_it_at_once(self, world: World) -> None:
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
-        cluster = guest_cluster(TENANT)
-        quota = msgspec.structs.replace(cluster.spec.quota, addresses=2)
-        spec = msgspec.structs.replace(cluster.spec, quota=quota)
-        await world.client.create(GUESTCLUSTERS, msgspec.structs.replace(cluster, spec=spec))
+        await world.client.create(GUESTCLUSTERS, limited_to(2))
         async with world.host() as host:
             await host.backend.connect(TENANT, Hello(cluster_uid="c", guest_version="0"))
             keys = [ServiceKey("default", name, f"uid-{name}") for name in ("web", "lease", "more", "sharer")]
@@ -167,12 +207,30 @@ class TestByHand:
             await world.client.merge_patch(IPPOOLS, "", "p", release)
             await eventually(lambda: not annotated(host), "the annotation's end")
             assert set(await world.allocations()) == {address}  # the load balancer is there: nothing is released
+            assert "still exists" in (await told(world, "NotReleased")).message
             await world.client.merge_patch(LOADBALANCERS, *vm().key, {"metadata": {"finalizers": None}})
         await world.client.delete(LOADBALANCERS, *vm().key)
         await world.client.merge_patch(IPPOOLS, "", "p", release)
         async with world.host() as host:
             await until_allocated(world, host, set())
             await eventually(lambda: not annotated(host), "the annotation's end")
+
+    async def test_a_record_that_the_audit_would_find_only_later(self, world: World) -> None:
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        async with world.host() as host:
+            await world.client.create(LOADBALANCERS, vm())
+            address = await given(host, vm())
+            (block,) = await world.blocks()
+            dangling = {**block.spec.allocations, "192.0.2.9": Allocation(owner="team-a/gone", uid="u1")}
+            spec = msgspec.structs.replace(block.spec, allocations=dangling)
+            await world.client.replace(IPBLOCKS, msgspec.structs.replace(block, spec=spec))
+            await until_allocated(world, host, {address, "192.0.2.9"})
+            release = {"metadata": {"annotations": {MANUALLY_RELEASE_ANNOTATION: "192.0.2.9: team-a/gone"}}}
+            await world.client.merge_patch(IPPOOLS, "", "p", release)
+            await until_allocated(world, host, {address})
+            await eventually(lambda: not annotated(host), "the annotation's end")
+            message = (await told(world, "Released")).message
+            assert message == "192.0.2.9 of team-a/gone, which is gone, is given back as the annotation asks"
 
 
 def annotated(host: Host) -> bool:
@@ -200,5 +258,7 @@ class TestFilling:
             found = find(host.caches.pools.objects["", "p"].status.conditions, "Full")
             assert found is not None
             assert found.message == "all 4 addresses are allocated or kept: an operator must add a range"
+            assert found.message in (await told(world, "NoAddressLeft")).message
             await world.client.delete(LOADBALANCERS, *vm("lb0").key)
             await until("True", "")
+            await told(world, "AddressesLeft")

@@ -1,6 +1,7 @@
 """The host over a real API server, under the rights and policies that it is installed with."""
 
 import asyncio
+import itertools
 import random
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -148,6 +149,28 @@ async def test_killed_in_a_burst_no_address_moves_doubles_or_leaks(world: World)
         await host.controller.load_balancers.queue.idle()
     assert {key: after[key] for key in before} == before
     assert await world.allocations() == {address: "/".join(object_key(TENANT, key)) for key, address in after.items()}
+
+
+async def test_two_hosts_at_once_give_no_address_twice(world: World) -> None:
+    """By mistake: each decides about all, and only one write of a block wins."""
+    keys = services(60)
+    async with world.host() as one, world.host() as other, world.agent(one):
+        await one.backend.connect(TENANT, _hello())
+        both = itertools.cycle((one, other))
+        await asyncio.gather(*(next(both).backend.ensure(TENANT, key, REQUEST, ()) for key in keys))
+        states = one.backend.states(TENANT).states
+        await eventually(lambda: len(states) == 60 and all(s.addresses for s in states.values()), "every address is up")
+        for host in (one, other):
+            await host.controller.load_balancers.queue.idle()
+        shown = {str(state.addresses[0].ip) for state in states.values()}
+        assert len(shown) == 60
+
+        def is_agreed() -> bool:
+            blocks = one.caches.blocks.objects.values()
+            return {a for block in blocks for a in block.spec.allocations} == shown
+
+        await eventually(is_agreed, "what one gave beside the other is given back")
+    assert set(await world.allocations()) == shown
 
 
 async def test_a_pools_trouble_is_told_as_an_event(world: World) -> None:

@@ -216,6 +216,8 @@ class TestKeeping:
             for i in range(3):
                 await given(host, vm(f"new{i}"))
             assert seen(host, old).status.address == "192.0.2.2"
+            event = await told(world, "AddressNotRecorded")
+            assert event.message == "192.0.2.2 is used by the load balancer team-a/old, and was not recorded: it is now"
         allocations = await world.allocations()
         assert allocations["192.0.2.2"] == "team-a/old"
         assert len(allocations) == 4
@@ -230,6 +232,10 @@ class TestKeeping:
         async with world.host() as host:
             await eventually(lambda: seen(host, wrong).status.address == "192.0.2.3")
             assert seen(host, vm("right")).status.address == "192.0.2.2"
+            assert (await told(world, "AddressNotRecorded")).message == (
+                "192.0.2.2 is shown by the load balancer team-a/wrong, but recorded for team-a/right: team-a/wrong gets"
+                " another one"
+            )
 
     async def test_a_second_record_is_given_back(self, world: World) -> None:
         """Of two hosts that ran at once, each from a block of its own."""

@@ -2,15 +2,18 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
-from cloudprovider.core.exchange import ServiceKey
+from cloudprovider.core.exchange import Listener, LoadBalancerRequest, ServiceKey, Tenant
+from cloudprovider.core.lbobject import wanted_object
 from cloudprovider.core.lbstate import state_of
 from cloudprovider.host.assembly import Host
-from cloudprovider.kube.resources import IPPOOLS, LOADBALANCERS
+from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS
 from tests.host.views import condition, given, seen, vm
-from tests.host.world import World, eventually, pool, subnet
+from tests.host.world import World, eventually, guest_cluster, pool, subnet
 
 SERVICE = ServiceKey("default", "web", "uid")
 
@@ -62,6 +65,36 @@ async def test_the_old_one_stays_until_the_new_one_is_up(world: World, kind: str
             await eventually(lambda: set(seen(host, vm()).status.holder.addresses) == {target})  # type: ignore[union-attr]
             await until_allocated(world, host, {target})
         assert coming(host) == []
+
+
+async def test_without_the_annotation_network_a_guests_service_moves_to_the_management_network(world: World) -> None:
+    """That is what it asks for then. Who names a pool is on that pool's network, and a machine's stays."""
+    await two_pools(world)
+    tenant = Tenant("team-a", "blue")
+    await world.client.create(GUESTCLUSTERS, guest_cluster(tenant))
+
+    def service(name: str, network: str = "", **request: Any) -> LoadBalancer:
+        asked = LoadBalancerRequest(listeners=(Listener("", "TCP", 80, 30080),), network=network, **request)
+        limits = GuestClusterSpec()
+        return wanted_object(tenant, ServiceKey("default", name, "uid"), asked, cluster_uid="c", limits=limits)
+
+    machine = vm()
+    annotations = {NETWORK_ANNOTATION: "default/vlan2"}
+    machine = msgspec.structs.replace(
+        machine, metadata=msgspec.structs.replace(machine.metadata, annotations=annotations)
+    )
+    there = [service("web", "default/vlan2"), service("named", "default/vlan2", ip_pool="other"), machine]
+    async with world.host() as host, world.agent(host):
+        for lb in there:
+            await world.client.create(LOADBALANCERS, lb)
+            assert (await given(host, lb)).startswith("203.0.113.")
+            await eventually(lambda lb=lb: seen(host, lb).status.holder is not None)  # type: ignore[misc]
+        for lb in reversed(there):
+            patch = {"metadata": {"annotations": {NETWORK_ANNOTATION: None}}}
+            await world.client.merge_patch(LOADBALANCERS, *lb.key, patch)
+        await eventually(lambda: seen(host, there[0]).status.address == "192.0.2.2", "the move")
+        await until_allocated(world, host, {"192.0.2.2", "203.0.113.3", "203.0.113.4"})
+        assert [seen(host, lb).status.address for lb in there[1:]] == ["203.0.113.3", "203.0.113.4"]
 
 
 async def test_a_guest_is_told_once(world: World) -> None:

@@ -58,6 +58,7 @@ async def told(world: World, reason: str) -> Event:
     found: list[Event] = []
     async with asyncio.timeout(LIMIT):
         while not found:
+            await asyncio.sleep(0.005)
             found = [e for e in (await world.client.list(EVENTS)).items if e.reason == reason]
-    (event,) = found
-    return event
+    assert len(found) == 1, [(e.involved_object.name, e.message) for e in found]
+    return found[0]

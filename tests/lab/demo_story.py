@@ -19,8 +19,9 @@ from tests.lab import checker, snapshot
 from tests.lab.build import BuildError
 from tests.lab.client import ApiError
 from tests.lab.controlplane import ControlPlane
-from tests.lab.lab import POOL, POOLS_PATH, RESERVED_POOL, Lab
+from tests.lab.lab import POOL, RESERVED_POOL, Lab
 from tests.lab.process import LabError, wait_for
+from tests.lab.programs import POOLS_PATH
 from tests.lab.workload import POOL_ANNOTATION, Port, Workspace, service
 
 NAMESPACE = "demo"

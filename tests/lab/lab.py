@@ -12,13 +12,13 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Literal, Self
 
 from tests.dhcp.lan import Station
-from tests.dhcp.servers import Dnsmasq, Terms
+from tests.dhcp.servers import Kea, Server, Terms
 from tests.lab import programs
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
@@ -26,7 +26,7 @@ from tests.lab.network import Lan, Namespace, Subnets, require_sandbox, run
 from tests.lab.node import GuestNode, GuestNodes, HostNode, ProxyMode
 from tests.lab.pod import now
 from tests.lab.process import LabError
-from tests.lab.programs import BRIDGE_PORT, Outcome, Program
+from tests.lab.programs import BRIDGE_PORT, POOLS_PATH, WEBHOOK_PORT, Outcome, Program
 from tests.lab.traffic import Client
 
 ProgramName = Literal["guest", "host", "agent"]
@@ -37,7 +37,6 @@ NODE_CIDR = IPv4Network("10.77.0.0/24")
 GATEWAY, HOST_NUMBER, AGENT_NUMBER, DHCP_NUMBER, GUEST_NUMBER, CLIENT_NUMBER = 1, 11, 9, 10, 20, 100
 INSTANCE = "lab"
 TENANT, TENANT_NAMESPACE = "shop", "shops"
-POOLS_PATH = "/apis/loadbalancer.harvesterhci.io/v1beta1/ippools"
 HOST_RESERVED = ("10.97.0.0/16", "10.245.0.0/16")
 
 
@@ -75,6 +74,28 @@ RESERVED_POOL = Pool("reserved", "10.77.64.1", "10.77.64.254")
 
 
 DHCP = Terms(first=IPv4Address("10.77.80.1"), last=IPv4Address("10.77.80.50"), subnet=NETWORK, router=NETWORK[GATEWAY])
+
+
+class DhcpServer:
+    """A real one, on a station of the LAN."""
+
+    def __init__(self, server: Server, terms: Terms) -> None:
+        self._server = server
+        self._terms = terms
+
+    def start(self) -> None:
+        self._server.start(self._terms)
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """It is stopped on entry, and answers again on exit; it keeps its leases."""
+        self._server.stop()
+        yield
+        self.start()
+
+    def leases(self) -> set[IPv4Address]:
+        """The addresses that are leased now, as it has written them."""
+        return self._server.leases()
 
 
 class Lab:
@@ -195,14 +216,16 @@ class Lab:
             self.programs[name].start(wait=False)
         for program in self.programs.values():
             program.wait_ready()
+        programs.wait_judged(self.host_plane)
 
     def make_programs(self) -> None:
-        """Certificates, accounts and settings of the three programs; nothing is started."""
+        """Certificates, accounts, settings and the webhook of the three programs; nothing is started."""
         host, bridge = self.host_node.namespace, f"{self.host_node.address}:{BRIDGE_PORT}"
         programs.issue_bridge_certificate(self.certificates, self.host_node.address)
         programs.issue_tenant(
             self.certificates, self.host_plane, TENANT, namespace=TENANT_NAMESPACE, bridge=bridge, node_cidr=NODE_CIDR
         )
+        programs.register_webhook(self.host_plane, f"https://{self.host_node.address}:{WEBHOOK_PORT}")
         programs.wait_permitted(self.host_plane, ("host", "agent"))
         programs.wait_permitted(self.guest_plane, ("guest",))
         networks = self.folder / "networks.yaml"
@@ -248,6 +271,8 @@ class Lab:
         if not self.programs[name].process.running:
             self.programs[name].start(wait=False)
         self.programs[name].wait_ready()
+        if name == "host":
+            programs.wait_judged(self.host_plane)  # it is ready for guests before that
 
     def check_rights(self) -> None:
         """Raise LabError when a program has asked an API server for what its role does not allow. Told once."""
@@ -305,14 +330,15 @@ class Lab:
         self.nodes.remove(name)
 
     @contextlib.contextmanager
-    def dhcp_server(self) -> Iterator[Dnsmasq]:
+    def dhcp_server(self, lease_seconds: int = 3600) -> Iterator["DhcpServer"]:
         """A DHCP server on the LAN, with a range apart from all pools."""
         station = self.lan.station("dhcp", DHCP_NUMBER)
-        server = Dnsmasq(Station(station.name), self.folder)
+        server = Kea(Station(station.name), self.folder)
         server.forget()
         try:
-            server.start(DHCP)
-            yield server
+            made = DhcpServer(server, replace(DHCP, lease=lease_seconds))
+            made.start()
+            yield made
         finally:
             server.stop()
             self.lan.leave(station)

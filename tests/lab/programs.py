@@ -29,6 +29,8 @@ REQUESTS = "cloudprovider_kube_requests_total"
 NO_RIGHTS = {http.client.UNAUTHORIZED, http.client.FORBIDDEN}
 PORTS = {"guest": 8081, "host": 8082, "agent": 8083}
 BRIDGE_PORT = 8443
+WEBHOOK_PORT = 9443
+POOLS_PATH = "/apis/loadbalancer.harvesterhci.io/v1beta1/ippools"
 WEBHOOKS = "ValidatingWebhookConfiguration"
 WORKLOADS = frozenset({"Deployment", "DaemonSet", "Service", "ConfigMap", WEBHOOKS})
 """What ``manifests/`` has for pods and the lab does as processes."""
@@ -165,6 +167,25 @@ def register_webhook(plane: ControlPlane, url: str, *, server_side: bool = True)
     plane.kubectl("apply", *flags, "-f", "-", stdin=yaml.safe_dump(wanted))
 
 
+def wait_judged(plane: ControlPlane) -> None:
+    """Wait until the API server asks the registered webhook, and trusts it: it hears of both by a watch."""
+    wrong: Object = {
+        "apiVersion": "loadbalancer.harvesterhci.io/v1beta1",
+        "kind": "IPPool",
+        "metadata": {"name": "judged"},
+        "spec": {"ranges": [{"subnet": "224.0.0.0/24"}]},  # what only the webhook refuses
+    }
+
+    def judged() -> bool:
+        try:
+            plane.api.request("POST", POOLS_PATH, wrong, query={"dryRun": "All"})
+        except ApiError as refusal:
+            return "denied the request" in str(refusal)
+        return False
+
+    wait_for(f"{plane.name}: pools to be judged by the webhook", judged, timeout=START_LIMIT_SECONDS)
+
+
 def account(plane: ControlPlane, name: str) -> Path:
     """A kubeconfig of a program's account."""
     return plane.kubeconfig_for_account(SYSTEM_NAMESPACE, f"cloudprovider-{name}")
@@ -194,6 +215,7 @@ def host_program(
 ) -> Program:
     flags = [
         f"--bridge-address=0.0.0.0:{BRIDGE_PORT}",
+        f"--webhook-address=0.0.0.0:{WEBHOOK_PORT}",
         f"--tls-cert={certificates / 'bridge.crt'}",
         f"--tls-key={certificates / 'bridge.key'}",
         f"--tenant-ca={certificates / 'ca.crt'}",

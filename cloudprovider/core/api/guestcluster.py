@@ -49,7 +49,8 @@ class GuestClusterSpec(ApiStruct, frozen=True, kw_only=True):
         Meta(max_length=256, description="Networks whose pools may be used."),
     ] = []
     pools: Annotated[
-        list[Annotated[str, Meta(max_length=253)]], Meta(max_length=256, description="Pools that may be used.")
+        list[Annotated[str, Meta(max_length=253)]],
+        Meta(max_length=256, description="Pools that may be used; where any is named, DHCP may not."),
     ] = []
     node_cidrs: Annotated[
         list[Cidr], Meta(max_length=64, description="Where the nodes' addresses must lie. Empty: no node is accepted.")

@@ -2,7 +2,7 @@
 
 The schema's own bounds (minimum, enum, length) stand on the fields; here is what needs more than one field, an
 address library, or the object's former self. Rules see the object after defaulting. CEL can't compare or count
-addresses: that a range's start is not after its end, and that pools don't overlap, the host controller checks.
+addresses: broadcast addresses, and ranges and pools that overlap, are the webhook's to refuse (``core.rules``).
 
 Costs (https://kubernetes.io/docs/reference/using-api/cel/#resource-constraints): the API server refuses a definition
 whose rules could cost too much, so lists that a rule walks twice are bounded accordingly. Such a walk takes the API
@@ -53,6 +53,12 @@ def _in_subnet(field: str) -> Rule:
     )
 
 
+def _none_of(field: str, check: str, kind: str) -> str:
+    """The message that names the first item of a list that is none of its kind. (By format: joining texts of unknown
+    length could cost more than the API server allows.)"""
+    return f"'\"%s\" is no {kind}'.format([self.{field}.filter(x, !{check}(x))[0]])"
+
+
 # The rules run at every write, of a status too, and each step into an object costs the API server: it is filled in,
 # so has() need not be asked.
 _CLUSTER: Final = "self.workloadType == 'cluster'"
@@ -73,6 +79,8 @@ _LOAD_BALANCER: Final = (
     Rule(
         rule=f"{_CLUSTER} || !has(self.listeners) || self.listeners.all(l, has(l.backendPort))",
         message="a listener of a load balancer for virtual machines needs a backendPort, the machine's port",
+        expression="'the listener of port %d needs a backendPort, the machine\\'s port'"
+        ".format([self.listeners.filter(l, !has(l.backendPort))[0].port])",
         field=".listeners",
         reason="FieldValueRequired",
     ),
@@ -80,12 +88,16 @@ _LOAD_BALANCER: Final = (
         rule=f"{_CLUSTER} || !has(self.listeners) || self.listeners.all(l, !has(l.name) || l.name == ''"
         " || self.listeners.exists_one(o, has(o.name) && o.name == l.name))",
         message="two listeners have the same name",
+        expression="'two listeners have the same name, \"%s\"'.format([self.listeners.filter(l, has(l.name)"
+        " && l.name != '' && !self.listeners.exists_one(o, has(o.name) && o.name == l.name))[0].name])",
         field=".listeners",
     ),
     Rule(
         rule=f"{_CLUSTER} || !has(self.listeners) || self.listeners.all(l,"
         " self.listeners.exists_one(o, o.port == l.port && o.protocol == l.protocol))",
         message="two listeners have the same port and protocol",
+        expression="'two listeners have the same port and protocol, %d'.format([self.listeners.filter(l,"
+        " !self.listeners.exists_one(o, o.port == l.port && o.protocol == l.protocol))[0].port])",
         field=".listeners",
     ),
     Rule(
@@ -93,27 +105,32 @@ _LOAD_BALANCER: Final = (
         " || (has(self.listeners) && self.listeners.exists(l, l.protocol == 'TCP' && has(l.backendPort)"
         " && l.backendPort == self.healthCheck.port))",
         message="healthCheck.port must be the backendPort of a TCP listener",
+        expression="'%d must be the backendPort of a TCP listener'.format([self.healthCheck.port])",
         field=".healthCheck.port",
     ),
     Rule(
         rule="!has(self.addresses) || self.addresses.all(a, isIP(a))",
         message="addresses must be IP addresses",
+        expression=_none_of("addresses", "isIP", "IP address"),
         field=".addresses",
     ),
     Rule(
         rule="!has(self.addresses) || self.addresses.size() < 2 || !self.addresses.all(a, isIP(a))"
         " || ip(self.addresses[0]).family() != ip(self.addresses[1]).family()",
         message="two addresses must be one of each family",
+        expression="'two addresses must be one of each family: ' + self.addresses.join(' and ') + ' are not'",
         field=".addresses",
     ),
     Rule(
         rule="!has(self.ipFamilies) || self.ipFamilies.size() < 2 || self.ipFamilies[0] != self.ipFamilies[1]",
         message="ipFamilies must not name a family twice",
+        expression="'ipFamilies must not name a family twice: ' + self.ipFamilies[0]",
         field=".ipFamilies",
     ),
     Rule(
         rule="!has(self.sourceRanges) || self.sourceRanges.all(r, isCIDR(r))",
         message="sourceRanges must be CIDRs",
+        expression=_none_of("sourceRanges", "isCIDR", "CIDR"),
         field=".sourceRanges",
     ),
     Rule(
@@ -146,6 +163,7 @@ _RESERVATION: Final = (
     Rule(
         rule="isIP(self.address)",
         message="address must be an IP address",
+        expression="'\"' + self.address + '\" is no IP address'",
         field=".address",
     ),
     Rule(
@@ -166,6 +184,7 @@ _GUEST_CLUSTER: Final = (
     Rule(
         rule="!has(self.nodeCidrs) || self.nodeCidrs.all(c, isCIDR(c))",
         message="nodeCidrs must be CIDRs",
+        expression=_none_of("nodeCidrs", "isCIDR", "CIDR"),
         field=".nodeCidrs",
     ),
 )

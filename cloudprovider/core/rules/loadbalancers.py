@@ -24,7 +24,14 @@ def check_load_balancer(new: LoadBalancer, old: LoadBalancer | None) -> Verdict:
 
 def violations_of(spec: LoadBalancerSpec) -> list[Violation]:
     """Return what is wrong with a load balancer's spec."""
-    return [*_listeners(spec), *_health_check(spec), *_addresses(spec), *_sources(spec), *_dhcp(spec), *_sharing(spec)]
+    return [
+        *_listeners(spec),
+        *_health_check(spec),
+        *_addresses(spec),
+        *_sources(spec),
+        *dhcp_violations(spec),
+        *_sharing(spec),
+    ]
 
 
 def choose_pool(lb: LoadBalancer, views: Mapping[str, PoolView]) -> tuple[PoolView | None, Verdict]:
@@ -116,7 +123,8 @@ def _sources(spec: LoadBalancerSpec) -> Iterable[Violation]:
             yield Violation(field=f"spec.sourceRanges[{i}]", reason="InvalidCIDR", message=message)
 
 
-def _dhcp(spec: LoadBalancerSpec) -> Iterable[Violation]:
+def dhcp_violations(spec: LoadBalancerSpec) -> Iterable[Violation]:
+    """Yield what is asked for that DHCP can't do. The agents look as well: the webhook may have been away."""
     if spec.ipam != "dhcp":
         return
     if "IPv6" in spec.ip_families:

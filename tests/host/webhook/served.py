@@ -172,6 +172,10 @@ class Admin:
     async def delete(self, obj: Json) -> Outcome:
         return await self._request("DELETE", f"{_collection(obj)}/{obj['metadata']['name']}", None)
 
+    async def delete_all(self, obj: Json, selector: str) -> Outcome:
+        """Delete what is of the kind of ``obj`` and has the labels."""
+        return await self._request("DELETE", f"{_collection(obj)}?labelSelector={selector}", None)
+
     async def _request(
         self, method: str, path: str, body: Json | None, content_type: str = "application/json"
     ) -> Outcome:

@@ -54,6 +54,14 @@ def denied(outcome: Outcome, field: str, text: str) -> None:
             "spec.ranges[0].rangeEnd",
             '"10.0.0.0" is not a host address of subnet "10.0.0.0/24"',
         ),
+        *(
+            (
+                {"ranges": [{**SUBNET, field: "10.0.0.0"}]},
+                f"spec.ranges[0].{field}",
+                '"10.0.0.0" is not a host address of subnet "10.0.0.0/24"',
+            )
+            for field in ("rangeStart", "gateway")
+        ),
         (
             {"ranges": [{**SUBNET, "gateway": "10.9.0.1"}]},
             "spec.ranges[0].gateway",
@@ -62,7 +70,7 @@ def denied(outcome: Outcome, field: str, text: str) -> None:
         (
             {"ranges": [SUBNET], "reservations": [reservation("banana")]},
             "spec.reservations[0].address",
-            "address must be an IP address",
+            '"banana" is no IP address',
         ),
         (
             {"ranges": [SUBNET], "reservations": [reservation("10.0.0.5", guestCluster="blue")]},
@@ -89,6 +97,11 @@ async def test_what_the_definition_refuses(served: Served, admin: Admin, spec: J
         (
             {"ranges": [{**SUBNET, "rangeEnd": "10.0.0.255"}]},
             "spec.ranges[0].rangeEnd",
+            "10.0.0.255 is the broadcast address of 10.0.0.0/24: no host can have it",
+        ),
+        (
+            {"ranges": [{**SUBNET, "gateway": "10.0.0.255"}]},
+            "spec.ranges[0].gateway",
             "10.0.0.255 is the broadcast address of 10.0.0.0/24: no host can have it",
         ),
         ({"ranges": [{"subnet": "224.0.0.0/24"}]}, "spec.ranges[0].subnet", "224.0.0.0/24 can't be handed out"),
@@ -123,6 +136,26 @@ async def test_what_the_webhook_refuses_by_itself(
     served: Served, admin: Admin, spec: Json, field: str, text: str
 ) -> None:
     denied(await admin.create({**pool("refused"), "spec": spec}), field, text)
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [{"subnet": "10.0.0.7/32"}],
+        [{"subnet": "10.0.0.6/31"}],
+        [{**SUBNET, "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.5"}],  # as Harvester takes it, either way round
+        [{**SUBNET, "rangeStart": "10.0.0.1", "rangeEnd": "10.0.0.254", "gateway": "10.0.0.77"}],
+        [{**SUBNET, "rangeEnd": "10.0.0.9"}, {**SUBNET, "rangeStart": "10.0.0.20", "exclude": ["10.0.0.30-10.0.0.40"]}],
+        [SUBNET, {"subnet": "fd00::/64"}, {"subnet": "fd00:1::5/128"}],
+    ],
+)
+async def test_what_is_sound_passes_without_a_warning(
+    served: Served, admin: Admin, network: str, ranges: list[Json]
+) -> None:
+    made = pool(name_of(network), *ranges, selector={"network": network})
+    outcome = await admin.create(made)
+    assert (outcome.done, outcome.warnings) == (True, ())
+    assert (await admin.delete(made)).done
 
 
 async def test_pools_of_one_network(served: Served, admin: Admin, network: str) -> None:
@@ -191,6 +224,22 @@ async def test_a_pool_in_use(served: Served, admin: Admin, client: HttpKubeClien
     await client.replace(IPBLOCKS, msgspec.structs.replace(stored, spec=spec))
     assert (await admin.merge(made, {"spec": {"ranges": [{"subnet": "10.7.0.0/24"}]}})).done
     assert (await admin.delete(made)).done
+
+
+async def test_deleting_many_at_once_takes_none_in_use(
+    served: Served, admin: Admin, client: HttpKubeClient, network: str
+) -> None:
+    """A request to delete a collection carries no name."""
+    name = name_of(network)
+    made = pool(name, SUBNET, selector={"network": network})
+    labelled = {**made, "metadata": {**made["metadata"], "labels": {"together": name}}}
+    assert (await admin.create(labelled)).done
+    stored = await client.create(IPBLOCKS, block(name, "10.0.0.0", n5=WEB))
+    outcome = await admin.delete_all(made, f"together={name}")
+    assert (outcome.code, outcome.reason) == (409, "Conflict")
+    assert f'the pool "{name}" is in use: 10.0.0.5 (default/web); delete these first' in outcome.message
+    await client.delete(IPBLOCKS, "", stored.metadata.name)
+    assert (await admin.delete_all(made, f"together={name}")).done
 
 
 async def test_manually_releasing_an_address(

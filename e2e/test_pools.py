@@ -1,0 +1,93 @@
+"""Scenarios of an operator's pools, judged by the webhook as manifests/ register it: why a Service waits, what holds a
+pool, what its growth brings."""
+
+from collections.abc import Callable
+
+import pytest
+
+from e2e.scenario import WEB, Scenario
+from e2e.test_addresses import PREFIX, READY, SMALL, annotate, small_pool, wait_said
+from tests.lab.client import ApiError, Object
+from tests.lab.lab import TENANT_NAMESPACE, Pool
+from tests.lab.process import wait_for
+from tests.lab.programs import POOLS_PATH
+from tests.lab.workload import POOL_ANNOTATION, service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
+
+
+def refused(change: Callable[[], object]) -> str:
+    """What the API server says to a change that the webhook refuses."""
+    with pytest.raises(ApiError) as caught:
+        change()
+    assert 'admission webhook "ippools.cloudprovider.harvesterhci.io" denied the request' in str(caught.value)
+    return str(caught.value)
+
+
+def ranges(first: str, last: str) -> Object:
+    return {"spec": {"ranges": Pool("", first, last).manifest()["spec"]["ranges"]}}
+
+
+def test_a_pool_in_use_is_not_taken_from_under_its_holders_and_grows_for_who_waits(scenario: Scenario) -> None:
+    guest, host = scenario.guest, scenario.world.api("host")
+    with small_pool(scenario) as pool:
+        path = f"{POOLS_PATH}/{pool}"
+        for name in ("one", "two"):
+            guest.expose(service(name, [WEB], annotations={POOL_ANNOTATION: pool}))
+        held = {guest.wait_address(name): name for name in ("one", "two")}
+        assert held.keys() == {SMALL.first, SMALL.last}
+        guest.expose(service("three", [WEB], annotations={POOL_ANNOTATION: pool}))
+        message = wait_said(scenario, "three", "PoolExhausted")
+        assert message.startswith('all 2 IPv4 addresses of the pool "small" are allocated')
+
+        said = refused(lambda: host.patch(path, ranges(SMALL.last, SMALL.last)))
+        holder = f"{TENANT_NAMESPACE}/shop-{guest.namespace}-{held[SMALL.first]}-"
+        assert f"spec.ranges: this takes out what is in use: {SMALL.first} ({holder}" in said
+        said = refused(lambda: host.delete(path))
+        assert f'the pool "{pool}" is in use: {SMALL.first} ({holder}' in said
+        over = Pool("over", SMALL.last, "10.77.96.9", guest_cluster="another")
+        said = refused(lambda: host.create(POOLS_PATH, over.manifest()))
+        assert f'spec.ranges: {SMALL.last} is in the pool "{pool}" on this network too' in said
+
+        host.patch(path, ranges(SMALL.first, "10.77.96.3"))
+        assert guest.wait_address("three", timeout=10) == "10.77.96.3"
+        guest.delete(held[SMALL.first])
+        guest.wait_deleted(held[SMALL.first])
+        host.patch(path, ranges(SMALL.last, "10.77.96.3"))
+
+
+def test_why_a_service_waits_is_told_pool_by_pool(scenario: Scenario) -> None:
+    """In ``kubectl describe service`` and in the host's condition; a pool that is another tenant's is only counted."""
+    guest, world = scenario.guest, scenario.world
+    host = world.api("host")
+    others = Pool("others", "10.77.97.1", "10.77.97.9", guest_cluster="another", namespace="elsewhere")
+    host.create(POOLS_PATH, others.manifest())
+    try:
+        guest.expose(service("web", [WEB], annotations={f"{PREFIX}network": "default/nowhere"}))
+        said = wait_said(scenario, "web", "NoPoolMatches")
+        for pool in ("lan", "reserved"):
+            why = (
+                'it is on the management network, the request is for the network "default/nowhere": ask for the pool\'s'
+            )
+            assert f'pool "{pool}": {why} network' in said
+        assert "others" not in said
+        assert said.endswith("; 1 other pool is not open to this cluster")
+
+        def described() -> bool:
+            return said in world.kubectl("guest", "-n", guest.namespace, "describe", "service", "web")
+
+        wait_for("kubectl describe service to say it", described)
+        balancers = host.items("/apis/loadbalancer.harvesterhci.io/v1beta1/loadbalancers")
+        (status,) = (b["status"] for b in balancers if b["spec"]["service"]["namespace"] == guest.namespace)
+        (allocated,) = (c for c in status["conditions"] if c["type"] == "Allocated")
+        assert (allocated["status"], allocated["reason"], allocated["message"]) == ("False", "NoPoolMatches", said)
+
+        annotate(scenario, "web", ip_pool=others.name, network=None)
+        said = wait_said(scenario, "web", "PoolNotFound")
+        assert said.startswith(f'there is no pool "{others.name}" open to this cluster: name one of lan, reserved, or')
+        annotate(scenario, "web", ip_pool=None)  # what the message said would change it
+        assert world.pool_holds("lan", guest.wait_address("web"))
+        wait_for("the condition", lambda: guest.condition("web", READY)["status"] == "True")
+    finally:
+        guest.empty()
+        host.delete(f"{POOLS_PATH}/{others.name}")
