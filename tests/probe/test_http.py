@@ -1,0 +1,215 @@
+"""What servers may do to a probe, on loopback; and the request itself."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.health import Outcome
+from cloudprovider.probe.api import Target
+from cloudprovider.probe.http import HttpProber, request
+from tests.dhcp.waiting import until
+from tests.probe import servers
+from tests.probe.servers import OK, Answer, Served, saying, serving
+
+HERE = IPv4Address("127.0.0.1")
+LIMIT = 0.3
+
+
+async def here(make: Callable[[str], socket.socket]) -> socket.socket:
+    return make("lo")
+
+
+@pytest.fixture
+async def prober() -> AsyncIterator[HttpProber]:
+    made = HttpProber(here)
+    yield made
+    made.close()
+
+
+async def ask(prober: HttpProber, target: Target, timeout: float = LIMIT) -> Outcome:
+    found: list[Outcome] = []
+    await prober.begin(target, timeout, found.append)
+    await until("an outcome", lambda: found)
+    return found[0]
+
+
+@contextlib.asynccontextmanager
+async def served(answer: Answer, path: str = "/") -> AsyncIterator[tuple[Target, Served]]:
+    listening = socket.create_server((str(HERE), 0))
+    target = Target(HERE, listening.getsockname()[1], path)
+    async with serving(listening, answer) as seen:
+        yield target, seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (saying(b"HTTP/1.0 200 OK\r\n\r\n"), Outcome.GOOD),
+        (saying(b"HTTP/1.1 200\r\n\r\n"), Outcome.GOOD),
+        (saying(b"HTTP/1.1 200 \r\n\r\n"), Outcome.GOOD),
+        (servers.in_bits(OK), Outcome.GOOD),
+        (servers.half_closing(OK), Outcome.GOOD),
+        (servers.half_closing(servers.UNAVAILABLE), Outcome.DRAINING),
+        (servers.saying_for_ever(OK, b"x" * 65536), Outcome.GOOD),
+        (servers.half_closing(b""), Outcome.BAD),
+        (servers.half_closing(b"HTTP/1.1 20"), Outcome.BAD),
+        (servers.half_closing(b"HTTP/1.1 200"), Outcome.BAD),
+        (servers.resetting, Outcome.BAD),
+        (servers.silent, Outcome.BAD),
+        (servers.saying_for_ever(b"", b"x"), Outcome.BAD),
+        (servers.saying_for_ever(b"HTTP/1.1 200", b"0"), Outcome.BAD),
+        (saying(b"HTTP/1.1 204 No Content\r\n\r\n"), Outcome.BAD),
+        (saying(b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), Outcome.BAD),
+        (saying(b"HTTP/1.1 500 Internal Server Error\r\n\r\n"), Outcome.BAD),
+        (saying(b"HTTP/2.0 200 OK\r\n\r\n"), Outcome.BAD),
+        (saying(b"HTTP/1.1 2000 OK\r\n\r\n"), Outcome.BAD),
+        (saying(b"SSH-2.0-OpenSSH_9.2\r\n"), Outcome.BAD),
+        (saying(b"\n"), Outcome.BAD),
+        (saying(b"\x15\x03\x01\x00\x02\x02\x50\x00\x00\x00\x00\x00\x00\x00"), Outcome.BAD),
+    ],
+)
+async def test_an_answer_and_what_it_counts_as(prober: HttpProber, answer: Answer, outcome: Outcome) -> None:
+    async with served(answer) as (target, _):
+        assert await ask(prober, target) is outcome
+
+
+async def test_nobody_listens(prober: HttpProber) -> None:
+    with socket.create_server((str(HERE), 0)) as listening:
+        port = listening.getsockname()[1]
+    assert await ask(prober, Target(HERE, port)) is Outcome.BAD
+
+
+async def test_a_slow_answer_counts_by_the_timeout(prober: HttpProber) -> None:
+    async def slow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        writer.write(OK)
+
+    async with served(slow) as (target, _):
+        assert await ask(prober, target, timeout=2.0) is Outcome.GOOD
+        assert await ask(prober, target, timeout=0.05) is Outcome.BAD
+
+
+async def test_the_timeout_is_for_the_whole_probe_not_for_each_octet(prober: HttpProber) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def trickling(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for octet in OK[:10]:
+            writer.write(bytes([octet]))
+            await asyncio.sleep(0.1)
+
+    async with served(trickling) as (target, _):
+        began = loop.time()
+        assert await ask(prober, target, timeout=0.3) is Outcome.BAD
+        assert loop.time() - began < 0.6
+
+
+async def test_a_late_loop_is_no_failure_of_the_node(prober: HttpProber) -> None:
+    found: list[Outcome] = []
+    async with served(saying(OK)) as (target, _):
+        await prober.begin(target, LIMIT, found.append)
+        time.sleep(2 * LIMIT)  # noqa: ASYNC251 - neither the probe nor the server gets on
+        await until("an outcome", lambda: found)
+    assert found == [Outcome.GOOD]
+
+
+async def test_a_late_loop_puts_the_end_off_once(prober: HttpProber) -> None:
+    found: list[Outcome] = []
+    loop = asyncio.get_running_loop()
+    async with served(servers.silent) as (target, _):
+        await prober.begin(target, LIMIT, found.append)
+        time.sleep(2 * LIMIT)  # noqa: ASYNC251
+        began = loop.time()
+        await until("an outcome", lambda: found)
+        assert LIMIT - 0.05 < loop.time() - began < 3 * LIMIT
+    assert found == [Outcome.BAD]
+
+
+def tcp_states(port: int) -> list[str]:
+    """The states of all sockets at that port, at either end, as /proc/net/tcp has them."""
+    entries = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return [entry[3] for entry in entries if f":{port:04X} " in f"{entry[1]} {entry[2]} "]
+
+
+@pytest.mark.parametrize("answer", [saying(OK), servers.half_closing(OK), servers.saying_for_ever(OK, b"x" * 65536)])
+async def test_a_connection_ends_by_rst_and_leaves_no_time_wait(prober: HttpProber, answer: Answer) -> None:
+    async with served(answer, "/healthz") as (target, seen):
+        for _ in range(5):
+            assert await ask(prober, target) is Outcome.GOOD
+        await until("all ends", lambda: len(seen.ends) == 5)
+        assert seen.ends == ["RST"] * 5
+        assert all(each.startswith(b"GET /healthz HTTP/1.1\r\n") for each in seen.requests)
+        assert tcp_states(target.port) == ["0A"]  # LISTEN alone
+
+
+def test_the_request() -> None:
+    assert request(Target(IPv6Address("fd99::1"), 10256, "/healthz")) == (
+        b"GET /healthz HTTP/1.1\r\nHost: [fd99::1]:10256\r\nUser-Agent: cloudprovider\r\nConnection: close\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("port", "path"), [(0, "/"), (65536, "/"), (80, ""), (80, "x"), (80, "/a b"), (80, "/a\r\nX: y"), (80, "/é")]
+)
+def test_a_target_that_no_request_can_be_made_of_is_refused(port: int, path: str) -> None:
+    with pytest.raises(ValueError, match=r"port|path"):
+        Target(HERE, port, path)
+
+
+async def test_sockets_are_made_some_at_a_time_and_none_stays_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    calls = 0
+
+    async def counted(make: Callable[[str], socket.socket]) -> socket.socket:
+        nonlocal calls
+        calls += 1
+        return make("lo")
+
+    prober = HttpProber(counted)
+    async with served(saying(OK)) as (target, _):
+        for _ in range(40):
+            assert await ask(prober, target) is Outcome.GOOD
+    assert calls == 3
+    prober.close()
+    await until("all closed", lambda: len(os.listdir("/proc/self/fd")) == before)  # noqa: PTH208
+
+
+async def test_a_namespace_that_can_not_be_entered_is_no_failure_of_the_node_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def gone(_make: Callable[[str], socket.socket]) -> socket.socket:
+        raise DataPlaneError("can't open network namespace")
+
+    prober = HttpProber(gone, network="default/blue")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert await ask(prober, Target(HERE, 80)) is Outcome.UNASKED
+    prober.close()
+    assert [record.message for record in caplog.records] == ["This host can't probe; the node counts as it did."]
+    assert caplog.records[0].__dict__["network"] == "default/blue"
+
+
+async def test_a_prober_that_is_closed_while_it_waits_for_a_socket_leaves_none() -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    go = asyncio.Event()
+
+    async def slow(make: Callable[[str], socket.socket]) -> socket.socket:
+        await go.wait()
+        return make("lo")
+
+    prober = HttpProber(slow)
+    waiting = asyncio.create_task(prober.begin(Target(HERE, 80), 1.0, lambda _: None))
+    await asyncio.sleep(0)
+    prober.close()
+    go.set()
+    with pytest.raises(RuntimeError, match="closed"):
+        await waiting
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
