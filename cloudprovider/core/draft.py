@@ -21,6 +21,9 @@ from cloudprovider.core.wants import Granted, Refused, Release, Reopen, Want
 MAX_SHARERS = 31
 """Beside the owner: what a block's schema takes."""
 
+Search = tuple[str, Version]
+"""Each IP version of a pool is searched by itself: the other's address says nothing of where to go on."""
+
 
 class _Place(NamedTuple):
     """Which block of a pool an address belongs to."""
@@ -45,21 +48,21 @@ class _Page:
 
 @dataclass
 class Draft:
-    """The blocks as they would be after the batch. ``cursors`` (where each pool's search goes on) is changed.
+    """The blocks as they would be after the batch. ``cursors`` is changed.
 
     All that the batch gives back comes before the first grant: what a search has passed it does not look at again.
     """
 
     ledger: Ledger
     pools: Mapping[str, PoolView]
-    cursors: dict[str, IPAddress]
+    cursors: dict[Search, IPAddress]
     now: str
     claims: Claims
     searched: dict[str, IPAddress] = field(default_factory=dict)
     _pages: dict[str, _Page] = field(default_factory=dict)
     _places: dict[tuple[str, BlockId], _Place] = field(default_factory=dict)
     _new: dict[BlockId, set[str]] = field(default_factory=dict)
-    _searches: dict[str, tuple[Version, Iterator[IPAddress]]] = field(default_factory=dict)
+    _searches: dict[Search, Iterator[IPAddress]] = field(default_factory=dict)
     _holdings: dict[str, list[Held]] = field(default_factory=dict)
     _counted: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -143,7 +146,7 @@ class Draft:
             if address is None:
                 return Refused(want, "PoolExhausted", exhausted(want, view))
             granted = self._take(want, address)
-            self.searched[granted.block] = self.cursors[want.pool] = address
+            self.searched[granted.block] = self.cursors[want.pool, want.version] = address
             return granted
         return self._take(want, address)
 
@@ -241,16 +244,16 @@ class Draft:
 
     def _search(self, want: Want, view: PoolView, ranges: PoolRanges) -> Iterator[IPAddress]:
         """The search of the want's pool, which goes on through the batch: what it has passed is taken, and stays so."""
-        version, search = self._searches.get(want.pool, (None, None))
-        if search is None or version != want.version:
-            search = ranges.free_after(
+        key = want.pool, want.version
+        search = self._searches.get(key)
+        if search is None:
+            search = self._searches[key] = ranges.free_after(
                 want.version,
-                self.cursors.get(want.pool),
+                self.cursors.get(key),
                 lambda block: (
                     self._taken(block, view.network) | self.claims.mask(view.name, block) | view.reserved_mask(block)
                 ),
             )
-            self._searches[want.pool] = want.version, search
         return search
 
     def _fixed(self, want: Want, address: IPAddress, view: PoolView) -> Granted | Refused:

@@ -125,6 +125,16 @@ def test_the_search_goes_on_after_a_restart() -> None:
     assert target.last_allocated("p") == IPv4Address("10.0.0.78")
 
 
+def test_each_ip_version_of_a_pool_goes_on_by_itself() -> None:
+    target = allocator(pool("p", "10.0.0.0/24", "fd00::/64"))
+    wants = [want("a"), want("a", version=6), want("b"), want("b", version=6)]
+    assert grant(target, *wants) == ["10.0.0.2", "fd00::2", "10.0.0.3", "fd00::3"]
+    assert str(target.last_allocated("p")) == "fd00::3"
+    give_back(target, "a", "10.0.0.2")
+    give_back(target, "a", "fd00::2")
+    assert grant(target, want("c", version=6), want("c")) == ["fd00::4", "10.0.0.4"]
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["p", "q"]), st.sampled_from([4, 4, 6]), st.none() | st.integers(250, 261)),
