@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.claims import Claims
-from cloudprovider.core.draft import Draft
+from cloudprovider.core.draft import Draft, Search
 from cloudprovider.core.ledger import Ledger
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
@@ -44,7 +44,8 @@ class Allocator:
     def __init__(self) -> None:
         self.ledger = Ledger()
         self._pools: Mapping[str, PoolView] = {}
-        self._cursors: dict[str, IPAddress] = {}
+        self._cursors: dict[Search, IPAddress] = {}
+        self._last: dict[str, IPAddress] = {}
         self._doubted: set[str] = set()
 
     @property
@@ -59,7 +60,8 @@ class Allocator:
         stay. Where one moves to another pool, who decides must know that pool's old blocks: one controller at a time.
         """
         self._pools = pools
-        self._cursors = {name: at for name, at in self._cursors.items() if name in pools}
+        self._cursors = {search: at for search, at in self._cursors.items() if search[0] in pools}
+        self._last = {name: at for name, at in self._last.items() if name in pools}
 
     def load(self, block: IPBlock) -> None:
         """Take over a block as read. Raises ValueError when it is not one of ours."""
@@ -71,7 +73,7 @@ class Allocator:
         self.load(block)
         at = proposal.searched.get(block.metadata.name)
         if at is not None:
-            self._cursors[block.spec.pool] = at
+            self._cursors[block.spec.pool, at.version] = self._last[block.spec.pool] = at
 
     def drop(self, name: str) -> None:
         """Forget a block that no longer exists."""
@@ -84,12 +86,13 @@ class Allocator:
         self._doubted.add(name)
 
     def last_allocated(self, pool: str) -> IPAddress | None:
-        """Return where the pool's search goes on from."""
-        return self._cursors.get(pool)
+        """Return the address that a search of the pool has found last."""
+        return self._last.get(pool)
 
     def resume_after(self, pool: str, address: IPAddress) -> None:
-        """Tell, after a start, where the pool's search had come to."""
-        self._cursors.setdefault(pool, address)
+        """Tell, after a start, where a search of the pool had come to."""
+        self._cursors.setdefault((pool, address.version), address)
+        self._last.setdefault(pool, address)
 
     def propose(
         self,

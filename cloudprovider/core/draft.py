@@ -1,22 +1,37 @@
 """One batch of decisions over the blocks: what they would be after it. Nothing here is kept beyond the batch."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cloudprovider.core.api.meta import ObjectMeta, OwnerReference
 from cloudprovider.core.api.pool import BLOCK_POOL_LABEL, AddressConflict, Allocation, IPBlock, IPBlockSpec
+from cloudprovider.core.blocktext import BlockText
 from cloudprovider.core.claims import Claims
 from cloudprovider.core.ledger import Held, Ledger
 from cloudprovider.core.naming import block_name, label_value
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
-from cloudprovider.core.ranges import BlockId, bit_of, block_of
+from cloudprovider.core.ranges import BlockId, PoolRanges, Version, bit_of, block_of
+from cloudprovider.core.records import has, replaced, without
 from cloudprovider.core.refusals import WAITING, exhausted, not_in_pool, quota_exceeded
 from cloudprovider.core.wants import Granted, Refused, Release, Reopen, Want
 
 MAX_SHARERS = 31
 """Beside the owner: what a block's schema takes."""
+
+Search = tuple[str, Version]
+"""Each IP version of a pool is searched by itself: the other's address says nothing of where to go on."""
+
+
+class _Place(NamedTuple):
+    """Which block of a pool an address belongs to."""
+
+    pool: str
+    block: BlockId
+    name: str
+    text: BlockText
 
 
 @dataclass
@@ -33,40 +48,45 @@ class _Page:
 
 @dataclass
 class Draft:
-    """The blocks as they would be after the batch. ``cursors`` (where each pool's search goes on) is changed."""
+    """The blocks as they would be after the batch. ``cursors`` is changed.
+
+    All that the batch gives back comes before the first grant: what a search has passed it does not look at again.
+    """
 
     ledger: Ledger
     pools: Mapping[str, PoolView]
-    cursors: dict[str, IPAddress]
+    cursors: dict[Search, IPAddress]
     now: str
     claims: Claims
     searched: dict[str, IPAddress] = field(default_factory=dict)
     _pages: dict[str, _Page] = field(default_factory=dict)
-    _names: dict[tuple[str, BlockId], str] = field(default_factory=dict)
+    _places: dict[tuple[str, BlockId], _Place] = field(default_factory=dict)
     _new: dict[BlockId, set[str]] = field(default_factory=dict)
-    _granted: dict[tuple[str, str], list[Held]] = field(default_factory=dict)
-    _freed: set[tuple[str, str, IPAddress]] = field(default_factory=set)
+    _searches: dict[Search, Iterator[IPAddress]] = field(default_factory=dict)
+    _holdings: dict[str, list[Held]] = field(default_factory=dict)
     _counted: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def release(self, release: Release) -> str:
         """Take an address back; return the block that this depends on, empty if it was not held."""
-        address, key = release.address, str(release.address)
-        name = self._name(release.pool, block_of(address))
+        address = release.address
+        place = self._place(release.pool, address)
+        name, key = place.name, place.text.write(address)
         record = self._records(name).get(key)
-        if record is None or not _has(record, release.owner, release.uid):
+        if record is None or not has(record, release.owner, release.uid):
             block = self.ledger.block(name)
             before = block.spec.allocations.get(key) if block is not None else None
-            return name if before is not None and _has(before, release.owner, release.uid) else ""
-        page = self._page(name, release.pool, block_of(address))
+            return name if before is not None and has(before, release.owner, release.uid) else ""
+        page = self._page(place)
         page.changed = True
         if release.conflict:
             gone = [record.owner, *record.sharers]
             page.conflicts[key] = AddressConflict(hardware_address=release.conflict, until=release.until)
         else:
             gone = [release.owner]
-            if (left := _without(record, release.owner)) is not None:
+            if (left := without(record, release.owner)) is not None:
                 page.allocations[key] = left
-        self._freed.update((owner, release.pool, address) for owner in gone)
+        for owner in gone:
+            self._holdings[owner] = [h for h in self._held_by(owner) if (h.pool, h.address) != (release.pool, address)]
         if page.allocations.get(key) is record:
             del page.allocations[key]
             self._count(release.pool, record.tenant, -1)
@@ -77,14 +97,14 @@ class Draft:
 
     def reopen(self, reopen: Reopen) -> None:
         """Let an address that somebody else had be handed out again."""
-        identity = block_of(reopen.address)
-        name = self._name(reopen.pool, identity)
-        block = self.ledger.block(name)
-        if block is None or str(reopen.address) not in block.spec.conflicts:
+        place = self._place(reopen.pool, reopen.address)
+        key = place.text.write(reopen.address)
+        block = self.ledger.block(place.name)
+        if block is None or key not in block.spec.conflicts:
             return
-        page = self._page(name, reopen.pool, identity)
-        del page.conflicts[str(reopen.address)]
-        if str(reopen.address) not in page.allocations:
+        page = self._page(place)
+        del page.conflicts[key]
+        if key not in page.allocations:
             page.mask &= ~bit_of(reopen.address)
         page.changed = True
 
@@ -122,17 +142,12 @@ class Draft:
         if address is None and not self.claims.complete:
             return Refused(want, "WaitingForGuests", WAITING)
         if address is None:
-            address = view.ranges.next_free(
-                want.version,
-                self.cursors.get(want.pool),
-                lambda block: (
-                    self._taken(block, view.network) | self.claims.mask(want.pool, block) | view.reserved_mask(block)
-                ),
-            )
+            address = next(self._search(want, view, view.ranges), None)
             if address is None:
                 return Refused(want, "PoolExhausted", exhausted(want, view))
-            self.cursors[want.pool] = address
-            self.searched[self._name(want.pool, block_of(address))] = address
+            granted = self._take(want, address)
+            self.searched[granted.block] = self.cursors[want.pool, want.version] = address
+            return granted
         return self._take(want, address)
 
     def writes(self) -> tuple[IPBlock, ...]:
@@ -151,16 +166,20 @@ class Draft:
                 out.append(IPBlock(api_version=head.api_version, kind=head.kind, metadata=head.metadata, spec=spec))
         return tuple(out)
 
+    def _held_by(self, owner: str) -> Sequence[Held]:
+        """What an owner has now; what the batch has given it comes first."""
+        held = self._holdings.get(owner)
+        return self.ledger.held_by(owner) if held is None else held
+
     def _held(self, want: Want, address: IPAddress | None = None) -> Held | None:
         """What the owner has of the pool and version wanted; ``address``: only that one."""
-        granted, held = self._granted.get((want.pool, want.owner), ()), self.ledger.held_by(want.owner)
-        if not granted and not held:
+        held = self._held_by(want.owner)
+        if not held:
             return None
-        before = (h for h in held if (want.owner, h.pool, h.address) not in self._freed)
         return next(
             (
                 h
-                for h in (*granted, *before)
+                for h in held
                 if h.pool == want.pool
                 and h.address.version == want.version
                 and h.address not in want.leaving
@@ -173,37 +192,37 @@ class Draft:
     def _keep(self, want: Want, held: Held) -> Granted:
         """What an owner has it keeps. A namesake of yesterday is gone (a name is free only once its object is): what
         it held goes over to the new one."""
-        name = self._name(held.pool, block_of(held.address))
+        place = self._place(held.pool, held.address)
         if held.uid != want.uid:
-            page = self._page(name, held.pool, block_of(held.address))
-            record = page.allocations[str(held.address)]
+            page, key = self._page(place), place.text.write(held.address)
+            record = page.allocations[key]
             if record.owner == want.owner:
-                record = _replaced(record, uid=want.uid, since=self.now)
+                record = replaced(record, uid=want.uid, since=self.now)
             else:
-                record = _replaced(record, sharers={**record.sharers, want.owner: want.uid})
-            page.allocations[str(held.address)] = record
+                record = replaced(record, sharers={**record.sharers, want.owner: want.uid})
+            page.allocations[key] = record
             page.changed = True
             self._remember(want, held.address)
-        pending = name in self._pages and self._pages[name].changed
-        return Granted(want, held.address, name if pending else "")
+        pending = place.name in self._pages and self._pages[place.name].changed
+        return Granted(want, held.address, place.name if pending else "")
 
     def _join(self, want: Want, address: IPAddress) -> Granted | Refused | None:
         """Share an address that one of the want's group has; None: nobody of them has it."""
         if not want.group:
             return None
-        identity = block_of(address)
-        name = self._name(want.pool, identity)
-        record = self._records(name).get(str(address))
+        place = self._place(want.pool, address)
+        key = place.text.write(address)
+        record = self._records(place.name).get(key)
         if record is None or want.group.isdisjoint((record.owner, *record.sharers)):
             return None
         if len(record.sharers) >= MAX_SHARERS:
             message = f"{address} is shared by {MAX_SHARERS + 1} load balancers already: no more than these can be"
             return Refused(want, "TooManySharers", message)
-        page = self._page(name, want.pool, identity)
-        page.allocations[str(address)] = _replaced(record, sharers={**record.sharers, want.owner: want.uid})
+        page = self._page(place)
+        page.allocations[key] = replaced(record, sharers={**record.sharers, want.owner: want.uid})
         page.changed = True
         self._remember(want, address)
-        return Granted(want, address, name)
+        return Granted(want, address, place.name)
 
     def _spent(self, want: Want, view: PoolView) -> Refused | None:
         """Refuse what is beyond a quota. What an owner is about to move from does not count twice."""
@@ -216,13 +235,26 @@ class Draft:
             moves = any(
                 h.address.version == want.version
                 and pool in ("", h.pool)
-                and (want.owner, h.pool, h.address) not in self._freed
-                and len(self.ledger.owners_of(h.pool, h.address)) == 1
-                for h in self.ledger.held_by(want.owner)
+                and self.ledger.owners_of(h.pool, h.address) == (want.owner,)
+                for h in self._held_by(want.owner)
             )
             if count - moves >= limit:
                 return Refused(want, "QuotaExceeded", quota_exceeded(want, pool, limit))
         return None
+
+    def _search(self, want: Want, view: PoolView, ranges: PoolRanges) -> Iterator[IPAddress]:
+        """The search of the want's pool, which goes on through the batch: what it has passed is taken, and stays so."""
+        key = want.pool, want.version
+        search = self._searches.get(key)
+        if search is None:
+            search = self._searches[key] = ranges.free_after(
+                want.version,
+                self.cursors.get(key),
+                lambda block: (
+                    self._taken(block, view.network) | self.claims.mask(view.name, block) | view.reserved_mask(block)
+                ),
+            )
+        return search
 
     def _fixed(self, want: Want, address: IPAddress, view: PoolView) -> Granted | Refused:
         if view.ranges is None or address not in view.ranges:
@@ -252,22 +284,19 @@ class Draft:
         )
 
     def _take(self, want: Want, address: IPAddress) -> Granted:
-        identity = block_of(address)
-        name = self._name(want.pool, identity)
-        page = self._page(name, want.pool, identity)
-        key = str(address)
+        place = self._place(want.pool, address)
+        page, key, bit = self._page(place), place.text.write(address), bit_of(address)
         page.allocations[key] = Allocation(owner=want.owner, uid=want.uid, since=self.now, tenant=want.tenant)
         page.history.pop(key, None)
-        page.mask |= bit_of(address)
+        page.mask |= bit
         page.changed = True
         self._count(want.pool, want.tenant, 1)
         self._remember(want, address)
-        return Granted(want, address, name)
+        return Granted(want, address, place.name)
 
     def _remember(self, want: Want, address: IPAddress) -> None:
         held = Held(want.pool, address, want.owner, want.uid)
-        self._granted.setdefault((want.pool, want.owner), []).insert(0, held)
-        self._freed.discard((want.owner, want.pool, address))
+        self._holdings[want.owner] = [held, *self._held_by(want.owner)]
 
     def _count(self, pool: str, tenant: str, by: int) -> None:
         if tenant:
@@ -288,10 +317,10 @@ class Draft:
         return not self._taken(block_of(address), view.network) & bit_of(address)
 
     def _conflict(self, pool: str, address: IPAddress) -> AddressConflict | None:
-        name = self._name(pool, block_of(address))
-        page, block = self._pages.get(name), self.ledger.block(name)
+        place = self._place(pool, address)
+        page, block = self._pages.get(place.name), self.ledger.block(place.name)
         conflicts = page.conflicts if page is not None else block.spec.conflicts if block is not None else {}
-        return conflicts.get(str(address))
+        return conflicts.get(place.text.write(address))
 
     def _taken(self, identity: BlockId, network: str) -> int:
         """What is taken of a block by any pool on the network; a pool that is not known might be on it."""
@@ -305,24 +334,27 @@ class Draft:
                     mask |= page.mask if page is not None else self.ledger.mask(name)
         return mask
 
-    def _name(self, pool: str, identity: BlockId) -> str:
-        """The name of a block; made once in a batch, as many addresses are of one."""
-        name = self._names.get((pool, identity))
-        if name is None:
-            name = self._names[pool, identity] = block_name(pool, identity.address)
-        return name
+    def _place(self, pool: str, address: IPAddress) -> _Place:
+        """Where an address is recorded; made once in a batch, as many addresses are of one block."""
+        block = block_of(address)
+        place = self._places.get((pool, block))
+        if place is None:
+            name = block_name(pool, block.address)
+            place = self._places[pool, block] = _Place(pool, block, name, BlockText(block))
+        return place
 
     def _records(self, name: str) -> Mapping[str, Allocation]:
         page, block = self._pages.get(name), self.ledger.block(name)
         return page.allocations if page is not None else block.spec.allocations if block is not None else {}
 
-    def _page(self, name: str, pool: str, identity: BlockId) -> _Page:
+    def _page(self, place: _Place) -> _Page:
+        name = place.name
         page = self._pages.get(name)
         if page is None:
             block = self.ledger.block(name)
             if block is None:
-                block = self._new_block(name, pool, identity)
-                self._new.setdefault(identity, set()).add(name)
+                block = self._new_block(place)
+                self._new.setdefault(place.block, set()).add(name)
             spec = block.spec
             page = _Page(
                 block, self.ledger.mask(name), dict(spec.allocations), dict(spec.history), dict(spec.conflicts)
@@ -330,15 +362,16 @@ class Draft:
             self._pages[name] = page
         return page
 
-    def _new_block(self, name: str, pool: str, identity: BlockId) -> IPBlock:
-        owner = self.pools[pool].pool
+    def _new_block(self, place: _Place) -> IPBlock:
+        owner = self.pools[place.pool].pool
         version = "loadbalancer.harvesterhci.io/v1beta1"
-        reference = OwnerReference(api_version=version, kind="IPPool", name=pool, uid=owner.metadata.uid)
+        reference = OwnerReference(api_version=version, kind="IPPool", name=place.pool, uid=owner.metadata.uid)
+        labels = {BLOCK_POOL_LABEL: label_value(place.pool)}
         return IPBlock(
             api_version=version,
             kind="IPBlock",
-            metadata=ObjectMeta(name=name, labels={BLOCK_POOL_LABEL: label_value(pool)}, owner_references=[reference]),
-            spec=IPBlockSpec(pool=pool, first=str(identity.address)),
+            metadata=ObjectMeta(name=place.name, labels=labels, owner_references=[reference]),
+            spec=IPBlockSpec(pool=place.pool, first=str(place.block.address)),
         )
 
     def _in_use(self, want: Want, address: IPAddress, view: PoolView) -> str:
@@ -355,35 +388,3 @@ def _may_know(want: Want, record: Allocation) -> bool:
     if want.tenant or record.tenant:
         return want.tenant == record.tenant
     return record.owner.partition("/")[0] == want.owner.partition("/")[0]
-
-
-def _has(record: Allocation, owner: str, uid: str) -> bool:
-    return (record.owner, record.uid) == (owner, uid) or record.sharers.get(owner) == uid
-
-
-def _without(record: Allocation, owner: str) -> Allocation | None:
-    """The record once ``owner`` has left; the first of the others takes over. None: nobody is left."""
-    if record.owner != owner:
-        return _replaced(record, sharers={k: v for k, v in record.sharers.items() if k != owner})
-    if not record.sharers:
-        return None
-    heir = min(record.sharers)
-    rest = {k: v for k, v in record.sharers.items() if k != heir}
-    return _replaced(record, owner=heir, uid=record.sharers[heir], sharers=rest)
-
-
-def _replaced(
-    record: Allocation,
-    *,
-    owner: str | None = None,
-    uid: str | None = None,
-    since: str | None = None,
-    sharers: dict[str, str] | None = None,
-) -> Allocation:
-    return Allocation(
-        owner=record.owner if owner is None else owner,
-        uid=record.uid if uid is None else uid,
-        since=record.since if since is None else since,
-        tenant=record.tenant,
-        sharers=record.sharers if sharers is None else sharers,
-    )

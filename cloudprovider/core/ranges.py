@@ -10,7 +10,7 @@ Inside, an address is (version, number), and 256 neighbours, aligned, are a *blo
 of them are taken, so that looking for a free one costs a few operations a block.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -23,7 +23,6 @@ from cloudprovider.core.plan import IPAddress, IPNetwork
 
 Version = Literal[4, 6]
 
-_FULL = (1 << BLOCK_SIZE) - 1
 _VERSIONS: Final[tuple[Version, Version]] = (4, 6)
 
 
@@ -128,23 +127,28 @@ class PoolRanges:
         """Return the same ranges with ``taken`` never handed out."""
         return PoolRanges(self.ranges, _subtract(self.segments, taken))
 
-    def next_free(self, version: Version, after: IPAddress | None, taken: Callable[[BlockId], int]) -> IPAddress | None:
-        """Return the first free address behind ``after`` through the ranges in order, then from the beginning.
+    def free_after(
+        self, version: Version, after: IPAddress | None, taken: Callable[[BlockId], int]
+    ) -> Iterator[IPAddress]:
+        """Yield the free addresses behind ``after`` through the ranges in order, then from the beginning, each once.
 
         ``after`` None, or an address that is in no range any more: from the beginning. ``taken`` returns the mask of
-        a block's taken addresses. None: nothing is free. Costs a few operations per block that is full.
+        a block's taken addresses, and is asked again before each. Costs a few operations per block that is full.
         """
         segments = self._by_version[version]
-        place = next((i for i, s in enumerate(segments) if s.holds(after)), None) if after is not None else None
-        if after is None or place is None:
-            return next((a for s in segments if (a := _first_free(s, s.low, s.high, taken))), None)
-        # The rest of its segment, those behind it, those before it, and at last its segment up to itself.
-        number, here = int(after), segments[place]
-        if (found := _first_free(here, number + 1, here.high, taken)) is not None:
-            return found
-        others = (*segments[place + 1 :], *segments[:place])
-        found = next((a for s in others if (a := _first_free(s, s.low, s.high, taken))), None)
-        return found or _first_free(here, here.low, number, taken)
+        number = int(after) if after is not None and after.version == version else -1
+        parts = [(s.low, s.high) for s in segments]
+        for place, (low, high) in enumerate(parts):
+            if low <= number <= high:  # the rest of it, those behind it, those before it, and at last up to itself
+                parts = [(number + 1, high), *parts[place + 1 :], *parts[:place], (low, number)]
+                break
+        for low, high in parts:
+            for first in range(low - low % BLOCK_SIZE, high + 1, BLOCK_SIZE):
+                block, left = BlockId(version, first), _bits(low, high, first)
+                while free := left & ~taken(block):
+                    bit = free & -free
+                    left &= -bit << 1
+                    yield to_address(version, first + bit.bit_length() - 1)
 
     def mask(self, block: BlockId) -> int:
         """Return the mask of the addresses of ``block`` that may be handed out."""
@@ -205,24 +209,13 @@ def overlaps(a: PoolRanges, b: PoolRanges) -> tuple[Segment, ...]:
     return tuple(c for c in common if c is not None)
 
 
-def _first_free(segment: Segment, low: int, high: int, taken: Callable[[BlockId], int]) -> IPAddress | None:
-    """The first free address of a segment from ``low`` to ``high``."""
-    version = segment.version
-    for first in range(low - low % BLOCK_SIZE, high + 1, BLOCK_SIZE):
-        free = _bits(low, high, first) & ~taken(BlockId(version, first))
-        if free:
-            return to_address(version, first + (free & -free).bit_length() - 1)
-    return None
-
-
 def _mask(segment: Segment, first: int) -> int:
     return _bits(segment.low, segment.high, first)
 
 
 def _bits(low: int, high: int, first: int) -> int:
     """The mask of the addresses from ``low`` to ``high`` in the block at ``first``."""
-    low, high = max(low - first, 0), min(high - first, BLOCK_SIZE - 1)
-    return (_FULL >> (BLOCK_SIZE - 1 - high)) & ~((1 << low) - 1)
+    return (2 << min(high - first, BLOCK_SIZE - 1)) - (1 << max(low - first, 0))
 
 
 def _subtract(segments: Iterable[Segment], taken: Iterable[Segment]) -> tuple[Segment, ...]:

@@ -4,12 +4,15 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloudprovider.core.allocation import Allocator, Proposal
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import Allocation, IPBlock, IPBlockSpec, IPPool
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import survey
+from cloudprovider.core.ranges import Version
 from cloudprovider.core.wants import Granted, Refused, Release, Want
 from tests.core.pools import pool
 
@@ -120,6 +123,41 @@ def test_the_search_goes_on_after_a_restart() -> None:
     target.resume_after("p", IPv4Address("10.0.0.77"))
     assert grant(target, want("a")) == ["10.0.0.78"]
     assert target.last_allocated("p") == IPv4Address("10.0.0.78")
+
+
+def test_each_ip_version_of_a_pool_goes_on_by_itself() -> None:
+    target = allocator(pool("p", "10.0.0.0/24", "fd00::/64"))
+    wants = [want("a"), want("a", version=6), want("b"), want("b", version=6)]
+    assert grant(target, *wants) == ["10.0.0.2", "fd00::2", "10.0.0.3", "fd00::3"]
+    assert str(target.last_allocated("p")) == "fd00::3"
+    give_back(target, "a", "10.0.0.2")
+    give_back(target, "a", "fd00::2")
+    assert grant(target, want("c", version=6), want("c")) == ["fd00::4", "10.0.0.4"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["p", "q"]), st.sampled_from([4, 4, 6]), st.none() | st.integers(250, 261)),
+        max_size=30,
+    ),
+    st.sets(st.integers(0, 11)),
+)
+def test_a_batch_gives_what_its_wants_would_get_one_by_one(
+    asked: list[tuple[str, Version, int | None]], before: set[int]
+) -> None:
+    """The search of a batch goes on by itself, past what others of it ask for by name."""
+    wants = [
+        want(f"lb{i}", p, version=v, fixed=at(v, n) if n is not None else None) for i, (p, v, n) in enumerate(asked)
+    ]
+    taken = [want(f"old{n}", fixed=at(4, 250 + n)) for n in sorted(before)]
+    whole, single = (allocator(pool("p", "10.0.0.0/23=10.0.0.250-10.0.1.5", "fd00::/125"), pool("q")) for _ in range(2))
+    grant(whole, *taken)
+    grant(single, *taken)
+    assert grant(whole, *wants) == [outcome for wanted in wants for outcome in grant(single, wanted)]
+
+
+def at(version: Version, number: int) -> IPAddress:
+    return IPv4Address("10.0.0.0") + number if version == 4 else IPv6Address("fd00::") + number % 8
 
 
 def test_an_owner_gets_back_what_it_gave_back_if_it_is_free() -> None:

@@ -1,5 +1,6 @@
 """Ranges of a pool: Harvester's defaults, what is refused, and a search that does not depend on the pool's size."""
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 
 from cloudprovider.core.api.pool import Range
 from cloudprovider.core.errors import InvalidRequest
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import (
     BlockId,
     PoolRanges,
     Segment,
+    Version,
     bit_of,
     block_of,
     overlaps,
@@ -24,15 +27,14 @@ def parse(*ranges: Range) -> PoolRanges:
 
 
 def addresses(ranges: PoolRanges) -> list[str]:
-    """Everything that is handed out, in order, by asking for one after the other."""
-    found: list[str] = []
-    taken: dict[BlockId, int] = {}
-    at = None
-    for version in sorted(ranges.versions):
-        while (at := ranges.next_free(version, at, lambda b: taken.get(b, 0))) is not None:
-            taken[block_of(at)] = taken.get(block_of(at), 0) | bit_of(at)
-            found.append(str(at))
-    return found
+    """Everything that is handed out, in order."""
+    return [str(a) for version in sorted(ranges.versions) for a in ranges.free_after(version, None, lambda _: 0)]
+
+
+def next_free(
+    ranges: PoolRanges, version: Version, after: IPAddress | None, taken: Callable[[BlockId], int]
+) -> IPAddress | None:
+    return next(ranges.free_after(version, after, taken), None)
 
 
 @pytest.mark.parametrize(
@@ -145,17 +147,25 @@ def test_overlap_of_pools_is_what_both_hand_out() -> None:
 
 def test_a_cursor_outside_of_the_ranges_starts_anew() -> None:
     ranges = parse(Range(subnet="10.0.0.0/28"))
-    assert ranges.next_free(4, IPv4Address("192.0.2.1"), lambda _: 0) == IPv4Address("10.0.0.2")
-    assert ranges.next_free(4, IPv6Address("fd00::1"), lambda _: 0) == IPv4Address("10.0.0.2")
+    assert next_free(ranges, 4, IPv4Address("192.0.2.1"), lambda _: 0) == IPv4Address("10.0.0.2")
+    assert next_free(ranges, 4, IPv6Address("fd00::1"), lambda _: 0) == IPv4Address("10.0.0.2")
 
 
 def test_the_search_wraps_and_ends() -> None:
     ranges = parse(Range(subnet="10.0.0.0/29"))  # .2 to .6
     free = {IPv4Address("10.0.0.3")}
     taken = ranges.mask(BlockId(4, int(IPv4Address("10.0.0.0")))) & ~bit_of(*free)
-    assert ranges.next_free(4, IPv4Address("10.0.0.5"), lambda _: taken) == IPv4Address("10.0.0.3")
-    assert ranges.next_free(4, IPv4Address("10.0.0.3"), lambda _: taken) == IPv4Address("10.0.0.3")
-    assert ranges.next_free(4, IPv4Address("10.0.0.5"), lambda _: (1 << 256) - 1) is None
+    assert next_free(ranges, 4, IPv4Address("10.0.0.5"), lambda _: taken) == IPv4Address("10.0.0.3")
+    assert next_free(ranges, 4, IPv4Address("10.0.0.3"), lambda _: taken) == IPv4Address("10.0.0.3")
+    assert next_free(ranges, 4, IPv4Address("10.0.0.5"), lambda _: (1 << 256) - 1) is None
+
+
+def test_what_is_taken_meanwhile_is_passed_and_nothing_comes_twice() -> None:
+    taken = 0
+    search = parse(Range(subnet="10.0.0.0/29")).free_after(4, IPv4Address("10.0.0.4"), lambda _: taken)
+    assert next(search) == IPv4Address("10.0.0.5")  # and is not taken
+    taken |= bit_of(IPv4Address("10.0.0.6")) | bit_of(IPv4Address("10.0.0.3"))
+    assert [str(a) for a in search] == ["10.0.0.2", "10.0.0.4"]
 
 
 def test_the_last_free_address_of_a_full_16_is_found_block_by_block() -> None:
@@ -167,7 +177,7 @@ def test_the_last_free_address_of_a_full_16_is_found_block_by_block() -> None:
         asked.append(block)
         return ~bit_of(last) if block == block_of(last) else -1
 
-    assert ranges.next_free(4, last, taken) == last
+    assert next_free(ranges, 4, last, taken) == last
     assert len(asked) <= 258  # once a block, the first one in two parts
 
 
@@ -180,7 +190,7 @@ def test_a_64_of_ipv6_costs_nothing() -> None:
         asked.append(block)
         return 0
 
-    assert ranges.next_free(6, IPv6Address("fd00::ffff:ffff:ffff:ffff"), taken) == IPv6Address("fd00::2")
+    assert next_free(ranges, 6, IPv6Address("fd00::ffff:ffff:ffff:ffff"), taken) == IPv6Address("fd00::2")
     assert asked == [BlockId(6, int(IPv6Address("fd00::")))]
 
 
@@ -225,12 +235,12 @@ def test_the_search_agrees_with_a_list_of_all_addresses(written: list[Range], us
         place = order.index(at) + 1
         order = order[place:] + order[:place]
     taken = {base + u for u in used}
-    expected = next((IPv4Address(n) for n in order if n not in taken), None)
+    expected = [IPv4Address(n) for n in order if n not in taken]
     masks: dict[BlockId, int] = {}
     for n in taken:
         address = IPv4Address(n)
         masks[block_of(address)] = masks.get(block_of(address), 0) | bit_of(address)
-    assert ranges.next_free(4, IPv4Address(at), lambda b: masks.get(b, 0)) == expected
+    assert list(ranges.free_after(4, IPv4Address(at), lambda b: masks.get(b, 0))) == expected
 
 
 @given(some_ranges(), some_ranges())
