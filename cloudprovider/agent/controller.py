@@ -13,6 +13,7 @@ import msgspec
 
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
+from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.core.agentstatus import Leasing, Observation, conflict, report, report_lease, reported
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, ForeignAddress, LoadBalancer, LoadBalancerStatus
@@ -41,8 +42,8 @@ REVIEW_EVERY = 1.0
 class AgentController:
     """Serves the host cluster's load balancers on the networks that this host stands on.
 
-    ``connect`` makes the DHCP client of a network; ``events`` is run by the caller. ``now`` is the wall clock,
-    ``clock`` a monotonic one, in seconds.
+    ``connect`` makes the DHCP client of a network, ``make_prober`` what probes its nodes; ``events`` is run by the
+    caller. ``now`` is the wall clock, ``clock`` a monotonic one, in seconds.
     :meth:`run` may be cancelled and a new controller made at any time: all that it knows comes from the API server and
     the kernel.
     """
@@ -56,6 +57,7 @@ class AgentController:
         events: EventRecorder,
         *,
         connect: Connect,
+        make_prober: MakeProber,
         rng: random.Random,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
@@ -78,6 +80,12 @@ class AgentController:
         self._leases = {
             n.name: Leases(n.name, connect, self._lease_changed, now=now, jitter=rng.random) for n in networks
         }
+        self._health = {
+            n.name: NodeHealth(
+                n.name, make_prober, partial(self._table.node_addresses, n.name), self._health_changed, now=now
+            )
+            for n in networks
+        }
         self._forwarders = {
             n.name: NetworkForwarder(
                 n.name,
@@ -86,7 +94,7 @@ class AgentController:
                 self._reports.add,
                 adopted=self._adopted,
                 defended=partial(self._defended, n.name),
-                beside=self._leases[n.name].run,
+                beside=[self._leases[n.name].run, self._health[n.name].run],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
                 nat_families=_nat_families(n),
@@ -198,6 +206,13 @@ class AgentController:
             forwarder.wake()
         for key in concerned:
             self._reports.add(key)
+
+    def _health_changed(self) -> None:
+        failing = frozenset[IPAddress]().union(*(health.failing for health in self._health.values()))
+        for key in self._table.set_failing(failing):
+            self._reports.add(key)
+        for forwarder in self._forwarders.values():
+            forwarder.wake()
 
     def _rules_mended(self, keys: Iterable[LoadBalancerKey]) -> None:
         for key in keys:

@@ -49,8 +49,8 @@ class NetworkForwarder:
     """Drives one :class:`~cloudprovider.dataplane.api.Segment`, got by ``open_segment``, tried until it succeeds.
 
     ``report(key)``: look at this load balancer again. ``adopted()``: now it is known what is on the link. ``defended
-    (vip, mac)``: somebody else claims an address that is up. ``beside(segment)``: what else works on the segment while
-    it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
+    (vip, mac)``: somebody else claims an address that is up. ``beside``: what else works on the segment
+    while it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
     ``mended(keys)``: somebody else had changed the rules of these load balancers, which are as they should be again.
     ``nat_families``: those (4, 6) in which this host has an address of its own on the network.
     """
@@ -64,7 +64,7 @@ class NetworkForwarder:
         *,
         adopted: Callable[[], None],
         defended: Callable[[IPAddress, str], None],
-        beside: Callable[[Segment], Coroutine[None, None, None]],
+        beside: Iterable[Callable[[Segment], Coroutine[None, None, None]]],
         returned: Callable[[ListenerKey, MACAddress], None],
         mended: Callable[[Iterable[LoadBalancerKey]], None],
         nat_families: frozenset[int],
@@ -76,7 +76,7 @@ class NetworkForwarder:
         self._report = report
         self._adopted = adopted
         self._defended = defended
-        self._beside = beside
+        self._beside = tuple(beside)
         self._returned = returned
         self._mended = mended
         self._nat_families = nat_families
@@ -161,7 +161,7 @@ class NetworkForwarder:
         others = [
             asyncio.create_task(self._tick(segment)),
             asyncio.create_task(self._pass(segment)),
-            asyncio.create_task(self._beside(segment)),
+            *(asyncio.create_task(work(segment)) for work in self._beside),
         ]
         for task in others:
             task.add_done_callback(self._ended)

@@ -16,6 +16,7 @@ from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
 from cloudprovider.agent.leases import Connect
 from cloudprovider.agent.metrics import exposition_of_dhcp
+from cloudprovider.agent.nodehealth import MakeProber
 from cloudprovider.agent.ownership import Ownership
 from cloudprovider.dataplane.api import DataPlane, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
@@ -28,6 +29,8 @@ from cloudprovider.kube.credentials import load
 from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.metrics import RequestCounter, exposition
+from cloudprovider.probe.api import Prober
+from cloudprovider.probe.http import HttpProber
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +52,16 @@ class Agent:
         rng: random.Random,
         *,
         connect: Connect,
+        make_prober: MakeProber,
         now: Callable[[], datetime] = _utc,
     ) -> None:
-        """``connect``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`."""
+        """``connect``, ``make_prober``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`."""
         self._config = config
         self._client = client
         self._dataplane = dataplane
         self._rng = rng
         self._connect = connect
+        self._make_prober = make_prober
         self._now = now
         self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
         self._controller: AgentController | None = None
@@ -130,6 +135,7 @@ class Agent:
                 self._dataplane,
                 self._events,
                 connect=self._connect,
+                make_prober=self._make_prober,
                 rng=self._rng,
                 now=self._now,
             )
@@ -157,6 +163,10 @@ async def connect(
     with await segment.packets(open_socket) as packets:
         name = network or "management"
         yield SocketDhcpClient(packets, mac=segment.mac, network=name, probe=probe, now=_utc, rng=rng)
+
+
+def _prober(segment: Segment, network: str) -> Prober:
+    return HttpProber(segment.packets, network=network)
 
 
 async def run(config: AgentConfig) -> None:
@@ -189,5 +199,6 @@ async def _with_agent(
     async with HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client:
         # Who guesses DHCP's transaction ids can answer for a server.
         guarded = partial(connect, rng=random.SystemRandom())
-        agent = Agent(config, client, HostDataPlane(config.instance), rng, connect=guarded)
+        dataplane = HostDataPlane(config.instance)
+        agent = Agent(config, client, dataplane, rng, connect=guarded, make_prober=_prober)
         await work(agent, config, client.requests)

@@ -198,9 +198,9 @@ class ForwardingTable:
         """The load balancers of one tenant."""
         return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
 
-    def node_addresses(self) -> frozenset[IPAddress]:
-        """Every node of every tenant with a load balancer here."""
-        clusters = {want.cluster for want in self._wanted.values()}
+    def node_addresses(self, network: str) -> frozenset[IPAddress]:
+        """Every node that load balancers on a network may go to."""
+        clusters = {question.cluster for question in self._choices if question.network == network}
         return frozenset().union(*(_addresses(self._clusters.get(c, {})) for c in clusters))
 
     def nodes_of(self, key: LoadBalancerKey) -> frozenset[str]:

@@ -48,7 +48,7 @@ class World:
             self.reported.append,
             adopted=lambda: None,
             defended=lambda vip, mac: self.claims.append((vip, mac)),
-            beside=nothing,
+            beside=[nothing],
             returned=lambda listener, mac: self.returned.append((listener, mac)),
             mended=self.mended.extend,
             nat_families=frozenset({4}),

@@ -21,6 +21,7 @@ from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
+from cloudprovider.probe.fake import FakeProber, FakeTargets
 from tests.agent.world import World, running, until
 from tests.dataplane.lan import Station
 from tests.dhcp.lan import BRIDGE, SUBNET, bridge, station
@@ -50,7 +51,14 @@ class Lan:
         config = AgentConfig(node_name="h1", instance="test", networks=(OWN,))
         client = FakeKubeClient(world.cluster, program="h1")
         by_socket = partial(connect, rng=random.SystemRandom())
-        return Agent(config, client, self.dataplane, random.Random(1), connect=by_socket)
+        return Agent(
+            config,
+            client,
+            self.dataplane,
+            random.Random(1),
+            connect=by_socket,
+            make_prober=lambda _segment, _network: FakeProber(FakeTargets()),
+        )
 
 
 @pytest.fixture

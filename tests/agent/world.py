@@ -21,6 +21,7 @@ from cloudprovider.dhcp.fake import FakeDhcpClient, FakeDhcpServer
 from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.fakestore import FakeCluster
 from cloudprovider.kube.resources import EVENTS, GUESTCLUSTERS, LOADBALANCERS
+from cloudprovider.probe.fake import FakeProber, FakeTargets
 from tests.core.test_forwarding import HTTP, cluster, lb
 
 VIP = ip_address("10.0.0.100")
@@ -50,6 +51,8 @@ class World:
         """Why no DHCP client can be had."""
         self.leases: list[FakeDhcpClient] = []
         """The clients that agents made, the newest last."""
+        self.probed = FakeTargets()
+        """What nodes answer when they are probed."""
         self.cluster.seed(GUESTCLUSTERS, cluster("n1", "n2"))
 
     @property
@@ -62,7 +65,13 @@ class World:
         config = AgentConfig(node_name=node, instance="fake", networks=networks)
         client = FakeKubeClient(self.cluster, program=node)
         return Agent(
-            config, client, dataplane or self.dataplane, random.Random(1), connect=self.connect, now=lambda: self.now
+            config,
+            client,
+            dataplane or self.dataplane,
+            random.Random(1),
+            connect=self.connect,
+            make_prober=lambda _segment, _network: FakeProber(self.probed),
+            now=lambda: self.now,
         )
 
     @asynccontextmanager
