@@ -13,6 +13,7 @@ import msgspec
 
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
+from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.core.agentstatus import Leasing, Observation, conflict, report, report_lease, reported
 from cloudprovider.core.api.guestcluster import GuestCluster
@@ -115,6 +116,11 @@ class AgentController:
             if forwarder.trouble
         ]
         return reasons
+
+    async def traffic(self) -> Mapping[str, Traffic]:
+        """What the kernel has counted on each network that is open."""
+        found = {network: await forwarder.traffic() for network, forwarder in self._forwarders.items()}
+        return {network: traffic for network, traffic in found.items() if traffic is not None}
 
     def dhcp_counts(self) -> Mapping[str, Counts]:
         """What the DHCP client of each network sent, received and dropped, since this controller was made."""

@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
+from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.repair import bring_in_line
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
@@ -99,6 +100,7 @@ class NetworkForwarder:
         self._refusal = ""
         self._refused_listeners: dict[ListenerKey, str] = {}
         self._disturbed = False
+        self._segment: Segment | None = None
 
     # What the agent asks.
 
@@ -151,13 +153,26 @@ class NetworkForwarder:
         """Why the network is not served, "" when it is."""
         return self._refusal
 
+    async def traffic(self) -> Traffic | None:
+        """What the kernel has counted; None while the network is not open, or can't be read."""
+        if self._segment is None:
+            return None
+        try:
+            listeners = await self._segment.engine.counters()
+            nodes = await self._segment.engine.member_counters()
+        except DataPlaneError as err:
+            log.warning("counters not read", extra={"network": self._network, "error": str(err)})
+            return None
+        owners = {listener: self._table.owner(self._network, listener) for listener in listeners}
+        return Traffic(listeners, {k: "/".join(owner) for k, owner in owners.items() if owner is not None}, nodes)
+
     # The work.
 
     async def run(self, *, adopt: bool = True) -> None:
         """Work for ever; cancelled, it leaves rules and addresses as they are. ``adopt``: there is a namespace of the
         agent before."""
         self._unknown = adopt
-        segment = await self._opened()
+        self._segment = segment = await self._opened()
         others = [
             asyncio.create_task(self._tick(segment)),
             asyncio.create_task(self._pass(segment)),
@@ -183,6 +198,7 @@ class NetworkForwarder:
             for task in (*others, *self._tasks):
                 task.cancel()
             await asyncio.gather(*others, *self._tasks, return_exceptions=True)
+            self._segment = None
             await segment.close()
 
     def _ended(self, _: "asyncio.Task[None]") -> None:

@@ -15,7 +15,7 @@ from cloudprovider import __version__
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
 from cloudprovider.agent.leases import Connect
-from cloudprovider.agent.metrics import exposition_of_dhcp
+from cloudprovider.agent.metrics import exposition_of_dhcp, exposition_of_traffic
 from cloudprovider.agent.nodehealth import MakeProber
 from cloudprovider.agent.ownership import Ownership
 from cloudprovider.dataplane.api import DataPlane, Segment
@@ -78,9 +78,13 @@ class Agent:
             () if self._heard else (f"the API server has not said yet which agent of {self._config.instance} serves",)
         )
 
-    def metrics(self) -> str:
+    async def metrics(self) -> str:
         """Our own metrics, in Prometheus' text format."""
-        return exposition_of_dhcp({} if self._controller is None else self._controller.dhcp_counts())
+        if self._controller is None:
+            return exposition_of_dhcp({})
+        return exposition_of_dhcp(self._controller.dhcp_counts()) + exposition_of_traffic(
+            await self._controller.traffic()
+        )
 
     async def run(self) -> None:
         """Work until cancelled. Rules and addresses stay in the kernel for the next agent."""
@@ -184,7 +188,11 @@ async def _serve(agent: Agent, config: AgentConfig, requests: RequestCounter) ->
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    probes = Probes(ready=lambda: agent.not_ready, metrics=lambda: exposition(requests) + agent.metrics())
+
+    async def metrics() -> str:
+        return exposition(requests) + await agent.metrics()
+
+    probes = Probes(ready=lambda: agent.not_ready, metrics=metrics)
     async with serve(config.endpoint, probes):
         with contextlib.suppress(asyncio.CancelledError):
             await task

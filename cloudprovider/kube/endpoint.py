@@ -33,12 +33,12 @@ class Probes:
     """What the endpoint asks. ``live`` and ``ready`` return reasons why not; none means yes.
 
     Not live: the process should be killed and started anew. Not ready: it should not (yet) be relied upon.
-    ``metrics`` returns Prometheus' text format.
+    ``metrics`` returns Prometheus' text format, or what it comes from.
     """
 
     live: Callable[[], Reasons] = _none
     ready: Callable[[], Reasons] = _none
-    metrics: Callable[[], str] = _empty
+    metrics: Callable[[], str | Awaitable[str]] = _empty
 
 
 def split_address(endpoint: str) -> tuple[str, int]:
@@ -92,9 +92,11 @@ def _probe(reasons: Callable[[], Reasons]) -> _Handler:
     return handle
 
 
-def _metrics(text: Callable[[], str]) -> _Handler:
+def _metrics(text: Callable[[], str | Awaitable[str]]) -> _Handler:
     async def handle(_: web.Request) -> web.Response:
-        return web.Response(body=text().encode(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+        found = text()
+        body = found if isinstance(found, str) else await found
+        return web.Response(body=body.encode(), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
     return handle
 

@@ -131,9 +131,13 @@ async def test_a_lease_is_forwarded_outlives_the_agent_and_is_given_back(lan: La
             assert lan.server.leases() == {vip}
             await shout_noise(lan.server.link.name)
             counted = 'cloudprovider_agent_dhcp_dropped_total{network="management",reason="short-message"} 1'
-            await until(lambda: counted in agent.metrics(), 10)
+
+            async def told() -> bool:
+                return counted in await agent.metrics()
+
+            await until(told, 10)
             received = 'dhcp_messages_total{network="management",direction="received",type="ack"} 1'
-            assert received in agent.metrics()
+            assert received in await agent.metrics()
             await world.client.delete(LOADBALANCERS, "t", "a")
 
             async def released() -> bool:
