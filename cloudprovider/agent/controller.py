@@ -120,7 +120,7 @@ class AgentController:
     async def traffic(self) -> Mapping[str, Traffic]:
         """What the kernel has counted on each network that is open."""
         found = {network: await forwarder.traffic() for network, forwarder in self._forwarders.items()}
-        return {network: traffic for network, traffic in found.items() if traffic is not None}
+        return {network or "management": traffic for network, traffic in found.items() if traffic is not None}
 
     def dhcp_counts(self) -> Mapping[str, Counts]:
         """What the DHCP client of each network sent, received and dropped, since this controller was made."""

@@ -51,4 +51,4 @@ async def test_an_agent_that_serves_tells_of_its_load_balancers() -> None:
     assert "load_balancer=" not in await agent.metrics()
     async with running(agent):
         await until(world.holds)
-        assert 'client_bytes_total{network="",load_balancer="t/a"} 0' in await agent.metrics()
+        assert 'client_bytes_total{network="management",load_balancer="t/a"} 0' in await agent.metrics()
