@@ -1,7 +1,7 @@
 """What an agent is told: its name, its instance, and how its host stands on each network."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import msgspec
@@ -72,11 +72,11 @@ def _network(path: Path, index: int, network: _Network) -> NetworkConfig:
     if network.name and network.name.count("/") != 1:
         raise ConfigurationError(f'{where}.name "{network.name}" is not of the form "namespace/name".')
     try:
-        address = ip_interface(network.address) if network.address else None
+        address = IPv4Interface(network.address) if network.address else None
     except ValueError as err:
         raise ConfigurationError(f"{where}.address: {err}; write it as 10.0.0.2/24.") from err
     try:
-        gateway = ip_address(network.gateway) if network.gateway else None
+        gateway = IPv4Address(network.gateway) if network.gateway else None
     except ValueError as err:
         raise ConfigurationError(f"{where}.gateway: {err}; write an address.") from err
     if address is not None and gateway is not None and gateway not in address.network:

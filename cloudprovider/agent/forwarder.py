@@ -254,9 +254,8 @@ class NetworkForwarder:
         forgotten, dead = dict(self._forgotten), set(self._dead)
         plan = self._table.plan(self._network)
         await segment.connections.forget_listeners(forgotten.keys() - plan.forwards.keys())
-        await segment.connections.forget_backends(
-            dead - frozenset().union(*(group.members for group in plan.groups.values()))
-        )
+        left = dead - frozenset().union(*(group.members for group in plan.groups.values()))
+        await segment.connections.forget_backends(dict.fromkeys(left, plan.forwards.keys()))
         for listener, key in forgotten.items():
             if self._forgotten.get(listener) == key:
                 del self._forgotten[listener]

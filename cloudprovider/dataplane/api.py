@@ -5,12 +5,17 @@ All calls work on one network namespace, are safe to repeat, and raise
 """
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
-from typing import Protocol
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from typing import Final, Protocol
 
-from cloudprovider.core.plan import Changes, IPAddress, L4Protocol, ListenerKey, Plan
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.plan import Changes, IPAddress, L4Protocol, ListenerKey, Member, Plan
+
+STACK: Final = MACAddress("00:00:00:00:00:00")
+"""Where :meth:`Engine.pins` tells of a flow that goes on by mode ``nat``: it is pinned to no node, but to the
+namespace's own stack, where conntrack knows its node."""
 
 
 class Engine(Protocol):
@@ -21,8 +26,18 @@ class Engine(Protocol):
         ...
 
     async def apply(self, changes: Changes) -> None:
-        """Apply one delta in one kernel transaction. A forward to a group that neither exists nor comes with the
-        same delta, and the removal of a group that a forward still uses, are refused."""
+        """Apply one delta in one kernel transaction.
+
+        Refused, whole and with a sentence that says what to do (see :mod:`cloudprovider.dataplane.ledger`): a forward
+        to, or from (``former``), a group that neither exists nor comes with the same delta; the removal of a group
+        that a forward still uses; members of several kinds; a group that does not fit the forward's mode and family;
+        ``former`` and ``pinned`` at once (``former`` keeps what is pinned anyhow); mode ``nat`` in a family that the
+        network has no own address of.
+
+        TCP flows that are under way go on as :attr:`Group.former` and :attr:`Forward.former` say; UDP has none that
+        could be told: where a *listener* has come to another group, mode or affinity, its datagrams follow at once.
+        When neither a listener nor its group is changing or pinned any more, its pins are forgotten.
+        """
         ...
 
     async def observe(self) -> Plan:
@@ -39,8 +54,28 @@ class Engine(Protocol):
         cheapest question there is; when False, ask ``intact``, and observe."""
         ...
 
-    async def counters(self) -> "dict[ListenerKey, Counter]":
-        """Packets and bytes per listener since it was applied."""
+    async def pins(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
+        """How many flows are pinned, by listener and node (``STACK``: to mode ``nat``). At most 65,536 of each family
+        and protocol are; each is forgotten an hour after its last packet."""
+        ...
+
+    async def unpin(self, gone: Mapping[MACAddress, Collection[ListenerKey]]) -> int:
+        """Forget the pins of these listeners' flows to these nodes, as their time to drain is over; return how many.
+        What still comes of such a flow goes where the listener now says, whose node resets it (TCP)."""
+        ...
+
+    async def returned(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
+        """Frames that a listener's own node sent back, by listener and node: it does not accept the address (not
+        yet, or no more). They are dropped and counted. One that has sent none for ten seconds is not told of."""
+        ...
+
+    async def counters(self) -> "Mapping[ListenerKey, Counter]":
+        """What clients sent to each listener since it was applied. ``connections`` is 0 here."""
+        ...
+
+    async def member_counters(self) -> "Mapping[Member, Counter]":
+        """What was sent on to each node since a group has it, in all groups together, by what the groups know it by.
+        Of a connection in mode ``dsr`` only its beginning can be told: a SYN is one, UDP has none."""
         ...
 
     async def close(self) -> None:
@@ -50,10 +85,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Counter:
-    """What went through a listener."""
+    """What went through a listener, or to a node."""
 
     packets: int
     bytes: int
+    connections: int = 0
 
 
 class Connections(Protocol):
@@ -63,8 +99,11 @@ class Connections(Protocol):
         """Delete the entries of these listeners (the Service is gone); return how many."""
         ...
 
-    async def forget_backends(self, backends: Iterable[IPAddress], *, protocol: L4Protocol = "UDP") -> int:
-        """Delete the entries that go to these nodes (UDP would stay with a dead node for ever); return how many."""
+    async def forget_backends(
+        self, gone: Mapping[IPAddress, Collection[ListenerKey]], *, protocol: L4Protocol = "UDP"
+    ) -> int:
+        """Delete the entries of these listeners that go to these nodes (UDP would stay with a dead node for ever);
+        return how many. Only listeners of ``protocol`` count."""
         ...
 
 
@@ -116,17 +155,49 @@ class NetworkConfig:
     """How a host stands on one network.
 
     ``name`` is "namespace/name" or "" (management); ``device`` the host's bridge (or plain device: macvlan);
-    ``address`` the namespace's own address there (probes, masquerade), ``gateway`` its default route.
+    ``address`` and ``address6`` the namespace's own addresses there (probes, masquerade), ``gateway`` and ``gateway6``
+    its default routes (an IPv6 one may be link-local). A family without an address is served by mode ``dsr`` only.
+    ``answer_ping``: whether VIPs answer ICMP echo requests. ``masquerade``: in mode ``nat``, whether nodes see the
+    namespace's own address instead of the client's; without it, their answers must find back through this host.
     """
 
     name: str
     device: str
-    address: IPv4Interface | IPv6Interface | None = None
-    gateway: IPAddress | None = None
+    address: IPv4Interface | None = None
+    gateway: IPv4Address | None = None
+    address6: IPv6Interface | None = None
+    gateway6: IPv6Address | None = None
+    answer_ping: bool = True
+    masquerade: bool = True
+
+
+class Nodes(Protocol):
+    """Which nodes stand on the network themselves, and by which MAC: they are asked, by ARP and NDP, for as long as
+    they are followed. The kernel's own neighbour table is no part of it."""
+
+    def follow(self, addresses: Collection[IPAddress]) -> None:
+        """Keep asking for these addresses, the whole set each time: what is missing in it is not followed any more.
+        Any number; costs nothing where it is the same as before."""
+        ...
+
+    @property
+    def known(self) -> Mapping[IPAddress, MACAddress]:
+        """Who of those that are followed answers now. Who has fallen silent is not in it."""
+        ...
+
+    def settled(self, address: IPAddress) -> bool:
+        """Whether it is known by now if this address answers: it does, or it was asked for long enough (about 1 s).
+        False for one that is not followed."""
+        ...
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call back, in the event loop but never from within ``follow``, when ``known`` has changed (another MAC is
+        a change) or an address has become settled. One callback: the last one given."""
+        ...
 
 
 class Segment(Protocol):
-    """One network's namespace, whole: its links, and the three seams above."""
+    """One network's namespace, whole: its links, and the seams above."""
 
     @property
     def mac(self) -> str:
@@ -146,6 +217,17 @@ class Segment(Protocol):
     @property
     def announcer(self) -> Announcer:
         """The VIPs."""
+        ...
+
+    @property
+    def nodes(self) -> Nodes:
+        """The nodes' MACs."""
+        ...
+
+    @property
+    def dsr_obstacle(self) -> str:
+        """Why frames that are passed on in mode ``dsr`` would not arrive, or not be answered, on this host, in a
+        sentence that says what to do; "" where nothing stands in the way."""
         ...
 
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:

@@ -9,7 +9,7 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
@@ -77,12 +77,17 @@ class Conntrack:
             vips, _by_destination, lambda flow: ListenerKey(flow.vip, flow.protocol, flow.port) in wanted
         )
 
-    async def forget_backends(self, backends: Iterable[IPAddress], *, protocol: L4Protocol = "UDP") -> int:
+    async def forget_backends(
+        self, gone: Mapping[IPAddress, Collection[ListenerKey]], *, protocol: L4Protocol = "UDP"
+    ) -> int:
         """See :class:`~cloudprovider.dataplane.api.Connections`."""
-        wanted = frozenset(backend for backend in backends if isinstance(backend, IPv4Address))
-        return await self._forget(
-            sorted(wanted), _by_answerer, lambda flow: flow.protocol == protocol and flow.backend in wanted
-        )
+        left = sorted(backend for backend in gone if isinstance(backend, IPv4Address))
+
+        def doomed(flow: _Flow) -> bool:
+            listeners = gone.get(flow.backend, ())
+            return flow.protocol == protocol and ListenerKey(flow.vip, flow.protocol, flow.port) in listeners
+
+        return await self._forget(left, _by_answerer, doomed)
 
     async def close(self) -> None:
         """Close the socket; a search that is under way comes to its end first."""

@@ -7,19 +7,21 @@ one netlink transaction of 0.1 to 0.2 ms, sent from the event loop itself: handi
 import asyncio
 import errno
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final, TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.maglev import SIZES
-from cloudprovider.core.plan import Changes, Group, GroupId, ListenerKey, Plan
+from cloudprovider.core.plan import Changes, Group, GroupId, ListenerKey, Member, Plan
 from cloudprovider.dataplane import elements, ruleset, ruleset6
 from cloudprovider.dataplane.api import Counter
 from cloudprovider.dataplane.elements import GroupElements, ListenerElements
 from cloudprovider.dataplane.ledger import Ledger
 from cloudprovider.dataplane.nftables import NFPROTO_IPV6, Nftables, Transaction, each_element, element
+from cloudprovider.dataplane.standing import Standing
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -62,16 +64,14 @@ class _Held:
 
 
 class NftablesEngine:
-    """The rules of one namespace. ``enter`` calls a function inside it, ``own`` is its address on the network,
-    ``ipv6`` says whether it has IPv6, which is refused as long as nothing is forwarded there."""
+    """The rules of one namespace. ``enter`` calls a function inside it."""
 
-    def __init__(
-        self, enter: Callable[[Callable[[], None]], None], nftables: Nftables, own: IPv4Address, *, ipv6: bool
-    ) -> None:
+    def __init__(self, enter: Callable[[Callable[[], None]], None], nftables: Nftables, standing: Standing) -> None:
         self._enter = enter
         self._nftables = nftables
-        self._own = own
-        self._ipv6 = ipv6
+        self._standing = standing
+        self._own = standing.own.ip if standing.own is not None else IPv4Address(0)
+        self._ipv6 = standing.ipv6
         self._ledger = Ledger()
         self._held = _Held()
         self._digest = b""
@@ -96,7 +96,7 @@ class NftablesEngine:
 
     async def apply(self, changes: Changes) -> None:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
-        self._ledger.check(changes)
+        self._ledger.check(changes, self._standing)
         transaction = Transaction(ruleset.TABLE)
         groups: dict[GroupId, GroupElements] = {}
         for number, group in changes.groups.items():
@@ -163,7 +163,23 @@ class NftablesEngine:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         return self._nftables.generation() == self._generation
 
-    async def counters(self) -> dict[ListenerKey, Counter]:
+    async def pins(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return {}
+
+    async def unpin(self, gone: Mapping[MACAddress, Collection[ListenerKey]]) -> int:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return 0
+
+    async def returned(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return {}
+
+    async def member_counters(self) -> Mapping[Member, Counter]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return {}
+
+    async def counters(self) -> Mapping[ListenerKey, Counter]:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         counters: dict[ListenerKey, Counter] = {}
         async with self._reading:

@@ -4,18 +4,20 @@ A :class:`FakeDataPlane` stands for the host: what was programmed outlives the s
 kernel outlives an agent. Attributes of :class:`FakeNetwork` are for tests to look at, and to break things with.
 """
 
+import asyncio
 import errno
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.plan import Changes, Forward, IPAddress, L4Protocol, ListenerKey, Plan
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.plan import Changes, Forward, IPAddress, L4Protocol, ListenerKey, Member, Plan
 from cloudprovider.dataplane.api import Claim, Counter, NetworkConfig
 from cloudprovider.dataplane.ledger import Ledger
 from cloudprovider.dataplane.naming import Names
 from cloudprovider.dataplane.neighbours import check_announceable
+from cloudprovider.dataplane.standing import Standing
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,49 @@ class FakeNetwork:
     """How often somebody else changed the rules."""
     refusals: list[DataPlaneError] = field(default_factory=list)
     """Errors to be raised, one by each of the next applies."""
+    pins: dict[tuple[ListenerKey, MACAddress], int] = field(default_factory=dict)
+    """How many flows are pinned; they go as the kernel's go when nothing is changing or pinned any more."""
+    returned: dict[tuple[ListenerKey, MACAddress], int] = field(default_factory=dict)
+    """Frames that nodes sent back in the last ten seconds."""
+    stations: dict[IPAddress, MACAddress] = field(default_factory=dict)
+    """Who answers on the network when it is asked for: see :meth:`station`."""
+    unsettled: set[IPAddress] = field(default_factory=set)
+    """Addresses that were not asked for long enough yet: see :meth:`settle`."""
+    dsr_obstacle: str = ""
+    """Why passed-on frames would not arrive."""
+    watchers: list[Callable[[], None]] = field(default_factory=list)
+    """Who is told when ``stations`` or ``unsettled`` change."""
 
     def tamper(self, key: ListenerKey, forward: Forward | None) -> None:
         """Change a forward behind the engine's back."""
         self.ledger.commit(Changes(forwards={key: forward}))
         self.foreign += 1
+
+    def station(self, address: IPAddress, mac: MACAddress | None) -> None:
+        """Have a machine answer for an address from now on, or (None) nobody."""
+        if mac is None:
+            self.stations.pop(address, None)
+        else:
+            self.stations[address] = mac
+        self._tell()
+
+    def settle(self, address: IPAddress) -> None:
+        """Have an address asked for long enough."""
+        self.unsettled.discard(address)
+        self._tell()
+
+    def tracked(self, key: ListenerKey) -> bool:
+        """Whether a listener, or its group, is changing or pinned."""
+        forward = self.ledger.forwards.get(key)
+        if forward is None:
+            return False
+        group = self.ledger.groups.get(forward.group)
+        moving = group is not None and forward.mode == "dsr" and bool(group.former or group.pinned)
+        return moving or forward.pinned or forward.former is not None
+
+    def _tell(self) -> None:
+        for watcher in self.watchers:
+            watcher()
 
     def hang_up(self) -> None:
         """Close the network's ends of all packet sockets."""
@@ -64,6 +104,7 @@ class FakeNetwork:
     def flush(self) -> None:
         """Lose all rules, as ``nft flush ruleset`` does."""
         self.ledger = Ledger()
+        self.pins, self.returned = {}, {}
         self.static = False
         self.foreign += 1
 
@@ -71,8 +112,9 @@ class FakeNetwork:
 class FakeEngine:
     """See :class:`~cloudprovider.dataplane.api.Engine`."""
 
-    def __init__(self, network: FakeNetwork) -> None:
+    def __init__(self, network: FakeNetwork, standing: Standing) -> None:
         self._network = network
+        self._standing = standing
         self._seen = 0
 
     async def start(self) -> None:
@@ -84,11 +126,12 @@ class FakeEngine:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         if not self._network.static:
             raise DataPlaneError("the static rules are not in place; start the engine", errno=errno.ENOENT)
-        self._network.ledger.check(changes)
+        self._network.ledger.check(changes, self._standing)
         if self._network.refusals:
             raise self._network.refusals.pop(0)
         self._network.ledger.commit(changes)
         self._network.applied.append(changes)
+        self._network.pins = {pin: n for pin, n in self._network.pins.items() if self._network.tracked(pin[0])}
 
     async def observe(self) -> Plan:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
@@ -103,9 +146,29 @@ class FakeEngine:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         return self._seen == self._network.foreign
 
-    async def counters(self) -> dict[ListenerKey, Counter]:
+    async def pins(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return dict(self._network.pins)
+
+    async def unpin(self, gone: Mapping[MACAddress, Collection[ListenerKey]]) -> int:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        doomed = {(key, mac): n for (key, mac), n in self._network.pins.items() if key in gone.get(mac, ())}
+        for pin in doomed:
+            del self._network.pins[pin]
+        return sum(doomed.values())
+
+    async def returned(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        return dict(self._network.returned)
+
+    async def counters(self) -> Mapping[ListenerKey, Counter]:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         return {key: Counter(packets=0, bytes=0) for key in self._network.ledger.forwards}
+
+    async def member_counters(self) -> Mapping[Member, Counter]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        groups = self._network.ledger.groups.values()
+        return {m: Counter(packets=0, bytes=0) for group in groups for m in group.members | group.former}
 
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
@@ -122,11 +185,12 @@ class FakeConnections:
         wanted = frozenset(listeners)
         return self._forget({flow for flow in self._network.flows if flow.listener in wanted})
 
-    async def forget_backends(self, backends: Iterable[IPAddress], *, protocol: L4Protocol = "UDP") -> int:
+    async def forget_backends(
+        self, gone: Mapping[IPAddress, Collection[ListenerKey]], *, protocol: L4Protocol = "UDP"
+    ) -> int:
         """See :class:`~cloudprovider.dataplane.api.Connections`."""
-        wanted = frozenset(backends)
-        flows = self._network.flows
-        return self._forget({f for f in flows if f.backend in wanted and f.listener.protocol == protocol})
+        flows = {f for f in self._network.flows if f.listener.protocol == protocol}
+        return self._forget({f for f in flows if f.listener in gone.get(f.backend, ())})
 
     def _forget(self, flows: set[FakeFlow]) -> int:
         self._network.flows -= flows
@@ -175,17 +239,65 @@ class FakeAnnouncer:
             self._callback(address, mac)
 
 
+class FakeNodes:
+    """See :class:`~cloudprovider.dataplane.api.Nodes`. What is followed is known, and settled, at once, but for
+    ``FakeNetwork.unsettled``."""
+
+    def __init__(self, network: FakeNetwork) -> None:
+        self._network = network
+        self._followed: frozenset[IPAddress] = frozenset()
+        self._callback: Callable[[], None] | None = None
+        network.watchers.append(self._changed)
+
+    def follow(self, addresses: Collection[IPAddress]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Nodes`."""
+        wanted = frozenset(addresses)
+        if wanted != self._followed:
+            self._followed = wanted
+            asyncio.get_running_loop().call_soon(self._changed)
+
+    @property
+    def known(self) -> Mapping[IPAddress, MACAddress]:
+        """See :class:`~cloudprovider.dataplane.api.Nodes`."""
+        here = self._followed & self._network.stations.keys() - self._network.unsettled
+        return {address: self._network.stations[address] for address in here}
+
+    def settled(self, address: IPAddress) -> bool:
+        """See :class:`~cloudprovider.dataplane.api.Nodes`."""
+        return address in self._followed and address not in self._network.unsettled
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Nodes`."""
+        self._callback = callback
+
+    def close(self) -> None:
+        """Follow nobody any more."""
+        self._callback = None
+        if self._changed in self._network.watchers:
+            self._network.watchers.remove(self._changed)
+
+    def _changed(self) -> None:
+        if self._callback is not None:
+            self._callback()
+
+
 class FakeSegment:
     """See :class:`~cloudprovider.dataplane.api.Segment`."""
 
     mac = "02:00:00:00:00:fa"
 
-    def __init__(self, network: FakeNetwork, forget: Callable[[], object]) -> None:
+    def __init__(self, network: FakeNetwork, config: NetworkConfig, forget: Callable[[], object]) -> None:
         self._network = network
-        self.engine = FakeEngine(network)
+        self.engine = FakeEngine(network, Standing.of(config, self.mac, ipv6=network.ipv6))
         self.connections = FakeConnections(network)
         self.announcer = FakeAnnouncer(network)
+        self.nodes = FakeNodes(network)
         self._forget = forget
+
+    @property
+    def dsr_obstacle(self) -> str:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        return self._network.dsr_obstacle
 
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
         """See :class:`~cloudprovider.dataplane.api.Segment`. There is no link to open one on: the other end is the
@@ -199,6 +311,7 @@ class FakeSegment:
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         self._forget()
+        self.nodes.close()
         self._network.hang_up()
 
 
@@ -217,10 +330,8 @@ class FakeDataPlane:
             raise DataPlaneError(f"network {config.name!r} is open already; close it first")
         if config.device not in self.devices:
             raise DataPlaneError(f"network {config.name!r}: there is no device {config.device} on this host")
-        if not isinstance(config.address, IPv4Interface):
-            raise DataPlaneError(f"network {config.name!r} has no IPv4 address for this host")
         network = self.namespaces.setdefault(config.name, FakeNetwork())
-        segment = FakeSegment(network, lambda: self.segments.pop(config.name, None))
+        segment = FakeSegment(network, config, lambda: self.segments.pop(config.name, None))
         self.segments[config.name] = segment
         return segment
 

@@ -2,49 +2,66 @@
 
 import errno
 from collections import Counter
-from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, Literal
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.maglev import SIZES
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
+from cloudprovider.dataplane.standing import Standing
 
 LAST_GROUP: Final = GroupId((1 << 24) - 1)
+MOST_MEMBERS: Final = SIZES[-1]
+
+Kind = Literal["IPv4 addresses", "IPv6 addresses", "MACs"]
+"""What a group knows its nodes by."""
+
+
+def kind(member: Member) -> Kind:
+    """What this member is."""
+    if isinstance(member, MACAddress):
+        return "MACs"
+    return "IPv4 addresses" if member.version == 4 else "IPv6 addresses"
+
+
+def kind_of(group: Group) -> Kind:
+    """What the members of a group, which has some, are."""
+    return kind(next(iter(group.members)))
 
 
 class Ledger:
-    """Groups and forwards, and how many forwards use each group. A delta costs what it changes, not what is held."""
+    """Groups and forwards, and who uses each group. A delta costs what it changes, not what is held."""
 
     def __init__(self) -> None:
         self.groups: dict[GroupId, Group] = {}
         self.forwards: dict[ListenerKey, Forward] = {}
-        self._uses: Counter[GroupId] = Counter()
+        self._uses: dict[GroupId, Counter[IPAddress]] = {}
+        """How many forwards of each VIP use a group, now or as what they come from."""
 
-    def check(self, changes: Changes) -> None:
+    def check(self, changes: Changes, standing: Standing) -> None:
         """Raise DataPlaneError if the delta does not fit what is held; the message names what, and what to do."""
         for number, group in changes.groups.items():
             if group is not None:
-                _check_group(number, group)
-        uses: Counter[GroupId] = Counter()
+                _check_group(number, group, standing)
+        gone: Counter[GroupId] = Counter()
+        come: Counter[GroupId] = Counter()
         for key, forward in changes.forwards.items():
-            old = self.forwards.get(key)
-            if old is not None:
-                uses[old.group] -= 1
-            if forward is None:
-                continue
-            _check_forward(key, forward)
-            uses[forward.group] += 1
-            if forward.group and not changes.groups.get(forward.group, self.groups.get(forward.group)):
-                raise DataPlaneError(
-                    f"{_name(key)} forwards to group {forward.group}, which is not there; add the group with it",
-                    errno=errno.ENOENT,
-                )
+            gone.update(_used(self.forwards.get(key)))
+            if forward is not None:
+                _check_forward(key, forward, standing)
+                self._check_groups(key, forward, changes)
+                come.update(_used(forward))
         for number, group in changes.groups.items():
-            if group is None and number in self.groups and self._uses[number] + uses[number]:
+            stay = self._uses.get(number, Counter()).total() - gone[number]
+            if group is None and number in self.groups and stay + come[number]:
                 raise DataPlaneError(
-                    f"group {number} can't be removed: {self._uses[number] + uses[number]} forwards use it; "
+                    f"group {number} can't be removed: {stay + come[number]} forwards use it; "
                     "change or remove them with it",
                     errno=errno.EBUSY,
                 )
+            if group is not None and stay:
+                self._check_users(number, group)
 
     def commit(self, changes: Changes) -> None:
         """Take over a delta that was carried out."""
@@ -54,46 +71,170 @@ class Ledger:
             else:
                 self.groups[number] = group
         for key, forward in changes.forwards.items():
-            old = self.forwards.pop(key, None)
-            if old is not None:
-                self._uses[old.group] -= 1
+            for used in _used(self.forwards.pop(key, None)):
+                self._count(used, key.vip, -1)
             if forward is not None:
                 self.forwards[key] = forward
-                self._uses[forward.group] += 1
+                for used in _used(forward):
+                    self._count(used, key.vip, 1)
 
     def replace(self, plan: Plan) -> None:
         """Hold exactly this."""
         self.groups = dict(plan.groups)
-        self.forwards = dict(plan.forwards)
-        self._uses = Counter(f.group for f in plan.forwards.values())
+        self.forwards = {}
+        self._uses = {}
+        self.commit(Changes(forwards=dict(plan.forwards)))
 
     def plan(self) -> Plan:
         """A copy of what is held."""
         return Plan(groups=dict(self.groups), forwards=dict(self.forwards))
 
+    def _count(self, group: GroupId, vip: IPAddress, by: int) -> None:
+        users = self._uses.setdefault(group, Counter())
+        users[vip] += by
+        if not users[vip]:
+            del users[vip]
+        if not users:
+            del self._uses[group]
 
-def _check_group(number: GroupId, group: Group) -> None:
+    def _check_groups(self, key: ListenerKey, forward: Forward, changes: Changes) -> None:
+        """Whether the groups that a forward names are there, and of the right kind."""
+        address: Kind = "IPv4 addresses" if key.vip.version == 4 else "IPv6 addresses"
+        named = [(forward.group, forward.mode, "to")] if forward.group else []
+        if forward.former is not None and forward.former.group:
+            named.append((forward.former.group, forward.former.mode, "from"))
+        for number, mode, way in named:
+            group = changes.groups[number] if number in changes.groups else self.groups.get(number)
+            if group is None:
+                raise DataPlaneError(
+                    f"{_name(key)} forwards {way} group {number}, which is not there; add the group with it",
+                    errno=errno.ENOENT,
+                )
+            wanted: Kind = "MACs" if mode == "dsr" else address
+            if group.members and kind_of(group) != wanted:
+                raise _refused(
+                    f"{_name(key)} forwards in mode {mode} {way} group {number}, whose members are {kind_of(group)}; "
+                    f"it takes a group of {wanted}"
+                )
+            if key.vip in group.members:
+                raise _refused(f"{_name(key)} forwards to group {number}, which has that very address as a node")
+
+    def _check_users(self, number: GroupId, group: Group) -> None:
+        """Whether a group that comes fits the forwards that it has already."""
+        held = self.groups.get(number)
+        if held is not None and held.members and kind_of(held) != kind_of(group):
+            raise _refused(
+                f"group {number} can't come to have {kind_of(group)} as members instead of {kind_of(held)} while "
+                "forwards use it; take another number"
+            )
+        users = self._uses[number]
+        for member in group.members if len(group.members) < len(users) else list(users):
+            if member in users and member in group.members:
+                raise _refused(f"group {number}: node {member} is an address that forwards to this group")
+
+
+def _used(forward: Forward | None) -> Iterator[GroupId]:
+    """The groups that a forward uses."""
+    if forward is not None and forward.group:
+        yield forward.group
+    if forward is not None and forward.former is not None and forward.former.group:
+        yield forward.former.group
+
+
+def _check_group(number: GroupId, group: Group, standing: Standing) -> None:
     if not 1 <= number <= LAST_GROUP:
         raise _refused(f"group {number} is out of range; use 1 to {LAST_GROUP}")
     if not group.members:
         raise _refused(f"group {number} has no nodes; point its forwards to group 0, which refuses, and remove it")
-    for node in group.members:
-        if not isinstance(node, IPv4Address):
-            raise _refused(f"group {number}: node {node} is no IPv4 address, which is all that is forwarded to yet")
+    kinds = {kind(member) for member in group.members | group.former}
+    if len(kinds) != 1:
+        raise _refused(f"group {number} mixes {' and '.join(sorted(kinds))}; make a group for each")
+    if len(group.members) > MOST_MEMBERS or len(group.former) > MOST_MEMBERS:
+        raise _refused(f"group {number} has more than {MOST_MEMBERS} nodes; split it")
+    if group.former and group.pinned:
+        raise _refused(f"group {number} is both changing and pinned; what changes (former) keeps its pins anyhow")
+    if (group.former or group.pinned) and kinds != {"MACs"}:
+        raise _refused(
+            f"group {number} has {kinds.pop()}, whose flows conntrack remembers; leave former and pinned out"
+        )
+    for member in group.members | group.former:
+        if why := _unfit(member, standing):
+            raise _refused(f"group {number}: node {member} {why}")
 
 
-def _check_forward(key: ListenerKey, forward: Forward) -> None:
-    if not isinstance(key.vip, IPv4Address):
-        raise _refused(f"{_name(key)} is IPv6, which this data plane does not forward yet")
+def _unfit(member: Member, standing: Standing) -> str:
+    """Why no packet could ever reach this node; "" for a good one."""
+    if isinstance(member, MACAddress):
+        if not member.is_unicast:
+            return "is not the MAC of one machine"
+        return "is this host's own MAC on the network" if member == standing.mac else ""
+    for wrong, why in (
+        (member.is_unspecified, "is the unspecified address"),
+        (member.is_loopback, "is a loopback address"),
+        (member.is_multicast, "is a multicast address"),
+        (member.version == 6 and member.is_link_local, "is a link-local address; give one that is routed"),
+        (member.packed == b"\xff\xff\xff\xff", "is the broadcast address"),
+    ):
+        if wrong:
+            return why
+    own = standing.own if member.version == 4 else standing.own6
+    if own is None:
+        return f"can't be reached: this network has no IPv{member.version} address for this host; {_ADDRESS_LACKS}"
+    if member == own.ip:
+        return "is this host's own address on the network"
+    if member.version == 4 and own.network.prefixlen < 31 and member == own.network.broadcast_address:
+        return f"is the broadcast address of {own.network}"
+    return ""
+
+
+_ADDRESS_LACKS: Final = "give it one in the networks file, or use mode dsr"
+
+
+def _check_forward(key: ListenerKey, forward: Forward, standing: Standing) -> None:
+    if key.vip.version == 6 and not standing.ipv6:
+        raise _refused(f"{_name(key)} is IPv6, which this network's link has not got")
     if not 1 <= key.port <= 65535:
         raise _refused(f"{_name(key)}: the port is out of range; use 1 to 65535")
-    if not 1 <= forward.backend_port <= 65535:
-        raise _refused(f"{_name(key)}: backend port {forward.backend_port} is out of range; use 1 to 65535")
     if not 0 <= forward.group <= LAST_GROUP:
         raise _refused(f"{_name(key)}: group {forward.group} is out of range; use 0 to {LAST_GROUP}")
+    if forward.mode == "nat":
+        if not 1 <= forward.backend_port <= 65535:
+            raise _refused(f"{_name(key)}: backend port {forward.backend_port} is out of range; use 1 to 65535")
+        own = standing.own if key.vip.version == 4 else standing.own6
+        if forward.group and own is None:
+            lacks = f"this network has no IPv{key.vip.version} address for this host"
+            raise _refused(f"{_name(key)} can't be forwarded in mode nat: {lacks}; {_ADDRESS_LACKS}")
+    else:
+        if forward.backend_port:
+            raise _refused(
+                f"{_name(key)}: in mode dsr a port is not changed; leave backend port {forward.backend_port} out"
+            )
+        if not forward.group:
+            raise _refused(f"{_name(key)}: in mode dsr there is no group 0; use mode nat to refuse")
     for source in forward.sources:
-        if not isinstance(source, IPv4Network):
-            raise _refused(f"{_name(key)}: source range {source} is IPv6, the address is IPv4; leave it out")
+        if source.version != key.vip.version:
+            raise _refused(
+                f"{_name(key)}: source range {source} is IPv{source.version}, the address is IPv{key.vip.version}; "
+                "leave it out"
+            )
+    _check_former(key, forward)
+
+
+def _check_former(key: ListenerKey, forward: Forward) -> None:
+    former = forward.former
+    if former is None:
+        return
+    if forward.pinned:
+        raise _refused(f"{_name(key)} is both changing and pinned; what changes (former) keeps its pins anyhow")
+    if not 0 <= former.group <= LAST_GROUP:
+        raise _refused(f"{_name(key)}: former group {former.group} is out of range; use 0 to {LAST_GROUP}")
+    if former.mode == "nat":
+        if forward.mode == "nat":
+            raise _refused(f"{_name(key)} stays in mode nat, where conntrack remembers flows; leave former out")
+        if former.group or former.by_client:
+            raise _refused(f"{_name(key)}: a former mode nat has neither group nor affinity; leave them out")
+    elif not former.group:
+        raise _refused(f"{_name(key)}: in a former mode dsr there is no group 0; leave former out")
 
 
 def _name(key: ListenerKey) -> str:

@@ -12,13 +12,14 @@ from typing import TypeVar
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.dataplane import namespace, sysctls
 from cloudprovider.dataplane.announcer import KernelAnnouncer, Timing
-from cloudprovider.dataplane.api import NetworkConfig
+from cloudprovider.dataplane.api import NetworkConfig, Nodes
 from cloudprovider.dataplane.conntrack import Conntrack
 from cloudprovider.dataplane.engine import NftablesEngine
 from cloudprovider.dataplane.naming import LINK, Names
 from cloudprovider.dataplane.neighbours import Neighbours
 from cloudprovider.dataplane.nftables import Nftables
 from cloudprovider.dataplane.rtnetlink import Link, RouteSocket, strays
+from cloudprovider.dataplane.standing import Standing
 
 T = TypeVar("T")
 
@@ -42,6 +43,16 @@ class KernelSegment:
         self.mac = mac
         self._path = path
         self._forget = forget
+
+    @property
+    def nodes(self) -> Nodes:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        raise NotImplementedError
+
+    @property
+    def dsr_obstacle(self) -> str:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        raise NotImplementedError
 
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
@@ -97,7 +108,7 @@ class HostDataPlane:
         segment = KernelSegment(
             path,
             sockets.link.mac,
-            engine=NftablesEngine(enter, sockets.nftables, own.ip, ipv6=neighbours.ipv6),
+            engine=NftablesEngine(enter, sockets.nftables, Standing.of(config, sockets.link.mac, ipv6=neighbours.ipv6)),
             connections=sockets.conntrack,
             announcer=KernelAnnouncer(
                 sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing

@@ -9,6 +9,7 @@ import pytest
 
 from cloudprovider.agent import forwarder as module
 from cloudprovider.agent.forwarder import NetworkForwarder
+from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
@@ -114,9 +115,12 @@ async def test_deletion_withdraws_the_address_and_forgets_its_connections() -> N
 async def test_a_dead_nodes_udp_connections_are_forgotten() -> None:
     world = World()
     async with world.running():
-        world.put()
-        await world.until(world.in_line)
         dns = ListenerKey(VIP, "UDP", 53)
+        world.table.set_load_balancer(
+            lb("a", "10.0.0.100", HTTP, Listener(name="dns", port=53, protocol="UDP", backend_port=30053))
+        )
+        world.forwarder.touch(A, 1)
+        await world.until(world.in_line)
         world.network.flows |= {FakeFlow(dns, ip_address("10.0.0.11")), FakeFlow(dns, ip_address("10.0.0.12"))}
         world.forwarder.forget_backends(world.table.set_cluster(cluster("n2")))
         await world.until(lambda: len(world.network.flows) == 1)
