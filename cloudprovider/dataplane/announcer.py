@@ -9,9 +9,9 @@ second, tells nobody who has the address, and leaves it dead on the link.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import islice
 from typing import Final
 
@@ -20,7 +20,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import Claim
 from cloudprovider.dataplane.heard import Heard
 from cloudprovider.dataplane.neighbours import Neighbours, check_announceable
-from cloudprovider.dataplane.rtnetlink import Link, RouteSocket, host_interface, vips
+from cloudprovider.dataplane.rtnetlink import IPInterface, Link, RouteSocket, host_interface, vips
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -52,10 +52,16 @@ class Timing:
 
 
 class KernelAnnouncer:
-    """The VIPs of one link. Made in a running event loop; ``own`` is the namespace's own address there."""
+    """The VIPs of one link. Made in a running event loop; ``own`` are the namespace's own addresses there."""
 
     def __init__(
-        self, link: Link, own: IPv4Interface, *, route: RouteSocket, neighbours: Neighbours, timing: Timing
+        self,
+        link: Link,
+        own: Collection[IPInterface],
+        *,
+        route: RouteSocket,
+        neighbours: Neighbours,
+        timing: Timing,
     ) -> None:
         self._link = link
         self._own = own

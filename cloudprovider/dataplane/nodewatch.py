@@ -9,6 +9,7 @@ Pure: time (seconds of a monotonic clock) and chance are arguments, and frames a
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -69,6 +70,8 @@ class NodeWatch:
         self._nodes: dict[IPAddress, _Node] = {}
         self._known: dict[IPAddress, MACAddress] = {}
         self._queue: list[tuple[float, int, _Node]] = []
+        self._settling: deque[tuple[float, _Node]] = deque()
+        """Those that have been asked for the first time, and when: in that order."""
         self._entries = count(1)
         self._budget = 0.0
         self._counted: float | None = None
@@ -108,7 +111,7 @@ class NodeWatch:
         node = self._nodes.get(address)
         if node is None:
             return False
-        return node.mac is not None or (node.first_asked is not None and now - node.first_asked >= self._pace.settle)
+        return node.mac is not None or (node.first_asked is not None and node.first_asked + self._pace.settle <= now)
 
     def restart(self, now: float) -> None:
         """The link has come up: ask again for all, as silence so far means nothing."""
@@ -122,10 +125,11 @@ class NodeWatch:
                 self._put(node, now + self._pace.answer * self._chance())
 
     def asks(self, now: float) -> tuple[list[Ask], bool]:
-        """What to ask now, as far as the pace allows; and whether ``known`` has changed (a node is lost)."""
+        """What to ask now, as far as the pace allows; and whether ``known`` has changed (a node is lost), or somebody's
+        silence has come to mean something."""
         self._earn(now)
         asks: list[Ask] = []
-        changed = False
+        changed = self._settle(now)
         while self._queue and self._queue[0][0] <= now and self._budget >= 1:
             _, entry, node = heapq.heappop(self._queue)
             if entry != node.entry:
@@ -149,11 +153,14 @@ class NodeWatch:
         if not self._queue:
             return None
         self._earn(now)
-        return max(self._queue[0][0], now + (1 - self._budget) / self._pace.per_second)
+        asks = max(self._queue[0][0], now + (1 - self._budget) / self._pace.per_second)
+        return min(asks, self._settling[0][0] + self._pace.settle) if self._settling else asks
 
     def _ask(self, node: _Node, now: float) -> Ask:
         if node.first_asked is None:
             node.first_asked = now
+            if node.mac is None:
+                self._settling.append((now, node))
         if node.mac is not None:
             node.unanswered += 1
             self._put(node, now + self._pace.answer)
@@ -161,6 +168,13 @@ class NodeWatch:
             self._put(node, now + node.gap * (1 + 0.1 * self._chance()))
             node.gap = min(2 * node.gap, self._pace.slowest)
         return Ask(node.address, node.mac)
+
+    def _settle(self, now: float) -> bool:
+        silent = False
+        while self._settling and self._settling[0][0] + self._pace.settle <= now:
+            first_asked, node = self._settling.popleft()
+            silent |= node.entry != 0 and node.first_asked == first_asked and node.mac is None
+        return silent
 
     def _put(self, node: _Node, due: float) -> None:
         node.entry = next(self._entries)

@@ -163,9 +163,9 @@ def test_vips_are_told_from_all_else_on_a_link() -> None:
     former = [ip_interface("10.99.0.9/24"), ip_interface("fd99::9/64")]
     on_link = [own, *there, *kernels, *former]
     assert [str(interface) for interface in there] == ["10.99.0.100/32", "fd99::100/128"]
-    assert vips(on_link, own) == {interface.ip for interface in there}
-    assert strays(on_link, own) == former
-    assert vips([ip_interface("10.99.0.2/32")], ip_interface("10.99.0.2/32")) == frozenset()
+    assert vips(on_link, [own]) == {interface.ip for interface in there}
+    assert strays(on_link, [own]) == former
+    assert vips([ip_interface("10.99.0.2/32")], [ip_interface("10.99.0.2/32")]) == frozenset()
 
 
 def test_names_can_be_read() -> None:

@@ -245,3 +245,15 @@ def test_a_link_that_was_gone_for_a_moment_has_everybody_confirmed_within_a_seco
     net.watch.restart(net.now)
     net.run(4.2)  # three seconds of silence, the first question within one
     assert net.watch.known == {NODE: MAC}
+
+
+def test_it_is_told_when_silence_has_come_to_mean_something() -> None:
+    net = Network()
+    net.there = {SIX: MAC}
+    net.follow(NODE, SIX, NODE + 1)
+    net.run(0.9)
+    assert len(net.changes) == 1  # of the one that answered
+    net.follow(NODE, SIX)
+    net.run(60.0)
+    assert [1.0 <= when - 1000.0 <= 1.0 + TICK for when in net.changes[1:]] == [True]
+    assert net.watch.settled(NODE, net.changes[1])
