@@ -230,6 +230,11 @@ class Segment(Protocol):
         sentence that says what to do; "" where nothing stands in the way."""
         ...
 
+    @property
+    def host_obstacle(self) -> str:
+        """Why this host itself can't reach the VIPs, which others can, in a sentence; "" where it can."""
+        ...
+
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
         """Whatever socket ``make`` opens on the link, whose name it is given, inside the namespace. The caller closes
         it. Raises DataPlaneError, and what ``make`` raises."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import namespace, sysctls
+from cloudprovider.dataplane import namespace, obstacles, sysctls
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.naming import LINK, Names
 from cloudprovider.dataplane.rtnetlink import IPInterface, Link, RouteSocket, strays
@@ -21,10 +21,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Joined:
-    """Where a network's namespace is, and what it is joined to."""
+    """Where a network's namespace is, and what that network's device does not allow (see :mod:`.obstacles`)."""
 
     path: Path
-    device: Link
+    dsr_obstacle: str
+    host_obstacle: str
 
 
 def own_addresses(config: NetworkConfig) -> Sequence[IPInterface]:
@@ -101,7 +102,7 @@ def _establish(host: RouteSocket, names: Names, config: NetworkConfig) -> Joined
                 host.delete_link(half)
             raise
     _join(host, device, names, config)
-    return Joined(path, device)
+    return Joined(path, obstacles.of_dsr(device), obstacles.of_the_host(device))
 
 
 def _device(host: RouteSocket, config: NetworkConfig) -> Link:

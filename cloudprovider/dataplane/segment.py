@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import links, namespace, obstacles, sysctls
+from cloudprovider.dataplane import links, namespace, sysctls
 from cloudprovider.dataplane.announcer import KernelAnnouncer, Timing
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.conntrack import Conntrack
@@ -19,6 +21,8 @@ from cloudprovider.dataplane.nodes import KernelNodes
 from cloudprovider.dataplane.nodewatch import Pace
 from cloudprovider.dataplane.rtnetlink import RouteSocket
 from cloudprovider.dataplane.standing import Standing
+
+_logger: Final = logging.getLogger(__name__)
 
 
 class KernelSegment:
@@ -109,11 +113,15 @@ class HostDataPlane:
                 sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing
             ),
             nodes=KernelNodes(neighbours, config.address, pace=self._pace),
-            dsr_obstacle=obstacles.of_dsr(joined.device),
-            host_obstacle=obstacles.of_the_host(joined.device),
+            dsr_obstacle=joined.dsr_obstacle,
+            host_obstacle=joined.host_obstacle,
             forget=lambda: self._open.pop(config.name, None),
         )
         self._open[config.name] = segment
+        for obstacle in filter(None, (segment.dsr_obstacle, segment.host_obstacle)):
+            _logger.warning(
+                "A network is served with a limit.", extra={"network": config.name or "management", "limit": obstacle}
+            )
         return segment
 
     async def networks(self) -> list[str]:

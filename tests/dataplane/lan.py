@@ -153,6 +153,7 @@ def bridge() -> Iterator[None]:
     try:
         run(f"ip address add {HOST}/24 dev {BRIDGE}")
         run(f"ip link set {BRIDGE} up")
+        run("sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")
         yield
     finally:
         run(f"ip link del {BRIDGE}")
