@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import namespace, obstacles, sysctls
+from cloudprovider.dataplane import bridgevlan, namespace, obstacles, sysctls
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.naming import LINK, Names
 from cloudprovider.dataplane.rtnetlink import IPInterface, Link, RouteSocket, strays
@@ -89,6 +89,8 @@ def check_ours(names: Names, path: Path, network: str) -> None:
 
 def _establish(host: RouteSocket, names: Names, config: NetworkConfig) -> Joined:
     device = _device(host, config)
+    if config.vlan:
+        bridgevlan.check(device, config.vlan)
     path = namespace.DIRECTORY / names.namespace(config.name)
     if namespace.is_namespace(path):
         check_ours(names, path, config.name)
@@ -133,7 +135,10 @@ def _join(host: RouteSocket, device: Link, names: Names, config: NetworkConfig) 
     if port is None:  # a macvlan, not a pair
         return
     sysctls.silence_ipv6(port.name)
-    host.set_up(port, master=device.index)
+    host.set_master(port, device)
+    if config.vlan:
+        bridgevlan.join(host, port, device, config.vlan)  # before the link comes up: not a frame is to go astray
+    host.set_up(port)
 
 
 def _configure(route: RouteSocket, config: NetworkConfig, mark: str) -> None:

@@ -19,6 +19,7 @@ from cloudprovider.dataplane.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL,
 _RTM_NEWLINK: Final = 16
 _RTM_DELLINK: Final = 17
 _RTM_GETLINK: Final = 18
+_RTM_SETLINK: Final = 19
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
 _RTM_GETADDR: Final = 22
@@ -128,14 +129,23 @@ class RouteSocket:
         )
         self._add_link(name, where + information)
 
-    def set_up(self, link: Link, *, master: int = 0) -> None:
-        """Bring a link up, first putting it into the bridge ``master`` where one is named."""
-        if master and link.master != master:
-            put = netlink.attribute(_IFLA_MASTER, _U32.pack(master))
-            self._one(_RTM_NEWLINK, 0, _IFINFO.pack(0, 0, link.index, 0, 0) + put, f"put {link.name} into its bridge")
+    def set_master(self, link: Link, bridge: Link) -> None:
+        """Put a link into a bridge."""
+        if link.master != bridge.index:
+            put = netlink.attribute(_IFLA_MASTER, _U32.pack(bridge.index))
+            body = _IFINFO.pack(0, 0, link.index, 0, 0) + put
+            self._one(_RTM_NEWLINK, 0, body, f"put {link.name} into bridge {bridge.name}")
+
+    def set_up(self, link: Link) -> None:
+        """Bring a link up."""
         if not link.up:
             body = _IFINFO.pack(0, 0, link.index, _IFF_UP, _IFF_UP)
             self._one(_RTM_NEWLINK, 0, body, f"bring up link {link.name}")
+
+    def bridge_vlans(self, link: Link, specification: bytes, what: str, *, remove: bool = False) -> None:
+        """Change the VLANs of a bridge's port: the attributes of IFLA_AF_SPEC for the family of bridges."""
+        kind = _RTM_DELLINK if remove else _RTM_SETLINK
+        self._one(kind, 0, _IFINFO.pack(socket.AF_BRIDGE, 0, link.index, 0, 0) + specification, what)
 
     def set_alias(self, link: Link, alias: str) -> None:
         """Write a note (at most 255 bytes) onto a link."""
