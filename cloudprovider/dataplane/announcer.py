@@ -109,6 +109,20 @@ class KernelAnnouncer:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._callback = callback
 
+    async def resume(self) -> None:
+        """The link has come back: bring up again what it lost, and announce all that is held. Raises DataPlaneError."""
+        there = vips(self._route.addresses(self._link), self._own)
+        self._met.clear()
+        held = list(self._held)
+        for part in _parts(held):
+            still = [address for address in part if address in self._held]
+            missing = [host_interface(address) for address in still if address not in there]
+            self._route.add_addresses(self._link, missing)
+            self._meet_neighbours(still)
+            await self._neighbours.announce(still)
+            await asyncio.sleep(0)
+        self._repeat(held)
+
     async def close(self) -> None:
         """Let go of the sockets; addresses stay."""
         for task in self._repeats:
@@ -147,6 +161,9 @@ class KernelAnnouncer:
                     self._take_down(begun)
                 raise
             await asyncio.sleep(0)
+        self._repeat(addresses)
+
+    def _repeat(self, addresses: Sequence[IPAddress]) -> None:
         if addresses:
             task = self._loop.create_task(self._announce_again(addresses))
             self._repeats.add(task)

@@ -3,6 +3,7 @@
 Each step makes what is missing and mends what is there, also what an older agent left.
 """
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,13 @@ def the_link() -> Link:
     """The link to the network, in the namespace of this thread. Raises DataPlaneError."""
     link = _find_link()
     if link is None:
-        raise DataPlaneError(f"link {LINK} has vanished from its namespace; the network is to be opened again")
+        raise vanished()
     return link
+
+
+def vanished() -> DataPlaneError:
+    """What to raise where the link to the network is gone: sockets and rules went with it."""
+    return DataPlaneError(f"link {LINK} has vanished from its namespace; open the network again", errno=errno.ENODEV)
 
 
 def delete_link() -> None:

@@ -34,6 +34,7 @@ _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_IFALIAS: Final = 20
 _IFLA_NET_NS_FD: Final = 28
+_IFLA_CARRIER_CHANGES: Final = 35
 _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_DATA: Final = 2
 _IFLA_MACVLAN_MODE: Final = 1
@@ -65,8 +66,11 @@ IPInterface = IPv4Interface | IPv6Interface
 
 @dataclass(frozen=True)
 class Link:
-    """A network device. ``kind`` is "bridge", "veth", ... ("" for hardware), ``master`` an index or 0; ``running``: it
-    has a carrier. Of a bridge: ``filters_vlans``, and the ``firewalled`` switches that are on for its frames."""
+    """A network device. ``kind`` is "bridge", "veth", ... ("" for hardware), ``master`` an index or 0.
+
+    ``running``: it has a carrier; ``interruptions``: how often that came or went. Of a bridge: ``filters_vlans``, and
+    the ``firewalled`` switches that are on for its frames.
+    """
 
     index: int
     name: str
@@ -77,6 +81,7 @@ class Link:
     master: int
     up: bool
     running: bool = False
+    interruptions: int = 0
     filters_vlans: bool = False
     firewalled: frozenset[str] = frozenset()
 
@@ -288,6 +293,7 @@ def _link(body: memoryview) -> Link:
         master=_U32.unpack(found[_IFLA_MASTER])[0] if _IFLA_MASTER in found else 0,
         up=bool(flags & _IFF_UP),
         running=bool(flags & _IFF_LOWER_UP),
+        interruptions=_U32.unpack(found[_IFLA_CARRIER_CHANGES])[0] if _IFLA_CARRIER_CHANGES in found else 0,
         filters_vlans=_is_set(bridge.get(_IFLA_BR_VLAN_FILTERING)),
         firewalled=frozenset(name for kind, name in _FIREWALLED.items() if _is_set(bridge.get(kind))),
     )

@@ -14,6 +14,7 @@ from cloudprovider.dataplane.announcer import KernelAnnouncer, Timing
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.conntrack import Conntrack
 from cloudprovider.dataplane.engine import NftablesEngine
+from cloudprovider.dataplane.linkwatch import LinkMonitor
 from cloudprovider.dataplane.naming import LINK, Names
 from cloudprovider.dataplane.neighbours import Neighbours
 from cloudprovider.dataplane.nftables import Nftables
@@ -21,6 +22,7 @@ from cloudprovider.dataplane.nodes import KernelNodes
 from cloudprovider.dataplane.nodewatch import Pace
 from cloudprovider.dataplane.rtnetlink import RouteSocket
 from cloudprovider.dataplane.standing import Standing
+from cloudprovider.dataplane.upkeep import Upkeep
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class KernelSegment:
         connections: Conntrack,
         announcer: KernelAnnouncer,
         nodes: KernelNodes,
+        upkeep: Upkeep,
         dsr_obstacle: str,
         host_obstacle: str,
         forget: Callable[[], object],
@@ -48,6 +51,7 @@ class KernelSegment:
         self.dsr_obstacle = dsr_obstacle
         self.host_obstacle = host_obstacle
         self.mac = mac
+        self._upkeep = upkeep
         self._path = path
         self._forget = forget
 
@@ -59,6 +63,7 @@ class KernelSegment:
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         self._forget()
+        await self._upkeep.close()
         self.nodes.close()
         await self.announcer.close()
         await self.connections.close()
@@ -79,6 +84,8 @@ class _Sockets:
             made.callback(self.conntrack.abandon)
             self.route = RouteSocket()
             made.callback(self.route.close)
+            self.monitor = LinkMonitor()
+            made.callback(self.monitor.close)
             sysctls.write(sysctls.IPV4)  # now that the kernel has loaded what some of them belong to
             made.pop_all()
 
@@ -104,15 +111,24 @@ class HostDataPlane:
             namespace.call_in(path, function)
 
         neighbours = sockets.neighbours
+        announcer = KernelAnnouncer(sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing)
+        nodes = KernelNodes(neighbours, config.address, pace=self._pace)
         segment = KernelSegment(
             path,
             sockets.link.mac,
             engine=NftablesEngine(enter, sockets.nftables, Standing.of(config, sockets.link.mac, ipv6=neighbours.ipv6)),
             connections=sockets.conntrack,
-            announcer=KernelAnnouncer(
-                sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing
+            announcer=announcer,
+            nodes=nodes,
+            upkeep=Upkeep(
+                self._names,
+                config,
+                path,
+                inside=sockets.route,
+                monitors=[sockets.monitor, LinkMonitor()],
+                announcer=announcer,
+                nodes=nodes,
             ),
-            nodes=KernelNodes(neighbours, config.address, pace=self._pace),
             dsr_obstacle=joined.dsr_obstacle,
             host_obstacle=joined.host_obstacle,
             forget=lambda: self._open.pop(config.name, None),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -15,7 +15,7 @@ from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.namespace import call_in
 from cloudprovider.dataplane.nodewatch import Pace
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
-from tests.dataplane.lan import CONFIG, LIMIT, Station, run
+from tests.dataplane.lan import CONFIG, Station, run, until
 
 pytestmark = pytest.mark.kernel
 
@@ -50,16 +50,6 @@ def six(nodes: list[Station]) -> None:
 def macs(nodes: list[Station]) -> dict[IPAddress, str]:
     found: dict[IPAddress, str] = {node.address: node.mac for node in nodes}
     return found | {SIX + number: node.mac for number, node in enumerate(nodes)}
-
-
-async def until(true: Callable[[], bool], what: str, limit: float = LIMIT) -> float:
-    """Wait; return how long it took."""
-    begin = time.monotonic()
-    while not true():
-        if time.monotonic() > begin + limit:
-            pytest.fail(f"{what}: not within {limit} s")
-        await asyncio.sleep(0.01)
-    return time.monotonic() - begin
 
 
 async def say(node: Station, *said: bytes) -> None:
