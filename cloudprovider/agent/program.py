@@ -12,6 +12,7 @@ from functools import partial
 from ipaddress import IPv4Address
 
 from cloudprovider import __version__
+from cloudprovider.agent.attachments import AttachedDataPlane
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
 from cloudprovider.agent.leases import Connect
@@ -207,6 +208,6 @@ async def _with_agent(
     async with HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client:
         # Who guesses DHCP's transaction ids can answer for a server.
         guarded = partial(connect, rng=random.SystemRandom())
-        dataplane = HostDataPlane(config.instance)
+        dataplane = AttachedDataPlane(HostDataPlane(config.instance), client)
         agent = Agent(config, client, dataplane, rng, connect=guarded, make_prober=_prober)
         await work(agent, config, client.requests)

@@ -9,9 +9,9 @@ second, tells nobody who has the address, and leaves it dead on the link.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import islice
 from typing import Final
 
@@ -20,7 +20,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import Claim
 from cloudprovider.dataplane.heard import Heard
 from cloudprovider.dataplane.neighbours import Neighbours, check_announceable
-from cloudprovider.dataplane.rtnetlink import Link, RouteSocket, host_interface, vips
+from cloudprovider.dataplane.rtnetlink import IPInterface, Link, RouteSocket, host_interface, vips
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -52,10 +52,16 @@ class Timing:
 
 
 class KernelAnnouncer:
-    """The VIPs of one link. Made in a running event loop; ``own`` is the namespace's own address there."""
+    """The VIPs of one link. Made in a running event loop; ``own`` are the namespace's own addresses there."""
 
     def __init__(
-        self, link: Link, own: IPv4Interface, *, route: RouteSocket, neighbours: Neighbours, timing: Timing
+        self,
+        link: Link,
+        own: Collection[IPInterface],
+        *,
+        route: RouteSocket,
+        neighbours: Neighbours,
+        timing: Timing,
     ) -> None:
         self._link = link
         self._own = own
@@ -103,6 +109,20 @@ class KernelAnnouncer:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._callback = callback
 
+    async def resume(self) -> None:
+        """The link has come back: bring up again what it lost, and announce all that is held. Raises DataPlaneError."""
+        there = vips(self._route.addresses(self._link), self._own)
+        self._met.clear()
+        held = list(self._held)
+        for part in _parts(held):
+            still = [address for address in part if address in self._held]
+            missing = [host_interface(address) for address in still if address not in there]
+            self._route.add_addresses(self._link, missing)
+            self._meet_neighbours(still)
+            await self._neighbours.announce(still)
+            await asyncio.sleep(0)
+        self._repeat(held)
+
     async def close(self) -> None:
         """Let go of the sockets; addresses stay."""
         for task in self._repeats:
@@ -141,6 +161,9 @@ class KernelAnnouncer:
                     self._take_down(begun)
                 raise
             await asyncio.sleep(0)
+        self._repeat(addresses)
+
+    def _repeat(self, addresses: Sequence[IPAddress]) -> None:
         if addresses:
             task = self._loop.create_task(self._announce_again(addresses))
             self._repeats.add(task)

@@ -157,6 +157,7 @@ class NetworkConfig:
     ``name`` is "namespace/name" or "" (management); ``device`` the host's bridge (or plain device: macvlan);
     ``address`` and ``address6`` the namespace's own addresses there (probes, masquerade), ``gateway`` and ``gateway6``
     its default routes (an IPv6 one may be link-local). A family without an address is served by mode ``dsr`` only.
+    ``vlan``: the VLAN of the bridge that the namespace joins, 0 for the bridge's own untagged one.
     ``answer_ping``: whether VIPs answer ICMP echo requests. ``masquerade``: in mode ``nat``, whether nodes see the
     namespace's own address instead of the client's; without it, their answers must find back through this host.
     """
@@ -169,6 +170,7 @@ class NetworkConfig:
     gateway6: IPv6Address | None = None
     answer_ping: bool = True
     masquerade: bool = True
+    vlan: int = 0
 
 
 class Nodes(Protocol):
@@ -228,6 +230,11 @@ class Segment(Protocol):
     def dsr_obstacle(self) -> str:
         """Why frames that are passed on in mode ``dsr`` would not arrive, or not be answered, on this host, in a
         sentence that says what to do; "" where nothing stands in the way."""
+        ...
+
+    @property
+    def host_obstacle(self) -> str:
+        """Why this host itself can't reach the VIPs, which others can, in a sentence; "" where it can."""
         ...
 
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:

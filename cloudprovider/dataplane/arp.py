@@ -1,4 +1,4 @@
-"""ARP frames on Ethernet (RFC 826), as RFC 5227 uses them: probes and announcements."""
+"""ARP frames on Ethernet (RFC 826), as RFC 5227 uses them: probes, announcements, and questions to one machine."""
 
 import struct
 from ipaddress import IPv4Address
@@ -21,6 +21,13 @@ def probe(mac: bytes, address: IPv4Address) -> bytes:
     return _frame(_REQUEST, mac, _NOBODY, bytes(6), address)
 
 
+def question(mac: bytes, address: IPv4Address, *, own: IPv4Address | None, to: bytes | None) -> bytes:
+    """Does anybody (the machine ``to``) have this address? Asked by somebody who has ``own``; by None in the form of a
+    probe, which every host answers too (RFC 5227 section 2.1.1), but one that is about to take the address for itself
+    gives it up."""
+    return _frame(_REQUEST, mac, own or _NOBODY, bytes(6), address, to=to or _BROADCAST)
+
+
 def announcements(mac: bytes, address: IPv4Address) -> tuple[bytes, bytes]:
     """ "I have this address", as request (what RFC 5227 says) and as reply (what some stacks want)."""
     return _frame(_REQUEST, mac, address, bytes(6), address), _frame(_REPLY, mac, address, _BROADCAST, address)
@@ -30,16 +37,24 @@ def parse(frame: bytes) -> Heard | None:
     """Read a frame; None for anything but ARP for IPv4 on Ethernet."""
     if len(frame) < _FRAME.size:
         return None
-    _, _, ethertype, hardware, protocol, hardware_size, size, operation, mac, sender, _, target = _FRAME.unpack_from(
-        frame
+    (_, ether, ethertype, hardware, protocol, hardware_size, size, operation, mac, sender, _, target) = (
+        _FRAME.unpack_from(frame)
     )
     if (ethertype, hardware, protocol, hardware_size, size) != (ETHERTYPE, _ETHERNET, _IPV4, 6, 4):
         return None
     if operation not in {_REQUEST, _REPLY}:
         return None
-    return Heard(mac=mac.hex(":"), sender=IPv4Address(sender), target=IPv4Address(target))
+    return Heard(mac.hex(":"), IPv4Address(sender), IPv4Address(target), honest=ether == mac)
 
 
-def _frame(operation: int, mac: bytes, sender: IPv4Address, target_mac: bytes, target: IPv4Address) -> bytes:
+def _frame(
+    operation: int,
+    mac: bytes,
+    sender: IPv4Address,
+    target_mac: bytes,
+    target: IPv4Address,
+    *,
+    to: bytes = _BROADCAST,
+) -> bytes:
     body = (mac, sender.packed, target_mac, target.packed)
-    return _FRAME.pack(_BROADCAST, mac, ETHERTYPE, _ETHERNET, _IPV4, 6, 4, operation, *body)
+    return _FRAME.pack(to, mac, ETHERTYPE, _ETHERNET, _IPV4, 6, 4, operation, *body)

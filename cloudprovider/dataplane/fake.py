@@ -62,6 +62,8 @@ class FakeNetwork:
     """Addresses that were not asked for long enough yet: see :meth:`settle`."""
     dsr_obstacle: str = ""
     """Why passed-on frames would not arrive."""
+    host_obstacle: str = ""
+    """Why the host itself can't reach the VIPs."""
     watchers: list[Callable[[], None]] = field(default_factory=list)
     """Who is told when ``stations`` or ``unsettled`` change."""
 
@@ -298,6 +300,11 @@ class FakeSegment:
     def dsr_obstacle(self) -> str:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         return self._network.dsr_obstacle
+
+    @property
+    def host_obstacle(self) -> str:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        return self._network.host_obstacle
 
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
         """See :class:`~cloudprovider.dataplane.api.Segment`. There is no link to open one on: the other end is the

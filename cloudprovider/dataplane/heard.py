@@ -7,11 +7,15 @@ from cloudprovider.core.plan import IPAddress
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The machine ``mac`` says that it has ``sender`` (unspecified: it has none yet), and is about ``target``."""
+    """The machine ``mac`` says that it has ``sender`` (unspecified: it has none yet), and is about ``target``.
+
+    ``honest``: the frame came from that very machine, going by its Ethernet source.
+    """
 
     mac: str
     sender: IPAddress
     target: IPAddress
+    honest: bool = True
 
     @property
     def is_probe(self) -> bool:

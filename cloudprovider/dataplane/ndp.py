@@ -1,4 +1,5 @@
-"""Neighbor Discovery frames on Ethernet (RFC 4861), as RFC 4862 section 5.4 uses them: probes and announcements.
+"""Neighbor Discovery frames on Ethernet (RFC 4861): probes and announcements as of RFC 4862 section 5.4, and
+questions to one machine.
 
 A probe carries no nonce (RFC 7527): one that a loop in the network brings back has this machine's own Ethernet
 address as its source, and frames from that are not listened to.
@@ -54,6 +55,22 @@ def probe(mac: bytes, address: IPv6Address) -> bytes:
     return _frame(mac, _NOBODY, solicited_node(address), _MESSAGE.pack(_SOLICITATION, 0, 0, 0, address.packed))
 
 
+def question(mac: bytes, address: IPv6Address, *, to: bytes | None) -> bytes:
+    """Does anybody (the machine ``to``) have this address? (RFC 4861 sections 7.2.2, 7.3.3)
+
+    Asked from the link-local address that belongs to ``mac``, never from nobody: that would be a probe, and a machine
+    that is just looking for duplicates of the address (RFC 4862 section 5.4.3) would give it up.
+    """
+    message = _MESSAGE.pack(_SOLICITATION, 0, 0, 0, address.packed) + _MAC_OPTION.pack(_SOURCE_MAC, 1, mac)
+    destination = solicited_node(address) if to is None else address
+    return _frame(mac, link_local(mac), destination, message, to=to)
+
+
+def link_local(mac: bytes) -> IPv6Address:
+    """The link-local address of an Ethernet address (RFC 4291 appendix A)."""
+    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:])
+
+
 def announcement(mac: bytes, address: IPv6Address) -> bytes:
     """ "I have this address, forget who had it" (RFC 4861 section 7.2.6)."""
     option = _MAC_OPTION.pack(_TARGET_MAC, 1, mac)
@@ -88,16 +105,22 @@ def parse(frame: bytes) -> Heard | None:
     if kind == _SOLICITATION:
         if source == _NOBODY and (destination != solicited_node(target) or _SOURCE_MAC in options):
             return None
-        return Heard(mac=options.get(_SOURCE_MAC, ether).hex(":"), sender=source, target=target)
+        return _heard(options.get(_SOURCE_MAC, ether), ether, source, target)
     if kind == _ADVERTISEMENT and not (destination.is_multicast and flags & _SOLICITED):
-        return Heard(mac=options.get(_TARGET_MAC, ether).hex(":"), sender=target, target=target)
+        return _heard(options.get(_TARGET_MAC, ether), ether, target, target)
     return None
 
 
-def _frame(mac: bytes, source: IPv6Address, group: IPv6Address, message: bytes) -> bytes:
-    """Address a message to a multicast group, and fill in its checksum (0 so far)."""
-    addresses = source.packed, group.packed
-    ether = b"\x33\x33" + group.packed[12:]  # RFC 2464 section 7
+def _heard(mac: bytes, ether: bytes, sender: IPv6Address, target: IPv6Address) -> Heard:
+    return Heard(mac.hex(":"), sender, target, honest=mac == ether)
+
+
+def _frame(
+    mac: bytes, source: IPv6Address, destination: IPv6Address, message: bytes, *, to: bytes | None = None
+) -> bytes:
+    """Address a message to a multicast group, or to the machine ``to``, and fill in its checksum (0 so far)."""
+    addresses = source.packed, destination.packed
+    ether = to or b"\x33\x33" + destination.packed[12:]  # RFC 2464 section 7
     headers = _HEADERS.pack(ether, mac, ETHERTYPE, _VERSION, len(message), _ICMPV6, _HOPS, *addresses)
     checksum = 0xFFFF - _sum(*addresses, message)
     return headers + message[:2] + checksum.to_bytes(2, "big") + message[4:]

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane import arp, frames, ndp
 from cloudprovider.dataplane.heard import Heard
@@ -46,6 +47,7 @@ class Neighbours:
         self._arp = frames.open_socket(link.name, arp.ETHERTYPE)
         self._ndp: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ears: list[Callable[[Heard], None]] = []
         if ipv6:
             try:
                 # Somebody else's probe goes to the address's own multicast group. Answers, and what concerns an
@@ -56,11 +58,14 @@ class Neighbours:
                 raise
 
     def listen(self, hear: Callable[[Heard], None]) -> None:
-        """From now on call ``hear`` with all that others say about addresses, on the running event loop."""
+        """From now on call ``hear``, too, with all that others say about addresses, on the running event loop."""
+        self._ears.append(hear)
+        if self._loop is not None:
+            return
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._arp, self._hear_all, self._arp, arp.parse, hear)
+        self._loop.add_reader(self._arp, self._hear_all, self._arp, arp.parse)
         if self._ndp is not None:
-            self._loop.add_reader(self._ndp, self._hear_all, self._ndp, ndp.parse, hear)
+            self._loop.add_reader(self._ndp, self._hear_all, self._ndp, ndp.parse)
 
     async def probe(self, addresses: Iterable[IPAddress]) -> None:
         """Ask once who has each address, without saying that anybody here has it. Raises DataPlaneError."""
@@ -69,6 +74,15 @@ class Neighbours:
     async def announce(self, addresses: Iterable[IPAddress]) -> None:
         """Tell everybody that the addresses are here. Raises DataPlaneError."""
         await self._send_all(frame for address in addresses for frame in self._announcements(address))
+
+    def ask(self, address: IPAddress, *, own: IPv4Address | None, to: MACAddress | None) -> None:
+        """Ask once who has an address, by broadcast or of the machine ``to`` alone; ``own``: for whom, in IPv4. Now or
+        not at all. Raises DataPlaneError."""
+        mac = to.packed if to is not None else None
+        if isinstance(address, IPv4Address):
+            frames.send(self._arp, arp.question(self._mac, address, own=own, to=mac))
+        else:
+            frames.send(self._for_ipv6(address), ndp.question(self._mac, address, to=mac))
 
     def insist(self, address: IPAddress) -> None:
         """Announce one address, now or not at all. Raises DataPlaneError."""
@@ -111,16 +125,15 @@ class Neighbours:
                 deadline = loop.time() + _SEND_DEADLINE
                 await asyncio.sleep(0)
 
-    def _hear_all(
-        self, packets: socket.socket, parse: Callable[[bytes], Heard | None], hear: Callable[[Heard], None]
-    ) -> None:
+    def _hear_all(self, packets: socket.socket, parse: Callable[[bytes], Heard | None]) -> None:
         for _ in range(_FRAMES_AT_ONCE):
             frame = frames.receive(packets)
             if frame is None:
                 return
             heard = parse(frame)
             if heard is not None and heard.mac != self._link.mac:
-                hear(heard)
+                for hear in self._ears:
+                    hear(heard)
 
 
 def _lacks_ipv6(address: IPAddress) -> DataPlaneError:

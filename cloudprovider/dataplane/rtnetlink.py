@@ -1,4 +1,4 @@
-"""Links, addresses and the default route of one namespace, by rtnetlink(7).
+"""Links, addresses and default routes of one namespace, by rtnetlink(7).
 
 Addresses come and go many at once (a thousand VIPs in one message), which is why this is not a subprocess per address.
 """
@@ -6,9 +6,9 @@ Addresses come and go many at once (a thousand VIPs in one message), which is wh
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
@@ -19,6 +19,7 @@ from cloudprovider.dataplane.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL,
 _RTM_NEWLINK: Final = 16
 _RTM_DELLINK: Final = 17
 _RTM_GETLINK: Final = 18
+_RTM_SETLINK: Final = 19
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
 _RTM_GETADDR: Final = 22
@@ -33,12 +34,16 @@ _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_IFALIAS: Final = 20
 _IFLA_NET_NS_FD: Final = 28
+_IFLA_CARRIER_CHANGES: Final = 35
 _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_DATA: Final = 2
 _IFLA_MACVLAN_MODE: Final = 1
 _MACVLAN_MODE_BRIDGE: Final = 4
 _VETH_INFO_PEER: Final = 1
 _IFF_UP: Final = 1
+_IFF_LOWER_UP: Final = 0x1_0000
+_IFLA_BR_VLAN_FILTERING: Final = 7
+_FIREWALLED: Final = {36: "nf_call_iptables", 37: "nf_call_ip6tables"}
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFA_CACHEINFO: Final = 6
@@ -61,7 +66,11 @@ IPInterface = IPv4Interface | IPv6Interface
 
 @dataclass(frozen=True)
 class Link:
-    """A network device. ``kind`` is "bridge", "veth", ... ("" for hardware), ``master`` an index or 0."""
+    """A network device. ``kind`` is "bridge", "veth", ... ("" for hardware), ``master`` an index or 0.
+
+    ``running``: it has a carrier; ``interruptions``: how often that came or went. Of a bridge: ``filters_vlans``, and
+    the ``firewalled`` switches that are on for its frames.
+    """
 
     index: int
     name: str
@@ -71,6 +80,10 @@ class Link:
     alias: str
     master: int
     up: bool
+    running: bool = False
+    interruptions: int = 0
+    filters_vlans: bool = False
+    firewalled: frozenset[str] = frozenset()
 
 
 class RouteSocket:
@@ -121,14 +134,23 @@ class RouteSocket:
         )
         self._add_link(name, where + information)
 
-    def set_up(self, link: Link, *, master: int = 0) -> None:
-        """Bring a link up, first putting it into the bridge ``master`` where one is named."""
-        if master and link.master != master:
-            put = netlink.attribute(_IFLA_MASTER, _U32.pack(master))
-            self._one(_RTM_NEWLINK, 0, _IFINFO.pack(0, 0, link.index, 0, 0) + put, f"put {link.name} into its bridge")
+    def set_master(self, link: Link, bridge: Link) -> None:
+        """Put a link into a bridge."""
+        if link.master != bridge.index:
+            put = netlink.attribute(_IFLA_MASTER, _U32.pack(bridge.index))
+            body = _IFINFO.pack(0, 0, link.index, 0, 0) + put
+            self._one(_RTM_NEWLINK, 0, body, f"put {link.name} into bridge {bridge.name}")
+
+    def set_up(self, link: Link) -> None:
+        """Bring a link up."""
         if not link.up:
             body = _IFINFO.pack(0, 0, link.index, _IFF_UP, _IFF_UP)
             self._one(_RTM_NEWLINK, 0, body, f"bring up link {link.name}")
+
+    def bridge_vlans(self, link: Link, specification: bytes, what: str, *, remove: bool = False) -> None:
+        """Change the VLANs of a bridge's port: the attributes of IFLA_AF_SPEC for the family of bridges."""
+        kind = _RTM_DELLINK if remove else _RTM_SETLINK
+        self._one(kind, 0, _IFINFO.pack(socket.AF_BRIDGE, 0, link.index, 0, 0) + specification, what)
 
     def set_alias(self, link: Link, alias: str) -> None:
         """Write a note (at most 255 bytes) onto a link."""
@@ -163,17 +185,15 @@ class RouteSocket:
         """Delete addresses; those that are not there are ignored."""
         self._addresses(_RTM_DELADDR, link, addresses, ignore=errno.EADDRNOTAVAIL)
 
-    def set_default_route(self, link: Link, gateway: IPv4Address) -> None:
+    def set_default_route(self, link: Link, gateway: IPAddress) -> None:
         """Make ``gateway`` the way to everywhere else."""
-        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 4, 0, 1, 0)  # main table, static, universe, unicast
+        body = _RTMSG.pack(_family(type(gateway)), 0, 0, 0, 254, 4, 0, 1, 0)  # main table, static, universe, unicast
         body += netlink.attribute(_RTA_GATEWAY, gateway.packed) + netlink.attribute(_RTA_OIF, _U32.pack(link.index))
         self._one(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"set the default route via {gateway}")
 
-    def delete_default_route(self, link: Link) -> None:
-        """Have no way to elsewhere."""
-        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 0, 0, 0, 0) + netlink.attribute(
-            _RTA_OIF, _U32.pack(link.index)
-        )
+    def delete_default_route(self, link: Link, kind: type[IPv4Address] | type[IPv6Address]) -> None:
+        """Have no way to elsewhere for this kind of addresses."""
+        body = _RTMSG.pack(_family(kind), 0, 0, 0, 254, 0, 0, 0, 0) + netlink.attribute(_RTA_OIF, _U32.pack(link.index))
         self._one(_RTM_DELROUTE, 0, body, "delete the default route", ignore=errno.ESRCH)
 
     def set_neighbours(self, link: Link, network: IPv6Network) -> None:
@@ -224,18 +244,22 @@ def is_host(interface: IPInterface) -> bool:
     return interface.network.prefixlen == interface.max_prefixlen
 
 
-def vips(addresses: Iterable[IPInterface], own: IPInterface) -> frozenset[IPAddress]:
+def vips(addresses: Iterable[IPInterface], own: Collection[IPInterface]) -> frozenset[IPAddress]:
     """Which of a link's addresses are VIPs: the /32 and /128 ones but the namespace's own and link-local ones."""
-    return frozenset(a.ip for a in addresses if is_host(a) and a.ip != own.ip and not _link_local(a))
+    return frozenset(a.ip for a in addresses if is_host(a) and a not in own and not _link_local(a))
 
 
-def strays(addresses: Iterable[IPInterface], own: IPInterface) -> list[IPInterface]:
+def strays(addresses: Iterable[IPInterface], own: Collection[IPInterface]) -> list[IPInterface]:
     """Which of a link's addresses are neither VIPs, nor the namespace's own, nor the kernel's: a former own one."""
-    return [a for a in addresses if not is_host(a) and a != own and not _link_local(a)]
+    return [a for a in addresses if not is_host(a) and a not in own and not _link_local(a)]
 
 
 def _link_local(interface: IPInterface) -> bool:
     return isinstance(interface, IPv6Interface) and interface.ip.is_link_local
+
+
+def _family(kind: type[IPv4Address] | type[IPv6Address]) -> int:
+    return socket.AF_INET if kind is IPv4Address else socket.AF_INET6
 
 
 def _address(link: Link, interface: IPInterface) -> bytes:
@@ -243,9 +267,11 @@ def _address(link: Link, interface: IPInterface) -> bytes:
     if isinstance(interface, IPv4Interface):
         body = _IFADDR.pack(socket.AF_INET, interface.network.prefixlen, 0, 0, link.index)
         return body + netlink.attribute(_IFA_LOCAL, packed) + netlink.attribute(_IFA_ADDRESS, packed)
-    # Duplicates have been looked for; preferred for 0 s: the kernel is not to choose a VIP as a source of its own.
     body = _IFADDR.pack(socket.AF_INET6, interface.network.prefixlen, 0, 0, link.index)
     body += netlink.attribute(_IFA_LOCAL, packed) + netlink.attribute(_IFA_ADDRESS, packed)
+    if not is_host(interface):
+        return body + netlink.attribute(_IFA_FLAGS, _U32.pack(_IFA_F_NODAD))
+    # Duplicates have been looked for; preferred for 0 s: the kernel is not to choose a VIP as a source of its own.
     body += netlink.attribute(_IFA_FLAGS, _U32.pack(_IFA_F_NODAD | _IFA_F_NOPREFIXROUTE))
     return body + netlink.attribute(_IFA_CACHEINFO, _CACHE_INFO.pack(0, _FOREVER, 0, 0))
 
@@ -254,13 +280,24 @@ def _link(body: memoryview) -> Link:
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
     found = netlink.attributes(body[_IFINFO.size :])
     info = netlink.attributes(found[_IFLA_LINKINFO]) if _IFLA_LINKINFO in found else {}
+    kind = netlink.string(info[_IFLA_INFO_KIND]) if _IFLA_INFO_KIND in info else ""
+    data = info.get(_IFLA_INFO_DATA) if kind == "bridge" else None
+    bridge = netlink.attributes(data) if data is not None else {}
     return Link(
         index=index,
         name=netlink.string(found[_IFLA_IFNAME]),
         mac=bytes(found.get(_IFLA_ADDRESS, b"")).hex(":"),
         mtu=_U32.unpack(found[_IFLA_MTU])[0] if _IFLA_MTU in found else 0,
-        kind=netlink.string(info[_IFLA_INFO_KIND]) if _IFLA_INFO_KIND in info else "",
+        kind=kind,
         alias=netlink.string(found[_IFLA_IFALIAS]) if _IFLA_IFALIAS in found else "",
         master=_U32.unpack(found[_IFLA_MASTER])[0] if _IFLA_MASTER in found else 0,
         up=bool(flags & _IFF_UP),
+        running=bool(flags & _IFF_LOWER_UP),
+        interruptions=_U32.unpack(found[_IFLA_CARRIER_CHANGES])[0] if _IFLA_CARRIER_CHANGES in found else 0,
+        filters_vlans=_is_set(bridge.get(_IFLA_BR_VLAN_FILTERING)),
+        firewalled=frozenset(name for kind, name in _FIREWALLED.items() if _is_set(bridge.get(kind))),
     )
+
+
+def _is_set(value: memoryview | None) -> bool:
+    return value is not None and any(value)

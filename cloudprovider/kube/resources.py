@@ -3,6 +3,7 @@
 from typing import Final
 
 from cloudprovider.core.api.admission import ValidatingWebhookConfiguration
+from cloudprovider.core.api.attachment import NetworkAttachmentDefinition
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import EndpointSlice, Event, Lease, Namespace, Node, Secret, Service
 from cloudprovider.core.api.loadbalancer import LoadBalancer
@@ -16,6 +17,13 @@ IPPOOLS: Final = Resource("loadbalancer.harvesterhci.io", "v1beta1", "ippools", 
 IPBLOCKS: Final = Resource("loadbalancer.harvesterhci.io", "v1beta1", "ipblocks", "IPBlock", IPBlock, namespaced=False)
 GUESTCLUSTERS: Final = Resource(
     "cloudprovider.harvesterhci.io", "v1beta1", "guestclusters", "GuestCluster", GuestCluster
+)
+NETWORK_ATTACHMENTS: Final = Resource(
+    "k8s.cni.cncf.io",
+    "v1",
+    "network-attachment-definitions",
+    "NetworkAttachmentDefinition",
+    NetworkAttachmentDefinition,
 )
 
 SERVICES: Final = Resource("", "v1", "services", "Service", Service)

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
+
+import pytest
 
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig
@@ -25,6 +28,22 @@ LIMIT = 5.0
 def run(command: str) -> str:
     """Run a command and return its output."""
     return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
+
+
+async def until(true: Callable[[], bool], what: str, limit: float = LIMIT) -> float:
+    """Wait for something to become true; return the seconds that it took."""
+    begin = time.monotonic()
+    while not true():
+        if time.monotonic() > begin + limit:
+            pytest.fail(f"{what}: not within {limit} s")
+        await asyncio.sleep(0.01)
+    return time.monotonic() - begin
+
+
+def pings(station: "Station", address: IPAddress) -> bool:
+    """Whether an address answers an echo request of the station within a second."""
+    ping = ["ip", "netns", "exec", station.name, "ping", "-c", "1", "-W", "1", str(address)]
+    return subprocess.run(ping, check=False, capture_output=True).returncode == 0
 
 
 @dataclass(frozen=True)
@@ -153,6 +172,7 @@ def bridge() -> Iterator[None]:
     try:
         run(f"ip address add {HOST}/24 dev {BRIDGE}")
         run(f"ip link set {BRIDGE} up")
+        run("sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")
         yield
     finally:
         run(f"ip link del {BRIDGE}")

@@ -114,6 +114,22 @@ def test_an_announcement_says_who_has_the_address() -> None:
         assert (heard.sender, heard.target, heard.is_probe) == (heard.target, IPv4Address("192.0.2.1"), False)
 
 
+def test_a_question_names_who_asks_and_whom() -> None:
+    target, own, node = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), bytes.fromhex("020000000099")
+    everybody, one = arp.question(MAC, target, own=own, to=None), arp.question(MAC, target, own=None, to=node)
+    assert (everybody[:6], one[:6]) == (b"\xff" * 6, node)
+    assert arp.parse(everybody) == Heard(mac=MAC.hex(":"), sender=own, target=target)
+    assert one[6:] == arp.probe(MAC, target)[6:]
+
+
+def test_a_frame_from_another_machine_than_it_says_is_seen() -> None:
+    frame = arp.announcements(MAC, IPv4Address("192.0.2.1"))[1]
+    for position in range(6, 12):
+        heard = arp.parse(frame[:position] + bytes([frame[position] ^ 4]) + frame[position + 1 :])
+        assert heard is not None
+        assert not heard.honest
+
+
 @given(st.binary(max_size=60))
 def test_noise_is_no_arp(data: bytes) -> None:
     assert arp.parse(data) is None
@@ -147,9 +163,9 @@ def test_vips_are_told_from_all_else_on_a_link() -> None:
     former = [ip_interface("10.99.0.9/24"), ip_interface("fd99::9/64")]
     on_link = [own, *there, *kernels, *former]
     assert [str(interface) for interface in there] == ["10.99.0.100/32", "fd99::100/128"]
-    assert vips(on_link, own) == {interface.ip for interface in there}
-    assert strays(on_link, own) == former
-    assert vips([ip_interface("10.99.0.2/32")], ip_interface("10.99.0.2/32")) == frozenset()
+    assert vips(on_link, [own]) == {interface.ip for interface in there}
+    assert strays(on_link, [own]) == former
+    assert vips([ip_interface("10.99.0.2/32")], [ip_interface("10.99.0.2/32")]) == frozenset()
 
 
 def test_names_can_be_read() -> None:

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -18,7 +17,7 @@ from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.api import Claim
 from cloudprovider.dataplane.namespace import call_in
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
-from tests.dataplane.lan import BRIDGE, CONFIG, LIMIT, Station, run
+from tests.dataplane.lan import BRIDGE, CONFIG, LIMIT, Station, pings, run, until
 
 pytestmark = pytest.mark.kernel
 
@@ -49,19 +48,6 @@ async def segment(dataplane: HostDataPlane) -> KernelSegment:
 def client6(client: Station) -> Station:
     client.take(IPv6Address("fd99::50"))
     return client
-
-
-def pings(station: Station, address: IPAddress) -> bool:
-    ping = ["ip", "netns", "exec", station.name, "ping", "-c", "1", "-W", "1", str(address)]
-    return subprocess.run(ping, check=False, capture_output=True).returncode == 0
-
-
-async def until(true: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
-    deadline = time.monotonic() + limit
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {limit} s")
-        await asyncio.sleep(0.01)
 
 
 def announced(station: Station, address: IPv6Address) -> None:

@@ -1,5 +1,6 @@
 """Neighbor Discovery frames, without a kernel."""
 
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 import pytest
@@ -65,11 +66,27 @@ def test_what_is_sent_has_its_checksum_and_is_understood(mac: bytes, address: IP
 def test_a_machine_is_known_by_its_option_and_else_by_its_frame() -> None:
     asker = IPv6Address("2001:db8::5")
     assert ndp.parse(solicitation(asker, VIP)) == Heard(mac=MAC.hex(":"), sender=asker, target=VIP)
-    assert ndp.parse(solicitation(asker, VIP, b"\1\1" + OTHER)) == Heard(mac=OTHER.hex(":"), sender=asker, target=VIP)
+    asked = ndp.parse(solicitation(asker, VIP, b"\1\1" + OTHER))
+    assert asked == Heard(mac=OTHER.hex(":"), sender=asker, target=VIP, honest=False)
     bare = signed(ndp.announcement(MAC, VIP)[:-8])
     assert ndp.parse(bare) == Heard(mac=MAC.hex(":"), sender=VIP, target=VIP)
     strange = signed(bare + b"\x0e\1" + bytes(6) + b"\2\1" + OTHER)
-    assert ndp.parse(strange) == Heard(mac=OTHER.hex(":"), sender=VIP, target=VIP)
+    assert ndp.parse(strange) == Heard(mac=OTHER.hex(":"), sender=VIP, target=VIP, honest=False)
+
+
+def test_a_question_is_asked_from_an_address_of_its_own() -> None:
+    """From nobody it would be a probe, and who is just looking for duplicates would give its address up."""
+    asker = IPv6Address("fe80::ff:fe00:1")
+    everybody, one = ndp.question(MAC, VIP, to=None), ndp.question(MAC, VIP, to=OTHER)
+    assert everybody[:6].hex() == "3333ffaabb01"
+    assert IPv6Address(everybody[38:54]) == IPv6Address("ff02::1:ffaa:bb01")
+    assert one[:6] == OTHER
+    assert IPv6Address(one[38:54]) == VIP
+    for frame in (everybody, one):
+        assert signed(frame) == frame
+        heard = ndp.parse(frame)
+        assert heard == Heard(mac=MAC.hex(":"), sender=asker, target=VIP)
+        assert not heard.is_probe
 
 
 @pytest.mark.parametrize(
@@ -104,9 +121,10 @@ def test_noise_is_ignored(data: bytes) -> None:
 
 @given(st.integers(0, 85), st.integers(1, 255))
 def test_no_damage_makes_a_frame_say_something_else(position: int, damage: int) -> None:
-    """Beyond the Ethernet header, a single wrong byte is always found out, or means nothing."""
+    """A single wrong byte is always found out, or means nothing; in the Ethernet source it shows."""
     frame = ndp.announcement(MAC, VIP)
     broken = bytearray(frame)
     broken[position] ^= damage
     heard = ndp.parse(bytes(broken))
-    assert heard is None or heard == ndp.parse(frame)
+    assert heard is None or heard.honest != (6 <= position < 12)
+    assert heard is None or replace(heard, honest=True) == ndp.parse(frame)

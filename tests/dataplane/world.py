@@ -5,12 +5,14 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane import frames
 from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.api import DataPlane
 from cloudprovider.dataplane.fake import FakeDataPlane
 from cloudprovider.dataplane.namespace import call_in
+from cloudprovider.dataplane.nodewatch import Pace
 from cloudprovider.dataplane.segment import HostDataPlane
 from tests.dataplane.lan import BRIDGE, station
 
@@ -31,9 +33,12 @@ def fake_world() -> World:
 
     @contextlib.contextmanager
     def occupy(address: IPAddress) -> Iterator[str]:
-        fake.namespaces[""].neighbours[address] = "02:00:00:00:00:01"
-        yield "02:00:00:00:00:01"
-        del fake.namespaces[""].neighbours[address]
+        network, mac = fake.namespaces[""], MACAddress("02:00:00:00:00:01")
+        network.neighbours[address] = mac
+        network.station(address, mac)
+        yield mac
+        network.station(address, None)
+        del network.neighbours[address]
 
     @contextlib.contextmanager
     def wire() -> Iterator[socket.socket]:
@@ -57,4 +62,7 @@ def kernel_world() -> World:
         ):
             yield w
 
-    return World(HostDataPlane("test", timing=Timing(between=0.005, listen=0.02)), occupy, wire)
+    dataplane = HostDataPlane(
+        "test", timing=Timing(between=0.005, listen=0.02), pace=Pace(confirm=0.3, answer=0.1, first=0.05, settle=0.2)
+    )
+    return World(dataplane, occupy, wire)

@@ -92,6 +92,7 @@ HOST = {
 }
 AGENT = {
     ("create", "leases"),
+    ("get", "network-attachment-definitions"),
     *((verb, kind) for verb in ("list", "watch") for kind in ("loadbalancers", "guestclusters")),
 }
 
@@ -134,7 +135,7 @@ def test_the_agent_may_do_what_it_does_and_leave(plane: ControlPlane, tmp_path: 
     """Idle: what it writes of load balancers is seen in the lab, which ends with an error when that is forbidden."""
     Switch(Namespace(""), "rights-br").create()
     networks = tmp_path / "networks.yaml"
-    networks.write_text("networks: [{device: rights-br, address: 192.0.2.2/24}]\n")
+    networks.write_text("networks: [{device: rights-br, address: 192.0.2.2/24}, {name: default/elsewhere}]\n")
     account = plane.kubeconfig_for_account(SYSTEM_NAMESPACE, "cloudprovider-agent")
     settings = ["--node-name=host-1", "--instance=rights", f"--networks={networks}", f"--kubeconfig={account}"]
     port = free_port()
