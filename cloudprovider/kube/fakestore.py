@@ -349,7 +349,7 @@ def _generated(resource: Resource[T], body: Object) -> Object:
 
 def _allowed(resource: Resource[T], live: Object, wanted: Object, subresource: str) -> Object:
     """What of ``wanted`` a write to ``subresource`` may change; the rest stays as in ``live``."""
-    wanted = fields.without_nulls(copy.deepcopy(wanted))
+    wanted = fields.without_nulls(wanted)
     if not has_status(resource):
         return wanted
     dropped: Iterable[str]

@@ -137,7 +137,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def without_nulls(value: Any) -> Any:
-    """``value`` as an API server stores it: a null field is an absent one."""
+    """A copy of ``value`` as an API server stores it: a null field is an absent one."""
     if isinstance(value, dict):
         return {k: without_nulls(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):
