@@ -160,7 +160,8 @@ async def waiting(report: Report) -> None:
 
 
 async def one_more(report: Report) -> None:
-    """A lone address of a pool that is empty, and of one that has given many, in turn."""
+    """A lone address of a pool that is empty, and of one that has given many, in turn. On the CPU's clock: on
+    the wall's, two or three milliseconds are mostly what else the machine does."""
     worlds = {0: Writes(), HELD: Writes()}
     for held, made in worlds.items():
         await made.world.client.create(IPPOOLS, pool("p", subnet("10.0.0.0/16")))
@@ -173,13 +174,13 @@ async def one_more(report: Report) -> None:
                 for held, host in ((0, empty), (HELD, full)):
                     name = f"lb{number}"
                     await asyncio.sleep(1.2)  # a lone one: no batch is under way, and the pool's summary is written
-                    began = time.monotonic()
+                    began = time.process_time()
                     await worlds[held].world.client.create(LOADBALANCERS, vm(name))
                     await until_served(host, [name])
-                    took[held].append((time.monotonic() - began) * 1e3)
+                    took[held].append((time.process_time() - began) * 1e3)
     cost = {held: statistics.median(times) for held, times in took.items()}
     for held in worlds:
-        report.add(f"host: one more address with {held:,} taken", cost[held], "ms")
+        report.add(f"host: one more address with {held:,} taken", cost[held], "ms CPU")
     report.add("host: the same, ratio", cost[HELD] / cost[0], "", ("<", 1.3))
 
 
