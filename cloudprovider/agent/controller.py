@@ -322,6 +322,7 @@ class AgentController:
             choices={place.vip: choice for place, choice in self._table.choices(lb.key).items()},
             masquerades=any(self._configs[network].masquerade for network in want.networks),
             refusing=refusing,
+            beware=tuple(said for n in sorted(want.networks) if (said := self._forwarders[n].beware)),
             refused=bool(refusing) and refusing >= self._table.nodes_of(lb.key),
         )
 

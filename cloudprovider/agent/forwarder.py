@@ -166,6 +166,11 @@ class NetworkForwarder:
         owners = {listener: self._table.owner(self._network, listener) for listener in listeners}
         return Traffic(listeners, {k: "/".join(owner) for k, owner in owners.items() if owner is not None}, nodes)
 
+    @property
+    def beware(self) -> str:
+        """What is limited on this network, "" where nothing is."""
+        return self._segment.host_obstacle if self._segment is not None else ""
+
     # The work.
 
     async def run(self, *, adopt: bool = True) -> None:

@@ -28,7 +28,7 @@ class Observation:
     ``problem``: why it is not served; ``partial``: what of it is not; ``awaited``: why an address that is to take
     another one's place is not up. ``has_nodes``: there is a node to send to. ``foreign``: addresses that others have.
     ``choices``: the modes, by address. ``masquerades``: whether mode nat hides the client's address here. ``refusing``:
-    the nodes that send back what comes for it; ``refused``: all of them do.
+    the nodes that send back what comes for it; ``refused``: all of them do. ``beware``: sentences on limits.
     """
 
     generation: int
@@ -42,6 +42,7 @@ class Observation:
     masquerades: bool = True
     refusing: frozenset[str] = frozenset()
     refused: bool = False
+    beware: tuple[str, ...] = ()
 
     @property
     def mode(self) -> ForwardMode:
@@ -147,6 +148,7 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
         fine = f"{fine} Left out: {_listed(seen.refusing)}, which sent back what came for the address."
     if seen.awaited is not None:
         fine = f"{fine} The address that is to take over is not up: {seen.awaited.message}"
+    fine = " ".join((fine, *seen.beware))
     conditions = [
         _condition(lb, PROGRAMMED, seen.problem, fine),
         _condition(lb, READY, ready, "The address is announced and forwarded."),

@@ -63,6 +63,14 @@ async def test_an_obstacle_on_the_host_makes_it_nat_and_is_told() -> None:
     assert await tested.says("ClientAddressNotPreserved", "Masquerade")
 
 
+async def test_what_is_limited_on_the_host_is_told() -> None:
+    tested = world("n1", "n2")
+    tested.network.host_obstacle = "The host itself can't reach it."
+    seed(tested, mode="auto")
+    async with running(tested.agent()):
+        await until(lambda: tested.says_in("Programmed", "The host itself can't reach it."))
+
+
 async def test_where_nodes_answer_through_the_host_nothing_is_hidden() -> None:
     tested = World()
     tested.seed()
