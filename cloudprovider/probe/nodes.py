@@ -26,8 +26,8 @@ from cloudprovider.probe.ring import Ring
 HEALTHZ_PORT: Final = 10256
 HEALTHZ_PATH: Final = "/healthz"
 
-_TICK: Final = 0.01
-"""Seconds between two looks at who is due."""
+_TICK: Final = 0.025
+"""Seconds between two looks at who is due, at least: at 1,000 nodes and 0.01 probes cost a third more."""
 
 
 class _Node:

@@ -11,16 +11,16 @@ T = TypeVar("T")
 Place = tuple[int, bytes]
 """Where in the period: a hash of the member's key, then the key, so that no two share a place."""
 
-_LATE: Final = 0.05
-"""Seconds that somebody may be late without all being put off."""
+_LATE: Final = 1 / 20
+"""How much of the period somebody may be late without all being put off: a busy machine is no hold-up."""
 
 
 class Ring(Generic[T]):
     """Members in the order of their offsets, which are spread by a hash of their keys and so stay the same whoever
     comes or goes, and a hand that goes round once a period.
 
-    Where the hand is held up, all are put off by as much. So there is nothing to catch up with: never more come at
-    once than ever, and nobody is due again before a period is over.
+    Where the hand is held up, all are put off by as much. So there is nothing to catch up with: they come no faster
+    than ever, and nobody is due again long before a period is over.
     """
 
     def __init__(self, period: float, key: Callable[[T], bytes], now: float) -> None:
@@ -58,7 +58,7 @@ class Ring(Generic[T]):
             due, turn, place = self._next()
             if due > now:
                 break
-            if now - due > _LATE:
+            if now - due > _LATE * self._period:
                 self._start += now - due
             self._turn, self._hand = turn, place
             taken.append(self._members[place])

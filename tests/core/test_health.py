@@ -62,6 +62,16 @@ def test_several_successes_are_awaited_where_so_many_are_asked_for() -> None:
     assert after([*out, GOOD, GOOD, GOOD], check).verdict is Verdict.GOOD
 
 
+def test_the_reason_follows_what_the_node_does_while_it_is_on_its_way_back() -> None:
+    check = Check(success_threshold=2)
+    coming = [GOOD, SILENT, SILENT, SILENT, GOOD]
+    assert after(coming, check).verdict is Verdict.UNREACHABLE
+    assert after([*coming, SILENT], check).verdict is Verdict.UNREACHABLE
+    assert after([*coming, Outcome.BAD], check).verdict is Verdict.FAILED
+    assert after([*coming, DRAINING], check).verdict is Verdict.DRAINING
+    assert after([*coming, GOOD], check).verdict is Verdict.GOOD
+
+
 def test_healthz_that_never_said_200_is_no_signal_whatever_it_says() -> None:
     assert after([Outcome.BAD] * 10).verdict is Verdict.UNKNOWN
     assert after([DRAINING] * 10).verdict is Verdict.UNKNOWN

@@ -127,8 +127,8 @@ async def test_a_node_of_ipv6(prober: HttpProber, segment: KernelSegment, node: 
 
 
 async def test_nodes_open_closed_draining_dead_and_back(segment: KernelSegment, prober: HttpProber) -> None:
-    """A whole life, at a fiftieth of the time."""
-    probes = NodeProbes(prober, now=lambda: datetime.now(UTC), check=Check(period=0.1, timeout=0.06))
+    """A whole life, at a thirtieth of the time."""
+    probes = NodeProbes(prober, now=lambda: datetime.now(UTC), check=Check(period=0.15, timeout=0.15))
     with station("open", "10.99.0.21") as opened, station("closed", "10.99.0.22") as closed:
 
         def verdict(node: Station) -> Verdict:
