@@ -255,7 +255,12 @@ class AgentController:
         for key in self._table.users_of(network, vip):
             lb = self._load_balancers.get(*key)
             if lb is not None:
-                message = f"{mac} claims {vip} too, which host {self._node} has up and defends: change it there."
+                nodes = ", ".join(sorted(self._table.named(network, key, MACAddress.parse(mac))))
+                who, remedy = f"{mac} claims", "change it there"
+                if nodes:
+                    who = f"Node {nodes} ({mac}) claims"
+                    remedy = "if kube-proxy there runs in mode ipvs, set its strictARP to true"
+                message = f"{who} {vip} too, which host {self._node} has up and defends: {remedy}."
                 self._events.record(LOADBALANCERS, lb, "Warning", "AddressClaimedByOther", message)
 
     # Back into the status.

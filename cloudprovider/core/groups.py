@@ -39,13 +39,13 @@ def members(
     failing: frozenset[IPAddress],
     seen: Sightings,
 ) -> frozenset[Member]:
-    """Return who is in a group. ``nodes``: the cluster's, by name; ``failing``: nodes that probes have found unfit,
-    which are left out as long as that leaves anybody: where all fail, it is rather the probe that does."""
-    names = nodes.keys() if group.names is None else nodes.keys() & set(group.names)
-    addresses = frozenset(
-        a for name in names if name not in group.without for a in nodes[name] if a.version == group.family
-    )
-    fit = addresses - failing or addresses
+    """Return who is in a group. ``nodes``: the cluster's, by name; ``failing``: addresses of nodes that probes have
+    found unfit (with all their addresses: kube-proxy is one for both families), which are left out as long as that
+    leaves anybody: where all fail, it is rather the probe that does."""
+    names = (nodes.keys() if group.names is None else nodes.keys() & set(group.names)) - set(group.without)
+    of_family = {name: [a for a in nodes[name] if a.version == group.family] for name in names}
+    well = {name for name in names if of_family[name] and failing.isdisjoint(nodes[name])}
+    fit = {a for name in well or names for a in of_family[name]}
     if group.mode == "nat":
         return frozenset[Member](fit)
     return frozenset[Member](seen.macs[a] for a in fit if a in seen.macs)

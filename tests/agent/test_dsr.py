@@ -12,7 +12,7 @@ from cloudprovider.core.plan import Former, Group
 from cloudprovider.dataplane.api import STACK
 from cloudprovider.dataplane.fake import FakeNetwork
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
-from tests.agent.world import MGMT, World, running, until
+from tests.agent.world import MGMT, VIP, World, running, until
 from tests.core.test_forwarding import HTTP, MACS, NODES, cluster, key, lb
 
 WEB = key("10.0.0.100")
@@ -61,6 +61,19 @@ async def test_an_obstacle_on_the_host_makes_it_nat_and_is_told() -> None:
     assert tested.network.ledger.plan().forwards[WEB].mode == "nat"
     assert await tested.says_in("Programmed", "Mode nat (bridge-nf-call-iptables is 1).")
     assert await tested.says("ClientAddressNotPreserved", "Masquerade")
+
+
+async def test_a_node_that_claims_the_address_is_named() -> None:
+    tested = world("n1", "n2")
+    seed(tested, mode="dsr")
+    async with running(tested.agent()):
+        await until(tested.holds)
+        tested.dataplane.segments[""].announcer.hear(VIP, MACS["n2"])
+        await until(tested.events)
+        ((reason, message),) = await tested.events()
+        assert reason == "AddressClaimedByOther"
+        assert message.startswith(f"Node n2 ({MACS['n2']}) claims {VIP} too")
+        assert "set its strictARP to true" in message
 
 
 async def test_what_is_limited_on_the_host_is_told() -> None:

@@ -262,6 +262,18 @@ def test_nodes_that_fail_are_left_out_unless_all_do() -> None:
     assert [g.members for g in tested.plan("").groups.values()] == [{n1, n2}]
 
 
+def test_a_node_that_fails_by_one_family_is_out_in_both() -> None:
+    both = lb("a", "10.0.0.100", HTTP)
+    both.status.addresses.append(Address(ip="2001:db8::100", prefix_length=64))
+    dual = cluster("n1", "n2")
+    for number, node in enumerate(dual.status.nodes, start=1):
+        node.addresses.append(f"2001:db8::1{number}")
+    tested = table(dual, both)
+    tested.set_failing(frozenset({ip_address("10.0.0.11")}))
+    members = {member for group in tested.plan("").groups.values() for member in group.members}
+    assert members == {ip_address("10.0.0.12"), ip_address("2001:db8::12")}
+
+
 def test_a_node_that_sends_back_one_load_balancer_s_packets_keeps_the_others() -> None:
     tested = table(cluster("n1", "n2"), lb("a", "10.0.0.100", HTTP), lb("b", "10.0.0.101", HTTP))
     tested.set_refusing(("t", "a"), frozenset({"n1"}))
