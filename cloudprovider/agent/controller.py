@@ -5,9 +5,8 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from ipaddress import ip_address
 
 import msgspec
 
@@ -15,15 +14,16 @@ from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
 from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
-from cloudprovider.core.agentstatus import Leasing, Observation, conflict, report, report_lease, reported
+from cloudprovider.agent.observing import Observer
+from cloudprovider.core.agentstatus import Leasing, reported
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, ForeignAddress, LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.returns import Returns
-from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, without
+from cloudprovider.core.wanted import LoadBalancerKey, Problem, parsed, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
 from cloudprovider.dhcp.api import Counts
 from cloudprovider.kube.api import KubeClient
@@ -103,6 +103,7 @@ class AgentController:
             )
             for n in networks
         }
+        self._observer = Observer(node, self._table, self._forwarders, self._configs, returns=self._returns, now=now)
 
     @property
     def not_ready(self) -> Sequence[str]:
@@ -181,21 +182,16 @@ class AgentController:
         lease = lb.status.lease
         shown = {a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)}
         for network, leases in self._leases.items():
-            held = leases.address(lb.key) or (_parsed(lease.ip) if lease is not None else None)
+            held = leases.address(lb.key) or (parsed(lease.ip) if lease is not None else None)
             visible = held is not None and not lb.metadata.deletion_timestamp and str(held) in shown
-            leases.follow(lb, in_use=visible or (held is not None and self._on_link(lb.key, network, held)))
+            leases.follow(lb, in_use=visible or (held is not None and self._observer.on_link(lb.key, network, held)))
 
     def _forget_leases(self, key: LoadBalancerKey) -> None:
         """It vanished without its finalizer: its lease goes back once the address is off the link."""
         for network, leases in self._leases.items():
             held = leases.address(key)
-            if held is None or not self._on_link(key, network, held):
+            if held is None or not self._observer.on_link(key, network, held):
                 leases.forget(key)
-
-    def _on_link(self, key: LoadBalancerKey, network: str, vip: IPAddress) -> bool:
-        """Whether an address is up, or not wholly down yet, for this load balancer (and not only for another)."""
-        users = self._table.users_of(network, vip)
-        return self._forwarders[network].on_link([vip]) and (not users or key in users)
 
     def _ended(self, lb: LoadBalancer) -> frozenset[str]:
         """The addresses by DHCP in its status for which there is no lease (any more)."""
@@ -273,7 +269,7 @@ class AgentController:
         self._decline(lb)
         self._follow_leases(lb)
         leasing = self._leasing(lb)
-        said = self._says(lb, leasing)
+        said = self._observer.status(lb, leasing)
         if said == reported(lb):
             return
         patch = {"metadata": {"uid": lb.metadata.uid}, "status": msgspec.to_builtins(said)}
@@ -285,82 +281,6 @@ class AgentController:
             return  # gone meanwhile
         self._load_balancers.observe(written)
         self._tell_of_loss(lb, leasing)
-
-    def _says(self, lb: LoadBalancer, leasing: Leasing | None) -> LoadBalancerStatus:
-        """What the status should say of the agent's part; where that is not known yet, what it says now."""
-        want = self._table.load_balancer(lb.key)
-        now = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if self._leaving(lb, want):
-            # Given up only once it is off the link: then it may be given to somebody else.
-            return report_lease(lb, leasing, now)
-        if want is None:
-            return report(lb, self._node, None, leasing, now)
-        seen = self._seen(lb, want)
-        return report_lease(lb, leasing, now) if seen is None else report(lb, self._node, seen, leasing, now)
-
-    def _seen(self, lb: LoadBalancer, want: Wanted) -> Observation | None:
-        """What the kernel does for it; None while it is on its way."""
-        addresses = tuple(v for network, v in want.places if self._forwarders[network].held([v]))
-        served = self._table.places(lb.key)
-        # Without one to show (a lease has ended) the next one is what counts.
-        first = [place for place in want.shown or want.following if place in served]
-        generation = min((self._forwarders[p.network].generation(lb.key) for p in first), default=0)
-        trouble = self._table.trouble(lb.key)
-        problem = want.problem or self._problem(lb, first)
-        if trouble is not None and not first:
-            problem = problem or trouble
-        complete = {p.vip for p in first}.issubset(addresses) and generation == lb.metadata.generation
-        if problem is None and (not complete or self._table.is_looking(lb.key)):
-            return None
-        now = self._table.clock()
-        if complete:
-            self._returns.begin(lb.key, now)
-        refusing = self._returns.refusing(lb.key, now)
-        return Observation(
-            generation=generation if want.places else lb.metadata.generation,
-            addresses=addresses,
-            problem=problem,
-            partial=want.partial or trouble,
-            has_nodes=self._table.has_nodes(lb.key),
-            awaited=want.awaited or self._problem(lb, want.following),
-            foreign=self._foreign(want),
-            choices={place.vip: choice for place, choice in self._table.choices(lb.key).items()},
-            masquerades=any(self._configs[network].masquerade for network in want.networks),
-            refusing=refusing,
-            beware=tuple(said for n in sorted(want.networks) if (said := self._forwarders[n].beware)),
-            refused=bool(refusing) and refusing >= self._table.nodes_of(lb.key),
-        )
-
-    def _problem(self, lb: LoadBalancer, places: Sequence[Place]) -> Problem | None:
-        for network, vip in places:
-            forwarder = self._forwarders[network]
-            found = forwarder.problem([vip])
-            if found is not None:
-                return conflict(lb, vip, found.message) if forwarder.foreign([vip]) else found
-        return self._displaced(lb.key, places)
-
-    def _foreign(self, want: Wanted) -> tuple[ForeignAddress, ...]:
-        return tuple(
-            ForeignAddress(ip=str(vip), hardware_address=mac)
-            for network, vip in want.places
-            for mac in self._forwarders[network].foreign([vip]).values()
-        )
-
-    def _leaving(self, lb: LoadBalancer, want: Wanted | None) -> bool:
-        """Whether an address that the holder names, and that is not wanted any more, is still on the link."""
-        if lb.status.holder is None:
-            return False
-        wanted = frozenset() if want is None else {place.vip for place in want.places}
-        networks: dict[IPAddress, list[str]] = {}
-        for address in (*lb.status.addresses, *lb.status.next_addresses):
-            if (vip := _parsed(address.ip)) is not None and address.network in self._forwarders:
-                networks.setdefault(vip, []).append(address.network)
-        named = {vip for text in lb.status.holder.addresses if (vip := _parsed(text)) is not None}
-        return any(
-            self._on_link(lb.key, network, vip)
-            for vip in named - wanted
-            for network in networks.get(vip, self._forwarders)
-        )
 
     def _leasing(self, lb: LoadBalancer) -> Leasing | None:
         """Of the network that it asks for; until it has a lease there, that of the network which it leaves."""
@@ -397,24 +317,6 @@ class AgentController:
         self._events.record(
             LOADBALANCERS, before, "Warning", "LeaseLost", f"{lease.ip} is off the link. {why}".rstrip()
         )
-
-    def _displaced(self, key: LoadBalancerKey, places: Sequence[Place]) -> Problem | None:
-        vips = {place.vip for place in places}
-        for listener, (namespace, name) in self._table.displaced(key).items():
-            if listener.vip not in vips:
-                continue
-            other = f"LoadBalancer {name}" if namespace == key[0] else "another LoadBalancer"
-            return Problem(
-                "ListenerInUse", f"{listener.protocol} {listener.port} of {listener.vip} is {other}'s already."
-            )
-        return None
-
-
-def _parsed(text: str) -> IPAddress | None:
-    try:
-        return ip_address(text)
-    except ValueError:  # somebody else's writing; what is wrong is told in the condition
-        return None
 
 
 def _nat_families(config: NetworkConfig) -> frozenset[int]:

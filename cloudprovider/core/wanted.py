@@ -77,6 +77,14 @@ class Wanted:
         return frozenset(place.network for place in self.places)
 
 
+def parsed(text: str) -> IPAddress | None:
+    """An address; None for what is none: somebody else's writing, and what is wrong is told in the condition."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
 def wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
     """Read one object, for a host that stands on ``networks``; None when it asks nothing of any host (no address yet,
     going away, or a stock provider's)."""
