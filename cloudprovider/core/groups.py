@@ -43,12 +43,15 @@ def members(
     found unfit (with all their addresses: kube-proxy is one for both families), which are left out as long as that
     leaves anybody: where all fail, it is rather the probe that does."""
     names = (nodes.keys() if group.names is None else nodes.keys() & set(group.names)) - set(group.without)
-    of_family = {name: [a for a in nodes[name] if a.version == group.family] for name in names}
-    well = {name for name in names if of_family[name] and failing.isdisjoint(nodes[name])}
-    fit = {a for name in well or names for a in of_family[name]}
-    if group.mode == "nat":
-        return frozenset[Member](fit)
-    return frozenset[Member](seen.macs[a] for a in fit if a in seen.macs)
+    found: dict[str, set[Member]] = {}
+    for name in names:
+        addresses = [a for a in nodes[name] if a.version == group.family]
+        if group.mode == "nat":
+            found[name] = set(addresses)
+        else:
+            found[name] = {seen.macs[a] for a in addresses if a in seen.macs}
+    well = [name for name in names if found[name] and failing.isdisjoint(nodes[name])]
+    return frozenset[Member]().union(*(found[name] for name in well or names))
 
 
 class GroupIds:

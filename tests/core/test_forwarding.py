@@ -262,6 +262,13 @@ def test_nodes_that_fail_are_left_out_unless_all_do() -> None:
     assert [g.members for g in tested.plan("").groups.values()] == [{n1, n2}]
 
 
+def test_a_failing_node_is_better_than_none_that_answers() -> None:
+    tested = table(cluster("n1", "n2"), lb("a", "10.0.0.100", HTTP, mode="dsr"))
+    tested.set_sightings("", seen("n1"))
+    tested.set_failing(frozenset({ip_address("10.0.0.11")}))
+    assert [g.members for g in tested.plan("").groups.values()] == [{MACS["n1"]}]
+
+
 def test_a_node_that_fails_by_one_family_is_out_in_both() -> None:
     both = lb("a", "10.0.0.100", HTTP)
     both.status.addresses.append(Address(ip="2001:db8::100", prefix_length=64))
@@ -396,7 +403,7 @@ class Incremental(RuleBasedStateMachine):
         assert plan.forwards.keys() == fresh.forwards.keys()
         for listener, forward in plan.forwards.items():
             if self.table.owner("", listener) == table_from_scratch.owner("", listener):
-                want = fresh.forwards[listener]
+                want = replace(fresh.forwards[listener], former=None, pinned=False)
                 assert replace(forward, former=None, pinned=False) == want
                 if want.group:
                     assert plan.groups[forward.group].members == fresh.groups[want.group].members
