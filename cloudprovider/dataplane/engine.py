@@ -6,22 +6,24 @@ one netlink transaction of 0.1 to 0.2 ms, sent from the event loop itself: handi
 
 import asyncio
 import errno
-from array import array
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from collections import Counter as Tally
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.maglev import SIZES
-from cloudprovider.core.plan import Changes, Group, GroupId, ListenerKey, Member, Plan
-from cloudprovider.dataplane import elements, ruleset, ruleset6
+from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Member, Plan
+from cloudprovider.dataplane import elements, ruleset, ruleset_dsr, ruleset_nat, shared, tables
 from cloudprovider.dataplane.api import Counter
-from cloudprovider.dataplane.elements import GroupElements, ListenerElements
-from cloudprovider.dataplane.ledger import Ledger
-from cloudprovider.dataplane.nftables import NFPROTO_IPV6, Nftables, Transaction, each_element, element
+from cloudprovider.dataplane.elements import BROKEN_FORWARD, Elements, Place
+from cloudprovider.dataplane.held import READERS, Held
+from cloudprovider.dataplane.ledger import Ledger, changing
+from cloudprovider.dataplane.nftables import Element, Nftables, SetName, Transaction, each_element, element
+from cloudprovider.dataplane.pins import PIN_SETS, Listeners
+from cloudprovider.dataplane.ruleset import NAT_FAMILY, TABLE, VERSIONS, StaticTable
+from cloudprovider.dataplane.shared import Shared
 from cloudprovider.dataplane.standing import Standing
+from cloudprovider.dataplane.tables import BROKEN_GROUP, GroupElements
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,31 +38,7 @@ _PAUSE: Final = 0.02
 _DUMPS_BESIDE_CHANGES: Final = 3
 """How often a set is read while others may change it; then it is read in one go, without yielding to the loop."""
 
-
-class _Held:
-    """The elements that the kernel holds."""
-
-    def __init__(self) -> None:
-        self.listeners: dict[ListenerKey, ListenerElements] = {}
-        self.groups: dict[GroupId, GroupElements] = {}
-        self.foreign: dict[str, list[bytes]] = {}
-        """Keys that stand for no listener at all (another protocol), by set: to be removed."""
-
-    def listener(self, name: str, key: bytes) -> ListenerElements:
-        """What is held for the listener of a key in the set ``name``, to be written to."""
-        found = elements.listener(key)
-        if found is None:
-            self.foreign.setdefault(name, []).append(element(key))
-            return ListenerElements()
-        return self.listeners.setdefault(found, ListenerElements())
-
-    def group(self, number: int) -> GroupElements:
-        """What is held for a group, to be written to."""
-        return self.groups.setdefault(GroupId(number), GroupElements())
-
-    def differences(self, other: "_Held") -> tuple[set[ListenerKey], set[GroupId]]:
-        """The listeners and groups that are not the same in both."""
-        return _unequal(self.listeners, other.listeners), _unequal(self.groups, other.groups)
+_UNPINNED_AT_ONCE: Final = 500
 
 
 class NftablesEngine:
@@ -70,10 +48,15 @@ class NftablesEngine:
         self._enter = enter
         self._nftables = nftables
         self._standing = standing
-        self._own = standing.own.ip if standing.own is not None else IPv4Address(0)
-        self._ipv6 = standing.ipv6
+        self._static: Sequence[StaticTable] = (
+            ruleset_dsr.table(standing),
+            *(ruleset_nat.table(version, standing) for version in VERSIONS if version == 4 or standing.ipv6),
+        )
+        families = {table.family for table in self._static}
+        self._readers = {name: read for name, read in READERS.items() if name.family in families}
         self._ledger = Ledger()
-        self._held = _Held()
+        self._held = Held()
+        self._shared = Shared()
         self._digest = b""
         self._generation = 0
         """What the kernel's generation is when nobody else commits."""
@@ -81,42 +64,45 @@ class NftablesEngine:
         self._reading = asyncio.Lock()
         self._touched_listeners: set[ListenerKey] = set()
         self._touched_groups: set[GroupId] = set()
+        self._touched_places: set[Place] = set()
 
     async def start(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Engine`. Rules are replaced in one transaction, elements stay;
-        where a predecessor's maps or hooks have another shape, the table is made afresh and waits to be filled."""
-        wanted = ruleset.chains(self._own)
-        strangers = [name for name in self._nftables.chain_names(ruleset.TABLE) if name not in wanted]
+        where a predecessor's maps or hooks have another shape, the tables are made afresh and wait to be filled."""
         try:
-            await self._load(ruleset.script(self._own, strangers=strangers, afresh=False))
+            await self._load(afresh=False)
         except DataPlaneError:
-            await self._load(ruleset.script(self._own, strangers=[], afresh=True))
+            await self._load(afresh=True)
         self._digest = self._digest_now()
         await self.observe()
+        await self._forget_pins(lambda key, _: key is None)
 
     async def apply(self, changes: Changes) -> None:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         self._ledger.check(changes, self._standing)
-        transaction = Transaction(ruleset.TABLE)
+        transaction = Transaction(TABLE)
         groups: dict[GroupId, GroupElements] = {}
         for number, group in changes.groups.items():
             if group is not None and group == self._ledger.groups.get(number):
                 continue
             groups[number] = GroupElements.of(number, group)
-            self._held.groups.get(number, _NO_GROUP).change(number, groups[number], transaction)
-        listeners: dict[ListenerKey, ListenerElements] = {}
+            self._held.groups.get(number, _NO_GROUP).change(groups[number], transaction)
+        listeners: dict[ListenerKey, Elements] = {}
         for key, forward in changes.forwards.items():
-            listeners[key] = ListenerElements.of(forward)
-            held = self._held.listeners.get(key, _NO_LISTENER)
-            held.change(elements.listener_key(key), listeners[key], transaction)
-        for name, foreign in self._held.foreign.items():
-            transaction.remove(name, foreign)
+            listeners[key] = elements.of(key, forward)
+            elements.change(self._held.listeners.get(key, {}), listeners[key], transaction)
+        update = self._shared.update(changes, self._ledger)
+        touched = update.wanted.keys() | self._held.foreign
+        after = {place: data for place, data in update.wanted.items() if data is not None}
+        elements.change(_part(self._held.shared, touched), after, transaction)
         if transaction:
-            self._nftables.commit(transaction)
-            self._commits += 1
-            self._generation = (self._generation + 1) % (1 << 32)
+            self._commit(transaction)
+        ended = self._ends(changes)
         self._ledger.commit(changes)
-        self._held.foreign = {}
+        self._shared.commit(update)
+        self._held.foreign = set()
+        for place in touched:
+            _take(place, after, self._held.shared)
         self._held.groups.update(groups)
         self._held.listeners.update(listeners)
         for number, group in changes.groups.items():
@@ -127,11 +113,14 @@ class NftablesEngine:
                 del self._held.listeners[key]
         self._touched_groups.update(groups)
         self._touched_listeners.update(listeners)
+        self._touched_places.update(touched)
+        if ended:
+            await self._forget_pins(lambda key, _: key is None)
 
     async def observe(self) -> Plan:
         """See :class:`~cloudprovider.dataplane.api.Engine`. What is applied while this reads counts as read."""
         async with self._reading:
-            self._touched_listeners, self._touched_groups = set(), set()
+            self._touched_listeners, self._touched_groups, self._touched_places = set(), set(), set()
             generation, commits = self._nftables.generation(), self._commits
             found = await self._read_surely()
             groups = {number: await self._group(number, held) for number, held in found.groups.items()}
@@ -141,15 +130,16 @@ class NftablesEngine:
             for number in self._touched_groups:
                 _take(number, self._held.groups, found.groups)
                 _take(number, self._ledger.groups, groups)
+            for place in self._touched_places:
+                _take(place, self._held.shared, found.shared)
+            forwards = {key: self._forward(key, held) for key, held in found.listeners.items()}
             self._held = found
-            self._ledger.replace(
-                Plan(groups=groups, forwards={key: held.forward() for key, held in found.listeners.items()})
-            )
+            self._adopt(Plan(groups=groups, forwards=forwards))
             self._generation = (generation + self._commits - commits) % (1 << 32)
             return self._ledger.plan()
 
     async def intact(self) -> bool:
-        """See :class:`~cloudprovider.dataplane.api.Engine`: one question where nobody changed anything, else four."""
+        """See :class:`~cloudprovider.dataplane.api.Engine`: one question where nobody changed anything, else many."""
         if await self.undisturbed():
             return True
         try:
@@ -165,50 +155,148 @@ class NftablesEngine:
 
     async def pins(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
-        return {}
+        found: Tally[tuple[ListenerKey, MACAddress]] = Tally()
+        async with self._reading:
+            listeners = Listeners(self._ledger.all_tracked())
+            for name in PIN_SETS:
+                for part in await self._slices(name):
+                    found.update((key, mac) for _, key, mac in listeners.read(name, part) if key is not None)
+                    await asyncio.sleep(0)
+        return found
 
     async def unpin(self, gone: Mapping[MACAddress, Collection[ListenerKey]]) -> int:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
-        return 0
+        if not any(gone.values()):
+            return 0
+        return await self._forget_pins(lambda key, mac: key is not None and key in gone.get(mac, ()))
 
     async def returned(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
-        return {}
-
-    async def member_counters(self) -> Mapping[Member, Counter]:
-        """See :class:`~cloudprovider.dataplane.api.Engine`."""
-        return {}
+        found: dict[tuple[ListenerKey, MACAddress], int] = {}
+        for version in VERSIONS:
+            async for item in self._items(ruleset_dsr.returned(version)):
+                key = elements.listener(version, item.key[8:])
+                if key is not None:
+                    found[key, MACAddress.unpack(item.key[:6])] = item.counter()[0]
+        return found
 
     async def counters(self) -> Mapping[ListenerKey, Counter]:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
-        counters: dict[ListenerKey, Counter] = {}
-        async with self._reading:
-            for part in await self._slices(ruleset.LISTENERS):
-                for item in each_element(part):
-                    key = elements.listener(item.key)
+        found: dict[ListenerKey, Counter] = {}
+        for version in VERSIONS:
+            for name in (ruleset_nat.listeners(version), ruleset_dsr.listeners(version)):
+                async for item in self._items(name):
+                    key = elements.listener(version, item.key)
                     if key is not None:
-                        counters[key] = Counter(*item.counter())
-                await asyncio.sleep(0)
-        return counters
+                        before = found.get(key, _NOTHING)
+                        packets, size = item.counter()
+                        found[key] = Counter(before.packets + packets, before.bytes + size)
+        return found
+
+    async def member_counters(self) -> Mapping[Member, Counter]:
+        """See :class:`~cloudprovider.dataplane.api.Engine`."""
+        begun: dict[Member, int] = {}
+        for name in shared.BEGUN:
+            async for item in self._items(name):
+                begun[tables.member(item.key)] = item.counter()[0]
+        found: dict[Member, Counter] = {}
+        for name in shared.BACKENDS:
+            async for item in self._items(name):
+                node = tables.member(item.key)
+                found[node] = Counter(*item.counter(), connections=begun.get(node, 0))
+        return found
 
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         self._nftables.close()
 
-    async def _load(self, script: str) -> None:
-        whole = script + ruleset6.script() if self._ipv6 else script
-        await asyncio.to_thread(self._enter, lambda: ruleset.run(whole))
+    # Static rules.
+
+    async def _load(self, *, afresh: bool) -> None:
+        lines: list[str] = []
+        for table in self._static:
+            there = self._nftables.chain_names(TABLE, table.family)
+            strangers = [] if afresh else [name for name in there if name not in table.chains]
+            lines += table.script(strangers=strangers, afresh=afresh)
+        await asyncio.to_thread(self._enter, lambda: ruleset.run("\n".join(lines) + "\n"))
 
     def _digest_now(self) -> bytes:
-        digest = self._nftables.digest(ruleset.TABLE)
-        return digest + self._nftables.digest(ruleset.TABLE, NFPROTO_IPV6) if self._ipv6 else digest
+        return b"".join(self._nftables.digest(TABLE, table.family) for table in self._static)
 
-    async def _read_surely(self) -> _Held:
+    # Writing.
+
+    def _commit(self, transaction: Transaction) -> None:
+        self._nftables.commit(transaction)
+        self._commits += 1
+        self._generation = (self._generation + 1) % (1 << 32)
+
+    def _ends(self, changes: Changes) -> bool:
+        """Whether a delta that is not in the ledger yet ends what may have pinned flows."""
+        held = self._ledger.groups
+        if any(number in held and changing(held[number]) for number in changes.groups):
+            return True
+        return any(self._ledger.tracked(key) for key in changes.forwards)
+
+    async def _forget_pins(self, doomed: Callable[[ListenerKey | None, MACAddress], bool]) -> int:
+        """Remove pins, told by listener (None: one that has none any more) and node; return how many."""
+        gone = 0
+        async with self._reading:
+            for name in PIN_SETS:
+                for part in await self._slices(name):
+                    listeners = Listeners(self._ledger.all_tracked())
+                    keys = [key for key, listener, mac in listeners.read(name, part) if doomed(listener, mac)]
+                    for start in range(0, len(keys), _UNPINNED_AT_ONCE):
+                        gone += self._remove_pins(name, keys[start : start + _UNPINNED_AT_ONCE])
+                    await asyncio.sleep(0)
+        return gone
+
+    def _remove_pins(self, name: SetName, keys: Sequence[bytes]) -> int:
+        """Remove what is there of these; the kernel may have forgotten some meanwhile, and refuses them all then."""
+        if not keys:
+            return 0
+        transaction = Transaction(TABLE)
+        transaction.remove(name, map(element, keys))
+        try:
+            self._commit(transaction)
+        except DataPlaneError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            half = len(keys) // 2
+            return self._remove_pins(name, keys[:half]) + self._remove_pins(name, keys[half:]) if half else 0
+        return len(keys)
+
+    # Reading.
+
+    def _adopt(self, plan: Plan) -> None:
+        """Hold what was found. Where a shared element is not what follows from it, a listener or group is broken."""
+        wanted = Shared(plan).elements()
+        missing = {place for place, data in wanted.items() if self._held.shared.get(place) != data}
+        if missing:
+            broken = {
+                number
+                for number, group in plan.groups.items()
+                if any(place in missing for node in group.members | group.former for place in shared.counting(node))
+            }
+            cut = {key for key in plan.forwards if shared.fragments(key.vip) in missing}
+            plan = Plan(
+                groups={**plan.groups, **dict.fromkeys(broken, BROKEN_GROUP)},
+                forwards={**plan.forwards, **dict.fromkeys(cut, BROKEN_FORWARD)},
+            )
+        self._shared = Shared(plan)
+        self._held.foreign |= self._held.shared.keys() - self._shared.elements().keys()
+        self._ledger.replace(plan)
+
+    async def _read_surely(self) -> Held:
         """All elements. What readings don't agree about counts as touched: the next ``observe`` will tell."""
         found = await self._read()
         unsure = found.differences(self._held)
         for _ in range(_AGREEING_READS):
-            if unsure[0] <= self._touched_listeners and unsure[1] <= self._touched_groups:
+            listeners, groups, places = unsure
+            if (
+                listeners <= self._touched_listeners
+                and groups <= self._touched_groups
+                and places <= self._touched_places
+            ):
                 break
             await asyncio.sleep(_PAUSE)
             again = await self._read()
@@ -216,29 +304,41 @@ class NftablesEngine:
             found = again
         self._touched_listeners |= unsure[0]
         self._touched_groups |= unsure[1]
+        self._touched_places |= unsure[2]
         return found
 
-    async def _read(self) -> _Held:
+    async def _read(self) -> Held:
         """All elements, with a yield to the event loop after every 32 KiB."""
-        found = _Held()
-        for name, read in _READERS.items():
+        found = Held()
+        for name, read in self._readers.items():
             for part in await self._slices(name):
                 read(found, part)
                 await asyncio.sleep(0)
         return found
 
-    async def _slices(self, name: str) -> list[memoryview]:
+    async def _items(self, name: SetName) -> AsyncIterator[Element]:
+        """The elements of a set; none where the namespace has no such table."""
+        if name.family == NAT_FAMILY[6] and not self._standing.ipv6:
+            return
+        async with self._reading:
+            parts = await self._slices(name)
+        for part in parts:
+            for item in each_element(part):
+                yield item
+            await asyncio.sleep(0)
+
+    async def _slices(self, name: SetName) -> list[memoryview]:
         """A set's elements, as they were at one moment but for what was applied meanwhile."""
         for _ in range(_DUMPS_BESIDE_CHANGES):
             parts: list[memoryview] = []
             whole = True
-            for part, interrupted in self._nftables.elements(ruleset.TABLE, name):
+            for part, interrupted in self._nftables.elements(TABLE, name):
                 parts.append(part)
                 whole = whole and not interrupted
                 await asyncio.sleep(0)
             if whole:
                 return parts
-        return [part for part, _ in self._nftables.elements(ruleset.TABLE, name)]
+        return [part for part, _ in self._nftables.elements(TABLE, name)]
 
     async def _group(self, number: GroupId, found: GroupElements) -> Group:
         """The group that is held; worked out from its table only if that is not what was written."""
@@ -247,13 +347,19 @@ class NftablesEngine:
         await asyncio.sleep(0)
         return found.group(number)
 
+    def _forward(self, key: ListenerKey, found: Elements) -> Forward:
+        """The forward that is held; worked out from its elements only if they are not what was written."""
+        if key in self._ledger.forwards and found == self._held.listeners.get(key):
+            return self._ledger.forwards[key]
+        return elements.forward(key, found)
 
-_NO_LISTENER: Final = ListenerElements()
+
 _NO_GROUP: Final = GroupElements()
+_NOTHING: Final = Counter(packets=0, bytes=0)
 
 
-def _unequal(one: Mapping[K, V], other: Mapping[K, V]) -> set[K]:
-    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+def _part(held: Elements, places: Iterable[Place]) -> Elements:
+    return {place: held[place] for place in places if place in held}
 
 
 def _take(key: K, source: Mapping[K, V], target: dict[K, V]) -> None:
@@ -262,49 +368,3 @@ def _take(key: K, source: Mapping[K, V], target: dict[K, V]) -> None:
         target[key] = source[key]
     else:
         target.pop(key, None)
-
-
-def _read_listeners(found: _Held, part: memoryview) -> None:
-    for item in each_element(part):
-        found.listener(ruleset.LISTENERS, item.key).mark = elements.read_mark(item.value())
-
-
-def _read_ports(found: _Held, part: memoryview) -> None:
-    for item in each_element(part):
-        found.listener(ruleset.PORTS, item.key).port = int.from_bytes(item.value(), "big")
-
-
-def _read_tables(found: _Held, part: memoryview) -> None:
-    for item in each_element(part):
-        mark = elements.read_mark(item.key)
-        found.group(mark & ~ruleset.BY_CLIENT).targets[mark] = item.target()
-
-
-def _read_slots(size: int, found: _Held, part: memoryview) -> None:
-    tables: dict[int, array[int]] = {}
-    for mark, slot, address in elements.read_slots(part):
-        try:
-            tables[mark][slot] = address
-        except LookupError:  # the group's first slot in this part, or one beyond the table
-            found.group(mark).put(size, slot, address)
-            if slot < size:
-                tables[mark] = found.groups[GroupId(mark)].tables[size]
-
-
-def _read_sources(prefix_length: int, found: _Held, part: memoryview) -> None:
-    for item in each_element(part):
-        name = ruleset.sources(prefix_length)
-        network = IPv4Network((item.key[12:16], prefix_length), strict=False)
-        if network.network_address.packed != item.key[12:16]:  # can never match
-            found.foreign.setdefault(name, []).append(element(item.key))
-            continue
-        found.listener(name, item.key).sources |= {network}
-
-
-_READERS: Final[dict[str, Callable[[_Held, memoryview], None]]] = {
-    ruleset.LISTENERS: _read_listeners,
-    ruleset.PORTS: _read_ports,
-    ruleset.TABLES: _read_tables,
-    **{ruleset.slots(size): partial(_read_slots, size) for size in SIZES},
-    **{ruleset.sources(length): partial(_read_sources, length) for length in range(33)},
-}

@@ -85,15 +85,6 @@ class FakeNetwork:
         self.unsettled.discard(address)
         self._tell()
 
-    def tracked(self, key: ListenerKey) -> bool:
-        """Whether a listener, or its group, is changing or pinned."""
-        forward = self.ledger.forwards.get(key)
-        if forward is None:
-            return False
-        group = self.ledger.groups.get(forward.group)
-        moving = group is not None and forward.mode == "dsr" and bool(group.former or group.pinned)
-        return moving or forward.pinned or forward.former is not None
-
     def _tell(self) -> None:
         for watcher in self.watchers:
             watcher()
@@ -133,7 +124,7 @@ class FakeEngine:
             raise self._network.refusals.pop(0)
         self._network.ledger.commit(changes)
         self._network.applied.append(changes)
-        self._network.pins = {pin: n for pin, n in self._network.pins.items() if self._network.tracked(pin[0])}
+        self._network.pins = {pin: n for pin, n in self._network.pins.items() if self._network.ledger.tracked(pin[0])}
 
     async def observe(self) -> Plan:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""

@@ -30,6 +30,11 @@ def kind_of(group: Group) -> Kind:
     return kind(next(iter(group.members)))
 
 
+def changing(group: Group) -> bool:
+    """Whether flows to a group may be pinned."""
+    return group.pinned or bool(group.former)
+
+
 class Ledger:
     """Groups and forwards, and who uses each group. A delta costs what it changes, not what is held."""
 
@@ -88,6 +93,18 @@ class Ledger:
     def plan(self) -> Plan:
         """A copy of what is held."""
         return Plan(groups=dict(self.groups), forwards=dict(self.forwards))
+
+    def tracked(self, key: ListenerKey) -> bool:
+        """Whether flows of this listener may be pinned: it, or its group, is changing or pinned."""
+        forward = self.forwards.get(key)
+        if forward is None:
+            return False
+        group = self.groups.get(forward.group)
+        return forward.pinned or forward.former is not None or (group is not None and changing(group))
+
+    def all_tracked(self) -> Iterator[ListenerKey]:
+        """All of these."""
+        return filter(self.tracked, self.forwards)
 
     def _count(self, group: GroupId, vip: IPAddress, by: int) -> None:
         users = self._uses.setdefault(group, Counter())

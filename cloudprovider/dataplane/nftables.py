@@ -7,7 +7,7 @@ transaction are one batch: the kernel commits it whole or not at all.
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.dataplane import netlink
@@ -16,6 +16,7 @@ from cloudprovider.dataplane.netlink import NLM_F_ACK, NLM_F_CREATE, Message, Ne
 NETLINK_NETFILTER: Final = 12
 NFPROTO_IPV4: Final = 2
 NFPROTO_IPV6: Final = 10
+NFPROTO_NETDEV: Final = 5
 
 _SUBSYSTEM: Final = 10 << 8
 _GETCHAIN: Final = _SUBSYSTEM | 4
@@ -103,22 +104,29 @@ class Element:
         return (int.from_bytes(data[_COUNTER_PACKETS], "big"), int.from_bytes(data[_COUNTER_BYTES], "big"))
 
 
+class SetName(NamedTuple):
+    """A set or map: of the table of which family, and its name there."""
+
+    family: int
+    name: str
+
+
 class Transaction:
-    """Changes of elements of one table, collected, then committed together; removals go first."""
+    """Changes of elements of the tables of one name, collected, then committed together; removals go first."""
 
     def __init__(self, table: str) -> None:
         self._table = table
-        self._added: dict[str, list[bytes]] = {}
-        self._removed: dict[str, list[bytes]] = {}
+        self._added: dict[SetName, list[bytes]] = {}
+        self._removed: dict[SetName, list[bytes]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._added or self._removed)
 
-    def add(self, name: str, elements: Iterable[bytes]) -> None:
+    def add(self, name: SetName, elements: Iterable[bytes]) -> None:
         """Add elements (made by :func:`element`) to the set ``name``."""
         self._added.setdefault(name, []).extend(elements)
 
-    def remove(self, name: str, elements: Iterable[bytes]) -> None:
+    def remove(self, name: SetName, elements: Iterable[bytes]) -> None:
         """Remove elements by key; a key may come back in the same transaction."""
         self._removed.setdefault(name, []).extend(elements)
 
@@ -131,7 +139,7 @@ class Transaction:
             for name, elements in changes.items():
                 for part in _parts(elements):
                     body = _elements_of(self._table, name) + netlink.nested(_LIST_ELEMENTS, *part)
-                    yield kind, flags, body, f"{verb} {len(part)} element(s) of {name}"
+                    yield kind, flags, body, f"{verb} {len(part)} element(s) of {name.name}"
 
 
 class Nftables:
@@ -179,7 +187,7 @@ class Nftables:
                 return int.from_bytes(netlink.attributes(answer.body[4:])[_GENERATION], "big")
         raise DataPlaneError("nf_tables did not tell its generation; is nf_tables in this kernel?")
 
-    def elements(self, table: str, name: str) -> Iterator[tuple[memoryview, bool]]:
+    def elements(self, table: str, name: SetName) -> Iterator[tuple[memoryview, bool]]:
         """Yield a set's elements slice by slice: the raw list, and whether somebody changed the rules meanwhile.
         Only one such dump at a time."""
         for part in self._dumps.dump(_GETSETELEM, _elements_of(table, name)):
@@ -188,11 +196,11 @@ class Nftables:
                 if _LIST_ELEMENTS in found:
                     yield found[_LIST_ELEMENTS], bool(answer.flags & netlink.NLM_F_DUMP_INTR)
 
-    def chain_names(self, table: str) -> list[str]:
-        """The table's chains."""
-        return [netlink.string(found[_CHAIN_NAME]) for found in self._objects(_GETCHAIN, table)]
+    def chain_names(self, table: str, family: int) -> list[str]:
+        """The chains of the table of that family."""
+        return [netlink.string(found[_CHAIN_NAME]) for found in self._objects(_GETCHAIN, table, family)]
 
-    def digest(self, table: str, family: int = NFPROTO_IPV4) -> bytes:
+    def digest(self, table: str, family: int) -> bytes:
         """A hash over the table's chains, rules in their order, and the shape of its sets (not their elements)."""
         parts = [_picture(found, _CHAIN_SHAPE) for found in self._objects(_GETCHAIN, table, family)]
         rules: dict[bytes, list[bytes]] = {}
@@ -202,7 +210,7 @@ class Nftables:
         parts += [_picture(found, _SET_SHAPE) for found in self._objects(_GETSET, table, family)]
         return hashlib.sha256(b"\1".join(sorted(parts))).digest()
 
-    def _objects(self, kind: int, table: str, family: int = NFPROTO_IPV4) -> Iterator[dict[int, memoryview]]:
+    def _objects(self, kind: int, table: str, family: int) -> Iterator[dict[int, memoryview]]:
         body = struct.pack("=BBH", family, 0, 0) + netlink.text(_TABLE, table)
         answers: list[Message] = [answer for part in self._netlink.dump(kind, body) for answer in part]
         for answer in answers:
@@ -218,9 +226,9 @@ def each_element(elements: memoryview) -> Iterator[Element]:
             yield Element(data)
 
 
-def _elements_of(table: str, name: str) -> bytes:
-    header = struct.pack("=BBH", NFPROTO_IPV4, 0, 0)
-    return header + netlink.text(_TABLE, table) + netlink.text(_LIST_SET, name)
+def _elements_of(table: str, name: SetName) -> bytes:
+    header = struct.pack("=BBH", name.family, 0, 0)
+    return header + netlink.text(_TABLE, table) + netlink.text(_LIST_SET, name.name)
 
 
 def _parts(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

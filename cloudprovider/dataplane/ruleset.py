@@ -1,151 +1,114 @@
 """The static part of a namespace's rules, in nft(8)'s language; everything that changes is an element of its maps.
 
-How a packet goes::
+Three tables named ``cloudprovider``: ``netdev`` passes frames on in mode ``dsr``
+(:mod:`cloudprovider.dataplane.ruleset_dsr`); what it leaves alone comes to ``ip`` and ``ip6``, which translate in mode
+``nat``, and refuse the rest (:mod:`cloudprovider.dataplane.ruleset_nat`).
 
-    classify   every packet: (address, protocol, port) → mark: the group's number and flags; counts by listener
-    translate  a flow's first packet: source ranges, then (mark) → the chain of the group's table size and hash
-    by_*_N     (group, Maglev slot) → node, (address, protocol, port) → port on it
-    forward    nothing but what was translated
-    source     answers come back here: the namespace's own address is what nodes see
-    refuse     what is left at input, quickly and with a bounded rate: RST, ICMP; ping is answered
-
-The choice of a node is two-stage, so that a listener costs two elements however many nodes there are, and a group's
-table stands once however many Services share it. libnftables loads this at start only, in one transaction that
-replaces the rules and leaves the elements; nothing here is ever run as a subprocess.
+libnftables loads this at start only, in one transaction that replaces the rules of all three and leaves the elements;
+nothing here is ever run as a subprocess. So an agent takes over from an older one without a gap as long as it only
+adds sets, adds chains and changes rules. A set whose meaning changes gets another name.
 """
 
 import ctypes
 import ctypes.util
-from ipaddress import IPv4Address
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.maglev import SIZES
+from cloudprovider.dataplane.nftables import NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV
 
 TABLE: Final = "cloudprovider"
-LISTENERS: Final = "listeners"
-PORTS: Final = "ports"
-TABLES: Final = "tables"
 
-BY_CLIENT: Final = 0x8000_0000
-"""Mark bit: choose by the client's address alone."""
-RESTRICTED: Final = 0x4000_0000
-"""Mark bit: look at source ranges."""
-GROUP: Final = 0x00FF_FFFF
-"""Mark bits: the group."""
+Version = Literal[4, 6]
+VERSIONS: Final[tuple[Version, Version]] = (4, 6)
 
 SEED: Final = 0x5EED
 """The same on every host, so that a host that takes over sends a flow where it went before."""
 
-RESETS_PER_SECOND: Final = 1000
-"""How many RST and ICMP errors a namespace sends at most; beyond, it is silent."""
 
-_LISTENER_TYPE: Final = "ipv4_addr . inet_proto . inet_service"
-_LISTENER: Final = "ip daddr . meta l4proto . th dport"
+class Syntax(NamedTuple):
+    """How rules speak of one IP version."""
 
-
-def slots(size: int) -> str:
-    """The map of (group, slot) to node for tables of ``size`` slots."""
-    return f"slots_{size}"
+    ip: str
+    """The protocol, as in ``ip daddr``."""
+    type: str
+    bits: int
 
 
-def sources(prefix_length: int) -> str:
-    """The set of (listener, network) for networks of that prefix length."""
-    return f"sources_{prefix_length}"
+SYNTAX: Final[Mapping[Version, Syntax]] = {4: Syntax("ip", "ipv4_addr", 32), 6: Syntax("ip6", "ipv6_addr", 128)}
+NAT_FAMILY: Final[Mapping[Version, int]] = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
+_KEYWORDS: Final = {NFPROTO_IPV4: "ip", NFPROTO_IPV6: "ip6", NFPROTO_NETDEV: "netdev"}
 
 
-def chain(size: int, *, by_client: bool) -> str:
-    """The chain that chooses from tables of ``size`` slots."""
-    return f"by_{'client' if by_client else 'flow'}_{size}"
+def listener_type(version: Version) -> str:
+    """The type of a listener as a key."""
+    return f"{SYNTAX[version].type} . inet_proto . inet_service"
 
 
-def sets() -> list[str]:
-    """Every set and map, by name."""
-    return [LISTENERS, PORTS, TABLES, *map(slots, SIZES), *map(sources, range(33))]
+def listener(version: Version) -> str:
+    """The listener that a packet is for."""
+    return f"{SYNTAX[version].ip} daddr . meta l4proto . th dport"
 
 
-def chains(own: IPv4Address) -> dict[str, list[str]]:
-    """Every chain with its rules. ``own`` is the namespace's address, which translated flows come from."""
-    found: dict[str, list[str]] = {
-        "classify": [
-            "type filter hook prerouting priority mangle; policy accept;",
-            f"meta mark set {_LISTENER} map @{LISTENERS}",
-        ],
-        "translate": [
-            "type nat hook prerouting priority dstnat; policy accept;",
-            f"meta mark & {RESTRICTED:#010x} != 0 jump restricted",
-            f"meta mark & {BY_CLIENT | GROUP:#010x} vmap @{TABLES}",
-        ],
-        "source": [
-            "type nat hook postrouting priority srcnat; policy accept;",
-            f"ct status dnat snat ip to {own}",
-        ],
-        "forward": [
-            "type filter hook forward priority filter; policy drop;",
-            "ct status dnat accept",
-        ],
-        "input": [
-            "type filter hook input priority filter; policy drop;",
-            'iif "lo" accept',
-            # Answers to the namespace's own questions. What was to be translated and could not be stays out.
-            "ct status dnat drop",
-            "ct state established,related accept",
-            "ct state invalid drop",
-            "icmp type echo-request accept",
-            f"limit rate {RESETS_PER_SECOND}/second burst {RESETS_PER_SECOND} packets jump refuse",
-        ],
-        "refuse": [
-            "meta l4proto tcp reject with tcp reset",
-            "meta l4proto udp reject with icmp type port-unreachable",
-        ],
-        # One exact look-up a prefix length: an interval set would be rebuilt whole at every change.
-        "restricted": [
-            *(
-                f"{_LISTENER} . ip saddr & {_mask(length)} @{sources(length)} return"
-                if length < 32
-                else f"{_LISTENER} . ip saddr @{sources(length)} return"
-                for length in range(32, -1, -1)
-            ),
-            "drop",
-        ],
-    }
-    for size in SIZES:
-        for by_client in (False, True):
-            client = "ip saddr" if by_client else "ip saddr . th sport"
-            node = f"meta mark . jhash {client} mod {size} seed {SEED:#x} map @{slots(size)}"
-            found[chain(size, by_client=by_client)] = [
-                f"meta mark set meta mark & {GROUP:#010x}",
-                f"meta l4proto {{ tcp, udp }} dnat ip to {node} : {_LISTENER} map @{PORTS}",
-            ]
-    return found
+def client(version: Version, *, by_client: bool) -> str:
+    """What of a packet decides which node it goes to."""
+    return f"{SYNTAX[version].ip} saddr" + ("" if by_client else " . th sport")
 
 
-def script(own: IPv4Address, *, strangers: list[str], afresh: bool) -> str:
-    """The whole as one nft transaction: it keeps the elements that are there, or drops them when ``afresh``.
+def source_rules(version: Version, name: str) -> list[str]:
+    """Rules that return for a client in one of the listener's source ranges, and drop what is left. ``name`` of the
+    set for a prefix length has ``{}`` for it. One exact look-up a length: an interval set would be rebuilt whole at
+    every change."""
+    ip, _, bits = SYNTAX[version]
+    rules: list[str] = []
+    for length in range(bits, -1, -1):
+        mask = "" if length == bits else f" & {_mask(version, length)}"
+        rules.append(f"{listener(version)} . {ip} saddr{mask} @{name.format(length)} return")
+    return [*rules, "drop"]
 
-    ``strangers`` are chains that somebody else put into the table: they go.
-    """
-    lines = [f"add table ip {TABLE}"]
-    if afresh:
-        lines += [f"delete table ip {TABLE}", f"add table ip {TABLE}"]
-    lines += [f"add map ip {TABLE} {LISTENERS} {{ type {_LISTENER_TYPE} : mark; counter; }}"]
-    lines += [f"add map ip {TABLE} {PORTS} {{ type {_LISTENER_TYPE} : inet_service; }}"]
-    lines += [f"add map ip {TABLE} {TABLES} {{ type mark : verdict; }}"]
-    lines += [
-        f"add map ip {TABLE} {slots(size)} {{ typeof meta mark . numgen random mod {size} : ip daddr; }}"
-        for size in SIZES
-    ]
-    lines += [f"add set ip {TABLE} {sources(n)} {{ type {_LISTENER_TYPE} . ipv4_addr; }}" for n in range(33)]
-    wanted = chains(own)
-    for name, rules in wanted.items():
-        hook = f" {{ {rules[0]} }}" if rules[0].startswith("type ") else ""
-        lines += [f"add chain ip {TABLE} {name}{hook}", f"flush chain ip {TABLE} {name}"]
-    if not afresh:
-        lines += [f"flush chain ip {TABLE} {name}" for name in strangers]
-        lines += [f"delete chain ip {TABLE} {name}" for name in strangers]
-    for name, rules in wanted.items():
-        lines += [f"add rule ip {TABLE} {name} {rule}" for rule in rules if not rule.startswith("type ")]
-    return "\n".join(lines) + "\n"
+
+def _mask(version: Version, length: int) -> str:
+    bits = SYNTAX[version].bits
+    number = ((1 << bits) - 1) ^ ((1 << bits - length) - 1)
+    if version == 4:
+        return ".".join(str(octet) for octet in number.to_bytes(4, "big"))
+    return ":".join(number.to_bytes(16, "big")[at : at + 2].hex() for at in range(0, 16, 2))
+
+
+@dataclass(frozen=True)
+class StaticTable:
+    """One table: what is declared before its chains (sets, maps, counters) and the chains, each with its rules; a
+    chain's first line may be its hook."""
+
+    family: int
+    declarations: Sequence[str]
+    chains: Mapping[str, Sequence[str]]
+
+    def script(self, *, strangers: Sequence[str], afresh: bool) -> list[str]:
+        """The nft commands that bring it about: the elements that are there stay, or go when ``afresh``.
+
+        ``strangers`` are chains that are in the table and don't belong there: they go.
+        """
+        table = f"{_KEYWORDS[self.family]} {TABLE}"
+        lines = [f"add table {table}"]
+        if afresh:
+            lines += [f"delete table {table}", f"add table {table}"]
+        for declaration in self.declarations:
+            what, _, rest = declaration.partition(" ")
+            lines.append(f"add {what} {table} {rest}")
+        for name, rules in self.chains.items():
+            hook = f" {{ {rules[0]} }}" if _is_hook(rules[0]) else ""
+            lines += [f"add chain {table} {name}{hook}", f"flush chain {table} {name}"]
+        lines += [f"flush chain {table} {name}" for name in strangers]
+        lines += [f"delete chain {table} {name}" for name in strangers]
+        for name, rules in self.chains.items():
+            lines += [f"add rule {table} {name} {rule}" for rule in rules if not _is_hook(rule)]
+        return lines
+
+
+def _is_hook(line: str) -> bool:
+    return line.startswith("type ")
 
 
 def run(commands: str) -> None:
@@ -162,7 +125,3 @@ def run(commands: str) -> None:
             raise DataPlaneError(f"libnftables refused the static rules: {said.partition(chr(10))[0] or 'no reason'}")
     finally:
         library.nft_ctx_free(context)
-
-
-def _mask(length: int) -> IPv4Address:
-    return IPv4Address(0xFFFF_FFFF << (32 - length) & 0xFFFF_FFFF)

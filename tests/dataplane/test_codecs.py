@@ -1,31 +1,20 @@
 """Bytes to and from the kernel, without a kernel."""
 
 import struct
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_interface
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudprovider.core.plan import Forward, Group, GroupId, ListenerKey
-from cloudprovider.dataplane import arp, elements, netlink
-from cloudprovider.dataplane.elements import BROKEN_FORWARD, BROKEN_GROUP, GroupElements, ListenerElements
+from cloudprovider.dataplane import arp, netlink
 from cloudprovider.dataplane.heard import Heard
 from cloudprovider.dataplane.naming import Names
-from cloudprovider.dataplane.nftables import Transaction, each_element, element, value
+from cloudprovider.dataplane.nftables import SetName, Transaction, each_element, element, value
 from cloudprovider.dataplane.rtnetlink import host_interface, strays, vips
 
 MAC = bytes.fromhex("020000000001")
 ADDRESSES = st.ip_addresses(v=4)
-FORWARDS = st.builds(
-    Forward,
-    group=st.integers(0, (1 << 24) - 1).map(GroupId),
-    backend_port=st.integers(1, 65535),
-    by_client=st.booleans(),
-    sources=st.frozensets(
-        st.tuples(ADDRESSES, st.integers(0, 32)).map(lambda n: IPv4Network(n, strict=False)), max_size=4
-    ),
-)
 
 
 @given(st.lists(st.tuples(st.integers(1, 0x3FFF), st.binary(max_size=40))))
@@ -42,52 +31,11 @@ def test_broken_attributes_end_the_row_and_never_raise(data: bytes) -> None:
         assert len(payload) <= len(data)
 
 
-@given(ADDRESSES, st.sampled_from(["TCP", "UDP"]), st.integers(0, 65535))
-def test_a_listener_is_twelve_bytes(vip: IPv4Address, protocol: str, port: int) -> None:
-    key = ListenerKey(vip, "TCP" if protocol == "TCP" else "UDP", port)
-    packed = elements.listener_key(key)
-    assert elements.listener(packed) == key
-    number = 6 if protocol == "TCP" else 17
-    assert packed == vip.packed + bytes([number, 0, 0, 0]) + port.to_bytes(2, "big") + bytes(2)
-
-
-def test_another_protocol_is_no_listener() -> None:
-    assert elements.listener(bytes([10, 0, 0, 1, 132, 0, 0, 0, 0, 80, 0, 0])) is None
-
-
-@given(FORWARDS)
-def test_a_forward_survives_its_elements(forward: Forward) -> None:
-    assert ListenerElements.of(forward).forward() == forward
-
-
-@given(FORWARDS)
-def test_elements_that_do_not_fit_together_are_broken(forward: Forward) -> None:
-    whole = ListenerElements.of(forward)
-    assert whole.mark is not None
-    for held in (
-        ListenerElements(None, whole.port, whole.sources),
-        ListenerElements(whole.mark, None, whole.sources),
-        ListenerElements(whole.mark ^ 0x0100_0000, whole.port, whole.sources),
-        ListenerElements(whole.mark ^ 0x4000_0000, whole.port, whole.sources),
-    ):
-        assert held.forward() == BROKEN_FORWARD
-
-
-def test_a_group_is_known_by_its_table() -> None:
-    nodes = Group(frozenset({IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")}))
-    held = GroupElements.of(GroupId(7), nodes)
-    assert held.group(GroupId(7)) == nodes
-    assert held.group(GroupId(8)) == BROKEN_GROUP
-    table = held.tables[10_007]
-    table[5] = table[6] = 0x01020304
-    assert held.group(GroupId(7)) == BROKEN_GROUP
-
-
 def test_a_transaction_removes_before_it_adds_and_fits_its_messages() -> None:
-    transaction = Transaction("t")
+    transaction, name = Transaction("t"), SetName(2, "s")
     assert not transaction
-    transaction.add("s", [element(struct.pack("=I", i), value(bytes(4))) for i in range(5000)])
-    transaction.remove("s", [element(bytes(4))])
+    transaction.add(name, [element(struct.pack("=I", i), value(bytes(4))) for i in range(5000)])
+    transaction.remove(name, [element(bytes(4))])
     kinds = [what.split()[0] for _, _, _, what in transaction.messages()]
     assert kinds == ["remove", "add", "add", "add"]
     for _, _, body, _ in transaction.messages():
