@@ -6,7 +6,6 @@ Prints one line a figure: milliseconds (median of the rounds, and the longest), 
 import asyncio
 import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address
@@ -108,12 +107,6 @@ async def begin(dataplane: HostDataPlane) -> None:
     await dataplane.remove("")
 
 
-def take(station: Station, addresses: list[IPAddress]) -> None:
-    """Have a station have many addresses."""
-    lines = "".join(f"address add {a}/{a.max_prefixlen} dev eth0 {'nodad' * (a.version == 6)}\n" for a in addresses)
-    subprocess.run(["ip", "-n", station.name, "-batch", "-"], input=lines, text=True, check=True)
-
-
 async def watch(dataplane: HostDataPlane, neighbour: Station) -> None:
     """Nodes of both families, all of them addresses of one machine: what learning and confirming them costs."""
     families: dict[str, Callable[[int], IPAddress]] = {
@@ -122,7 +115,7 @@ async def watch(dataplane: HostDataPlane, neighbour: Station) -> None:
     }
     for family, address in families.items():
         everybody = [address(i) for i in range(5000)]
-        take(neighbour, everybody)
+        neighbour.take_all(everybody)
         for count in (1000, 5000):
             segment = await dataplane.open(CONFIG)
             start, spent = time.perf_counter(), time.process_time()
