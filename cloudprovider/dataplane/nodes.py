@@ -80,7 +80,8 @@ class KernelNodes:
         self._wake()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Ask no more, and hear no more."""
+        self._followed = frozenset()
         for timer in (self._timer, self._telling):
             if timer is not None:
                 timer.cancel()

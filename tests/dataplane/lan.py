@@ -5,7 +5,7 @@ import contextlib
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
@@ -79,6 +79,12 @@ class Station:
         """Have one more address from now on; an IPv6 one brings its /64 with it."""
         prefix = "32" if isinstance(address, IPv4Address) else "64 nodad"
         run(f"ip -n {self.name} address add {address}/{prefix} dev eth0")
+
+    def take_all(self, addresses: Sequence[IPAddress]) -> None:
+        """Have many more addresses from now on, without a network."""
+        lines = (f"address add {a}/{a.max_prefixlen} dev eth0 {'nodad' * (a.version == 6)}\n" for a in addresses)
+        command = ["ip", "-n", self.name, "-batch", "-"]
+        subprocess.run(command, input="".join(lines), text=True, check=True)
 
     def knows(self, address: IPAddress) -> str:
         """The MAC that this host believes ``address`` to have, "" for none."""

@@ -1,6 +1,7 @@
 """A network's link that goes down and comes back: addresses, routes and nodes are as before, and everybody is told."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -186,3 +187,19 @@ async def test_what_could_not_be_put_back_is_tried_again(
     await asyncio.gather(task, return_exceptions=True)
     waits = [record.__dict__["retry_in"] for record in caplog.records if "retry_in" in record.__dict__]
     assert waits == [0.01, 0.02, 0.04, 0.04]
+
+
+async def test_a_link_that_is_gone_for_good_is_said(
+    segment: KernelSegment, dataplane: HostDataPlane, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its sockets and rules went with it: the network is to be opened again, which makes it anew."""
+    run(f"ip link del {port()}")
+    with pytest.raises(DataPlaneError) as error:
+        await segment.announcer.held()
+    assert error.value.errno == errno.ENODEV
+    await until(lambda: any("lan0 has vanished" in str(r.__dict__.get("error")) for r in caplog.records), "it is said")
+    await until(lambda: not segment.nodes.known, "nobody is there")
+    await segment.close()
+    again = await dataplane.open(BOTH)
+    await again.announcer.claim(VIPS)
+    assert await again.announcer.held() == set(VIPS)

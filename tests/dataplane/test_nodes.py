@@ -190,3 +190,25 @@ async def test_a_node_that_looks_for_duplicates_keeps_its_address(segment: Kerne
     await until(lambda: address in segment.nodes.known, "it is known")
     assert "dadfailed" not in run(f"ip -n {node.name} address show to {address}")
     assert "tentative" not in run(f"ip -n {node.name} address show to {address}")
+
+
+async def test_a_thousand_nodes_are_known_within_seconds_and_stay_known(lan: None, client: Station) -> None:
+    """At the pace of the agent; all of them addresses of one machine."""
+    everybody: list[IPAddress] = [IPv4Address("10.98.0.1") + i for i in range(500)]
+    everybody += [IPv6Address("fd98::1") + i for i in range(500)]
+    client.take_all(everybody)
+    dataplane = HostDataPlane("test")
+    try:
+        segment = await dataplane.open(CONFIG)
+        told: list[int] = []
+        segment.nodes.on_change(lambda: told.append(len(segment.nodes.known)))
+        segment.nodes.follow(everybody)
+        await until(lambda: len(segment.nodes.known) == 1000, "all are known", 10.0)
+        assert segment.nodes.known == dict.fromkeys(everybody, client.mac)
+        await until(lambda: told[-1:] == [1000], "told so")
+        assert len(told) < 100  # many at a time
+        told.clear()
+        await asyncio.sleep(9.0)  # nobody is to be lost: each is confirmed, and three unanswered questions would show
+        assert told == []
+    finally:
+        await dataplane.remove("")
