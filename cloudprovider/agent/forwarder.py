@@ -9,6 +9,7 @@ changes anything: what is forwarded goes on meanwhile.
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import random
@@ -175,8 +176,19 @@ class NetworkForwarder:
 
     async def run(self, *, adopt: bool = True) -> None:
         """Work for ever; cancelled, it leaves rules and addresses as they are. ``adopt``: there is a namespace of the
-        agent before."""
+        agent before. Where the link itself vanishes, the network is opened anew."""
+        while True:
+            try:
+                await self._serve(adopt=adopt)
+            except DataPlaneError as err:
+                if err.errno != errno.ENODEV:
+                    raise
+                await asyncio.sleep(self._refused(err))
+                adopt = self._resync = True
+
+    async def _serve(self, *, adopt: bool) -> None:
         self._unknown = adopt
+        self._claiming.clear()
         self._segment = segment = await self._opened()
         others = [
             asyncio.create_task(self._tick(segment)),
@@ -285,6 +297,8 @@ class NetworkForwarder:
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
             self._resync = True
+            if err.errno == errno.ENODEV:
+                raise
             delay = self._refused(err)
         else:
             self._attempt, self._resync, self._refusal, self._disturbed = 0, False, "", False
@@ -421,6 +435,8 @@ class NetworkForwarder:
                 if look % HELD_EVERY == 0:
                     disturbed |= await self._recount(segment)
             except DataPlaneError as err:
+                if err.errno == errno.ENODEV:
+                    raise
                 log.warning("kernel not read back", extra={"network": self._network, "error": str(err)})
                 continue
             if disturbed:

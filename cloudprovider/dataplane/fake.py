@@ -46,6 +46,8 @@ class FakeNetwork:
     """The network's ends of the packet sockets that were opened (see :meth:`FakeSegment.packets`)."""
     applied: list[Changes] = field(default_factory=list)
     """Every delta, in order: one entry is one kernel transaction."""
+    link_gone: bool = False
+    """Whether somebody deleted the link, with the addresses on it; opening the network makes another."""
     static: bool = False
     """Whether the static chains are in place."""
     foreign: int = 0
@@ -220,6 +222,8 @@ class FakeAnnouncer:
 
     async def held(self) -> frozenset[IPAddress]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        if self._network.link_gone:
+            raise DataPlaneError("the link is gone; open the network again", errno=errno.ENODEV)
         return frozenset(self._network.vips)
 
     def on_conflict(self, callback: Callable[[IPAddress, str], None]) -> None:
@@ -329,6 +333,9 @@ class FakeDataPlane:
         if config.device not in self.devices:
             raise DataPlaneError(f"network {config.name!r}: there is no device {config.device} on this host")
         network = self.namespaces.setdefault(config.name, FakeNetwork())
+        if network.link_gone:
+            network.link_gone = False
+            network.vips.clear()
         segment = FakeSegment(network, config, lambda: self.segments.pop(config.name, None))
         self.segments[config.name] = segment
         return segment

@@ -195,6 +195,21 @@ async def test_what_others_break_is_mended(monkeypatch: pytest.MonkeyPatch) -> N
         await world.until(world.in_line)
 
 
+async def test_a_network_whose_link_is_gone_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(module, "HELD_EVERY", 1)
+    monkeypatch.setattr(module, "RETRY_FIRST", 0.01)
+    world = World()
+    async with world.running():
+        world.put()
+        await world.until(lambda: bool(world.forwarder.held([VIP])))
+        world.network.announced.clear()
+        world.network.link_gone = True
+        await world.until(lambda: world.network.announced == [VIP])
+        await world.until(lambda: not world.forwarder.trouble)
+    assert world.in_line()
+
+
 async def test_what_the_kernel_can_t_take_keeps_nothing_else_out() -> None:
     """A node whose address is the load balancer's own: that one is told, and the others are served."""
     world = World()
