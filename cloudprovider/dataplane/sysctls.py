@@ -27,6 +27,7 @@ IPV4: Final = {
     "net/netfilter/nf_conntrack_tcp_timeout_established": "86400",
 }
 IPV6: Final = {
+    "net/ipv6/conf/all/forwarding": "1",
     # A VIP is looked for before it is brought up, and nobody else is asked for an address: no autoconfiguration, no
     # routes of somebody's choice, no waiting for the link-local address (the one address of the namespace's own).
     f"net/ipv6/conf/{LINK}/accept_ra": "0",

@@ -18,7 +18,6 @@ from tests.dataplane.lan import CONFIG, LIMIT, Station, run
 
 VIP = IPv4Address("10.99.0.100")
 VIP6 = IPv6Address("fd99::100")
-OWN6 = IPv6Address("fd99::2")
 WEB = ListenerKey(VIP, "TCP", 80)
 DNS = ListenerKey(VIP, "UDP", 53)
 WEB6 = ListenerKey(VIP6, "TCP", 80)
@@ -43,6 +42,8 @@ def group(nodes: Iterable[Station]) -> Group:
 async def started(dataplane: HostDataPlane, config: NetworkConfig = CONFIG) -> KernelSegment:
     opened = await dataplane.open(config)
     await opened.engine.start()
+    if config.address6 is not None:
+        run(f"ip -n lb-test-mgmt -6 address replace {config.address6} dev lan0 nodad")
     await opened.announcer.claim([VIP, VIP6])
     return opened
 
