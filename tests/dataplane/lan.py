@@ -86,6 +86,22 @@ class Station:
         command = ["ip", "-n", self.name, "-batch", "-"]
         subprocess.run(command, input="".join(lines), text=True, check=True)
 
+    def accept(self, vip: IPAddress) -> None:
+        """Take what is sent to the VIP by this host's MAC, and never answer for it: as a node in mode dsr."""
+        if isinstance(vip, IPv4Address):
+            for name, value in (("arp_ignore", 1), ("arp_announce", 2)):
+                run(f"ip netns exec {self.name} sysctl -qw net.ipv4.conf.all.{name}={value}")
+            run(f"ip -n {self.name} address add {vip}/32 dev lo")
+        else:
+            run(f"ip -n {self.name} address add {vip}/128 dev lo nodad")
+
+    def pass_on(self) -> None:
+        """Route what is not for this host, as every node does; its pods' sockets are not in its own namespace."""
+        run(f"ip netns exec {self.name} sysctl -qw net.ipv4.tcp_early_demux=0")
+        run(f"ip netns exec {self.name} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+        run(f"ip netns exec {self.name} sysctl -qw net.ipv4.conf.all.send_redirects=0")
+        run(f"ip netns exec {self.name} sysctl -qw net.ipv4.conf.eth0.send_redirects=0")
+
     def knows(self, address: IPAddress) -> str:
         """The MAC that this host believes ``address`` to have, "" for none."""
         found = run(f"ip -n {self.name} neigh show {address} dev eth0").split()
@@ -125,7 +141,7 @@ class Station:
             made.close()
 
     @contextlib.asynccontextmanager
-    async def serving_tcp(self, port: int) -> AsyncIterator[list[str]]:
+    async def serving_tcp(self, port: int, *, ipv6: bool = False) -> AsyncIterator[list[str]]:
         """Say this host's name to everybody who connects, then echo; yields the list of who came."""
         came: list[str] = []
         open_now: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
@@ -140,7 +156,7 @@ class Station:
             writer.transport.abort()
             del open_now[writer]
 
-        made = self.socket(socket.SOCK_STREAM, port)
+        made = self.socket(socket.SOCK_STREAM, port, ipv6=ipv6)
         made.listen(1000)
         server = await asyncio.start_server(serve, sock=made)
         try:
@@ -153,13 +169,13 @@ class Station:
             await asyncio.gather(*tasks)
 
     @contextlib.asynccontextmanager
-    async def serving_udp(self, port: int, address: IPv4Address | None = None) -> AsyncIterator[None]:
+    async def serving_udp(self, port: int, address: IPAddress | None = None) -> AsyncIterator[None]:
         """Answer each datagram with this host's name."""
-        made = self.socket(socket.SOCK_DGRAM, port, address)
+        made = self.socket(socket.SOCK_DGRAM, port, address, ipv6=isinstance(address, IPv6Address))
 
         def answer() -> None:
             with contextlib.suppress(OSError):
-                _, asker = made.recvfrom(2048)
+                _, asker = made.recvfrom(65536)
                 made.sendto(self.name.encode(), asker)
 
         loop = asyncio.get_running_loop()

@@ -8,8 +8,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_n
 import pytest
 
 from cloudprovider.core.errors import ConfigurationError, DataPlaneError
-from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan, diff
-from cloudprovider.dataplane.api import NetworkConfig, Segment
+from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.plan import Changes, Former, Forward, Group, GroupId, ListenerKey, Plan, diff
+from cloudprovider.dataplane.api import STACK, Counter, NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane
 from cloudprovider.dataplane.segment import HostDataPlane
 from tests.dataplane.lan import CONFIG
@@ -19,6 +20,7 @@ VIP = IPv4Address("10.99.0.100")
 WEB = ListenerKey(VIP, "TCP", 80)
 DNS = ListenerKey(VIP, "UDP", 53)
 NODES = Group(frozenset(IPv4Address("10.99.0.11") + i for i in range(3)))
+STATIONS = Group(frozenset(MACAddress(f"02:00:00:00:01:0{i}") for i in range(1, 4)))
 ONE, TWO = GroupId(1), GroupId(2)
 TO_ONE = Forward(group=ONE, backend_port=30080)
 PLAN = Plan(groups={ONE: NODES}, forwards={WEB: TO_ONE, DNS: Forward(group=ONE, backend_port=30053)})
@@ -39,6 +41,15 @@ async def test_a_new_namespace_forwards_nothing(segment: Segment) -> None:
         replace(TO_ONE, by_client=True),
         replace(TO_ONE, backend_port=65535),
         replace(TO_ONE, sources=frozenset({IPv4Network("0.0.0.0/0")})),
+        replace(TO_ONE, mode="dsr", group=TWO, backend_port=0),
+        replace(TO_ONE, mode="dsr", group=TWO, backend_port=0, by_client=True, former=Former("dsr", TWO)),
+        replace(TO_ONE, mode="dsr", group=TWO, backend_port=0, former=Former("nat")),
+        replace(
+            TO_ONE, mode="dsr", group=TWO, backend_port=0, pinned=True, sources=frozenset({IPv4Network("10.0.0.0/8")})
+        ),
+        replace(TO_ONE, former=Former("dsr", TWO, by_client=True)),
+        replace(TO_ONE, pinned=True),
+        replace(TO_ONE, group=GroupId(0), former=Former("dsr", TWO)),
         replace(
             TO_ONE,
             sources=frozenset(map(ip_network, ["10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/32", "10.0.0.1/32"])),
@@ -48,9 +59,9 @@ async def test_a_new_namespace_forwards_nothing(segment: Segment) -> None:
 )
 async def test_what_is_applied_is_observed_and_can_be_taken_back(segment: Segment, forward: Forward) -> None:
     for key in (WEB, DNS):
-        await segment.engine.apply(Changes(groups={ONE: NODES}, forwards={key: forward}))
-        assert await segment.engine.observe() == Plan(groups={ONE: NODES}, forwards={key: forward})
-        await segment.engine.apply(Changes(groups={ONE: None}, forwards={key: None}))
+        await segment.engine.apply(Changes(groups={ONE: NODES, TWO: STATIONS}, forwards={key: forward}))
+        assert await segment.engine.observe() == Plan(groups={ONE: NODES, TWO: STATIONS}, forwards={key: forward})
+        await segment.engine.apply(Changes(groups={ONE: None, TWO: None}, forwards={key: None}))
         assert await segment.engine.observe() == Plan()
     assert await segment.engine.undisturbed()
 
@@ -61,6 +72,47 @@ async def test_groups_of_all_sizes_grow_and_shrink(segment: Segment, count: int)
     for nodes in (NODES, many, NODES):
         await segment.engine.apply(Changes(groups={ONE: nodes}, forwards={WEB: TO_ONE}))
         assert await segment.engine.observe() == Plan(groups={ONE: nodes}, forwards={WEB: TO_ONE})
+
+
+@pytest.mark.parametrize("count", [1, 101])
+async def test_groups_of_stations_pass_through_every_phase(segment: Segment, count: int) -> None:
+    many = frozenset(MACAddress.unpack((0x020000000200 + i).to_bytes(6, "big")) for i in range(count))
+    forward = Forward(group=TWO, mode="dsr")
+    for nodes in (
+        STATIONS,
+        Group(many, former=STATIONS.members),
+        Group(many, pinned=True),
+        Group(many),
+        Group(STATIONS.members, former=many | STATIONS.members),
+        STATIONS,
+    ):
+        await segment.engine.apply(Changes(groups={TWO: nodes}, forwards={WEB: forward}))
+        assert await segment.engine.observe() == Plan(groups={TWO: nodes}, forwards={WEB: forward})
+        counted = await segment.engine.member_counters()
+        assert counted == dict.fromkeys(nodes.members | nodes.former, Counter(0, 0))
+
+
+async def test_ten_thousand_source_ranges(segment: Segment) -> None:
+    ranges = frozenset(IPv4Network((0x0A000000 + (i << 8), 24)) for i in range(10_000))
+    plan = Plan(
+        groups={ONE: NODES, TWO: STATIONS},
+        forwards={WEB: replace(TO_ONE, sources=ranges), DNS: Forward(group=TWO, mode="dsr", sources=ranges)},
+    )
+    await segment.engine.apply(diff(Plan(), plan))
+    assert await segment.engine.observe() == plan
+    fewer = replace(plan.forwards[DNS], sources=frozenset(list(ranges)[1:]))
+    await segment.engine.apply(Changes(forwards={WEB: None, DNS: fewer}))
+    assert (await segment.engine.observe()).forwards == {DNS: fewer}
+
+
+async def test_an_idle_network_has_neither_pins_nor_returned_frames(segment: Segment) -> None:
+    moving = Group(STATIONS.members, former=STATIONS.members)
+    forward = Forward(group=TWO, mode="dsr")
+    await segment.engine.apply(Changes(groups={TWO: moving}, forwards={WEB: forward}))
+    assert await segment.engine.pins() == {}
+    assert await segment.engine.returned() == {}
+    assert await segment.engine.unpin({MACAddress("02:00:00:00:01:01"): [WEB]}) == 0
+    assert await segment.engine.unpin({STACK: []}) == 0
 
 
 async def test_applying_again_changes_nothing(segment: Segment) -> None:
@@ -217,6 +269,7 @@ def _random_plan(dice: random.Random) -> Plan:
         GroupId(g): Group(frozenset(IPv4Address("10.98.0.1") + n for n in dice.sample(range(6), dice.randint(1, 6))))
         for g in dice.sample(range(1, 5), dice.randint(0, 4))
     }
+    stations = {GroupId(g): _random_stations(dice) for g in dice.sample(range(5, 8), dice.randint(0, 3))}
     sources = [IPv4Network("10.0.0.0/8"), IPv4Network("10.0.0.0/16"), IPv4Network("192.0.2.7/32")]
     forwards = {
         ListenerKey(VIP + dice.randrange(2), dice.choice(["TCP", "UDP"]), dice.randint(80, 83)): Forward(
@@ -227,4 +280,20 @@ def _random_plan(dice: random.Random) -> Plan:
         )
         for _ in range(dice.randrange(8))
     }
-    return Plan(groups=groups, forwards=forwards)
+    for key in dice.sample(sorted(forwards), len(forwards) // 2 if stations else 0):
+        former = dice.choice([None, Former("dsr", dice.choice(list(stations)), dice.random() < 0.5)])
+        forwards[key] = replace(forwards[key], former=former, pinned=former is None and dice.random() < 0.5)
+        if dice.random() < 0.7:
+            came = dice.choice([former, Former("nat")]) if former else None
+            forwards[key] = replace(
+                forwards[key], mode="dsr", group=dice.choice(list(stations)), backend_port=0, former=came
+            )
+    return Plan(groups={**groups, **stations}, forwards=forwards)
+
+
+def _random_stations(dice: random.Random) -> Group:
+    def some(least: int) -> frozenset[MACAddress]:
+        numbers = dice.sample(range(6), dice.randint(least, 6))
+        return frozenset(MACAddress(f"02:00:00:00:01:0{n}") for n in numbers)
+
+    return dice.choice([Group(some(1)), Group(some(1), former=some(0)), Group(some(1), pinned=True)])
