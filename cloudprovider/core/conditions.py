@@ -1,18 +1,23 @@
 """Conditions as Kubernetes means them (API conventions, "Typical status properties")."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
 from cloudprovider.core.api.meta import Condition
 
+MAX_MESSAGE: Final = 32768
+"""Characters of a condition's message (metav1.Condition): with more the API server refuses the whole status."""
+
 
 def carry_times(before: Iterable[Condition], after: Sequence[Condition], now: str) -> list[Condition]:
     """Give ``after`` its times: a condition that keeps its status keeps ``lastTransitionTime``; one that says just
-    what it said keeps ``lastUpdateTime`` too, so that it compares equal. ``now``: RFC 3339."""
+    what it said keeps ``lastUpdateTime`` too, so that it compares equal. What is too long is cut. ``now``: RFC 3339."""
     known = {c.type: c for c in before}
     result = []
-    for condition in after:
+    for one in after:
+        condition = msgspec.structs.replace(one, message=cut(one.message))
         old = known.get(condition.type)
         transition = old.last_transition_time if old and old.status == condition.status else ""
         update = old.last_update_time if old and _says(old) == _says(condition) else ""
@@ -20,6 +25,11 @@ def carry_times(before: Iterable[Condition], after: Sequence[Condition], now: st
             msgspec.structs.replace(condition, last_transition_time=transition or now, last_update_time=update or now)
         )
     return result
+
+
+def cut(message: str, most: int = MAX_MESSAGE) -> str:
+    """Return a message as far as there is room for it."""
+    return message if len(message) <= most else f"{message[: most - 1]}…"
 
 
 def same(a: Iterable[Condition], b: Iterable[Condition]) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import ip_address
-from typing import Literal
+from typing import Final, Literal
 
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import (
@@ -26,12 +26,18 @@ from cloudprovider.core.api.loadbalancer import (
     LoadBalancer,
 )
 from cloudprovider.core.api.pool import IPPool, Scope
+from cloudprovider.core.conditions import cut
 from cloudprovider.core.errors import PoolReason
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import Version
 
 ANY = "*"
+
+_TOLD: Final = 50
+"""So many reasons are told to people."""
+_TOLD_OF_ONE: Final = 500
+"""Characters of each of them. All together stay below what a condition's message may hold."""
 
 NoPoolReason = Literal["NoPoolMatches", "PoolNotFound", "PoolNotPermitted", "AddressNotInPool"]
 
@@ -91,8 +97,10 @@ class NoPool:
 
     @property
     def text(self) -> str:
-        """All of it for people, on one line."""
-        parts = [self.message, *(f'pool "{r.pool}": {r.message}' for r in self.reasons)]
+        """For people, on one line; of very many pools those that come nearest."""
+        parts = [self.message, *(f'pool "{r.pool}": {cut(r.message, _TOLD_OF_ONE)}' for r in self.reasons[:_TOLD])]
+        if (more := len({r.pool for r in self.reasons[_TOLD:]})) > 0:
+            parts.append(f"{more} more {'does' if more == 1 else 'do'} not match either")
         if self.hidden:
             others = "other pool is" if self.hidden == 1 else "other pools are"
             parts.append(f"{self.hidden} {others} not open to this cluster")
@@ -270,9 +278,14 @@ def _network(network: str) -> str:
     return f'the network "{network}"' if network else "the management network"
 
 
+def _farness(verdict: _Verdict) -> tuple[bool, int, str]:
+    """What there is least to do about comes last: another network, then the number of reasons."""
+    return any(r.reason == "WrongNetwork" for r in verdict.reasons), len(verdict.reasons), verdict.candidate.name
+
+
 def _explain(request: Request, verdicts: Sequence[_Verdict]) -> NoPool:
     limits = request.tenant
-    known = [v for v in verdicts if is_open(request, v.candidate)]
+    known = sorted((v for v in verdicts if is_open(request, v.candidate)), key=_farness)
     hidden = len(verdicts) - len(known)
     if request.pool:
         named = next((v for v in known if v.candidate.name == request.pool), None)
@@ -280,7 +293,9 @@ def _explain(request: Request, verdicts: Sequence[_Verdict]) -> NoPool:
         if named is None:
             # A pool that is not open to a tenant is told like one that does not exist: names are not for guessing.
             whose = "open to this cluster" if limits is not None else "on this host"
-            hint = f"name one of {', '.join(others)}, or leave it out" if others else "an operator must add one"
+            more = f", {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+            named_ones = f"{', '.join(sorted(others)[:_TOLD])}{more}"
+            hint = f"name one of {named_ones}, or leave it out" if others else "an operator must add one"
             return NoPool("PoolNotFound", f'there is no pool "{request.pool}" {whose}: {hint}', hidden=0)
         return _named_pool(request, named)
     reasons = tuple(r for v in known for r in v.reasons)

@@ -13,7 +13,7 @@ import msgspec
 
 from cloudprovider.core.api.kubernetes import LoadBalancerIngress, PortStatus, Service
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.conditions import find
+from cloudprovider.core.conditions import cut, find
 from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.core.exchange import ADDRESS_KEPT, LoadBalancerState, StateCondition
 from cloudprovider.core.translate import UnservedPort
@@ -28,9 +28,6 @@ PENDING: Final = "Pending"
 FOREIGN_OWNER: Final = "ForeignOwner"
 ASSIGNED: Final = "AddressAssigned"
 DELETED: Final = "LoadBalancerDeleted"
-
-MAX_MESSAGE: Final = 1024
-"""As much as an event's message may hold; the condition says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +101,12 @@ def wanted_conditions(
 ) -> list[Condition]:
     """Return our conditions; ``now`` (RFC 3339) is the transition time of those whose status changes."""
     if problem is not None:
-        ready = Condition(type=READY, status="False", reason=problem.reason, message=problem.message[:MAX_MESSAGE])
+        ready = Condition(type=READY, status="False", reason=problem.reason, message=cut(problem.message))
     else:
-        ready = Condition(type=READY, status="True", reason=ASSIGNED, message=_served(state)[:MAX_MESSAGE])
+        ready = Condition(type=READY, status="True", reason=ASSIGNED, message=cut(_served(state)))
     wanted = [ready]
     if unserved:
-        message = "; ".join(f"{port.violation.field}: {port.violation.message}" for port in unserved)[:MAX_MESSAGE]
+        message = cut("; ".join(f"{port.violation.field}: {port.violation.message}" for port in unserved))
         wanted.append(Condition(type=PORTS_ERROR, status="True", reason=PORTS_ERROR_REASON, message=message))
     return [_timed(service, condition, now) for condition in wanted]
 

@@ -114,7 +114,7 @@ def _conditions(view: PoolView) -> list[Condition]:
             for o in view.overlaps
         )
         message = f"{listed}: take them out of one of the pools; until then this one leaves them out"
-        found.append(Condition(type=OVERLAP, status="True", reason="OverlapsOlderPool", message=message[:32768]))
+        found.append(Condition(type=OVERLAP, status="True", reason="OverlapsOlderPool", message=message))
     return found
 
 

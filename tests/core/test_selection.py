@@ -10,6 +10,7 @@ from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import LoadBalancer, LoadBalancerSpec
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPPool, Scope
+from cloudprovider.core.conditions import MAX_MESSAGE
 from cloudprovider.core.pools import survey
 from cloudprovider.core.selection import NoPool, Request, Selected, TenantLimits, request_of, select
 from tests.core.pools import EVERYBODY, pool
@@ -246,6 +247,19 @@ def test_each_pool_is_explained_with_what_would_change_it() -> None:
         "closed": "OutOfScope",
     }
     assert all(": " in r.message for r in result.reasons)  # what is wrong: what to do
+
+
+def test_of_very_many_pools_the_nearest_are_told() -> None:
+    others = [pool(f"other{i:03}", f"10.{i}.0.0/24", network="default/vlan7") for i in range(200)]
+    near = pool("the-nearest", "10.250.0.0/24", scope=[OWN])
+    wrong = pool("wrong", "banana" * 40)
+    result = refused(MACHINE, *others, near, wrong)
+    assert len(result.reasons) == 202
+    assert result.text.startswith('no pool matches the request; pool "the-nearest": ')
+    assert result.text.endswith("; 152 more do not match either")
+    assert len(result.text) < MAX_MESSAGE
+    named = refused(with_(MACHINE, pool="nope"), *others).text
+    assert named.endswith("other048, other049, 150 more, or leave it out")
 
 
 # --- reading a LoadBalancer ---

@@ -14,12 +14,13 @@ import pytest
 from typing_extensions import override
 
 from cloudprovider.core.errors import DataPlaneError, InvalidRequest
+from cloudprovider.dhcp import packet
 from cloudprovider.dhcp.api import Lease, LeaseRequest
 from cloudprovider.dhcp.client import SocketDhcpClient
 from cloudprovider.dhcp.effects import Reason
 from cloudprovider.dhcp.fake import FakeDhcpServer
 from cloudprovider.dhcp.identity import client_identity
-from cloudprovider.dhcp.message import MessageType
+from cloudprovider.dhcp.message import MalformedPacket, MessageType
 from cloudprovider.dhcp.timing import Timing
 from tests.dhcp.networks import LINK, WireNetwork, key, model, request
 from tests.dhcp.test_packet import OFFER
@@ -126,6 +127,32 @@ async def test_what_is_not_for_us_is_dropped_and_counted(network: WireNetwork) -
         lambda: client.counts().dropped == {"unknown-client": 1, "unknown-xid": 1, "short-frame": 1},
     )
     assert client.counts().received == {"offer": 3, "ack": 1}
+
+
+async def test_no_damaged_frame_does_more_than_be_counted(network: WireNetwork) -> None:
+    """Each of them, whether it can't be read or only was not asked for; the lease stays as it is."""
+    client = network.host()
+    client.want(request())
+    await until("a lease", lambda: client.state(key()).lease)
+    before, received = client.state(key()), sum(client.counts().received.values())
+    (server,) = network.wires
+    offer = replace(OFFER, chaddr=client_identity(owner(0)).chaddr)
+    rng = random.Random(5)
+    readable = 0
+    for number in range(1, 501):
+        frame = bytearray(server.framed(offer))
+        frame[40:42] = bytes(2)  # no checksum over what follows: it is read to its end
+        for _ in range(rng.randint(1, 8)):
+            frame[rng.randrange(42, len(frame))] = rng.randrange(256)
+        sent = bytes(frame if rng.random() < 0.7 else frame[: rng.randrange(len(frame))])
+        with contextlib.suppress(MalformedPacket):
+            packet.decode(sent)
+            readable += 1
+        server.send(sent)
+        await until("its count", lambda number=number: sum(client.counts().dropped.values()) == number)  # type: ignore[misc]
+    assert 100 < readable < 400, "both kinds"
+    assert sum(client.counts().received.values()) == received + readable
+    assert client.state(key()) == before
 
 
 async def test_a_release_that_waits_is_not_sent_after_the_owner_has_come_back(network: WireNetwork) -> None:

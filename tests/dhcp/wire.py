@@ -48,6 +48,10 @@ class WireServer:
 
     def say(self, message: Message) -> None:
         """Send a message to the client, asked for or not."""
+        self.send(self.framed(message))
+
+    def framed(self, message: Message) -> bytes:
+        """The frame of a message to the client."""
         datagram = Datagram(
             source_mac=SERVER_MAC,
             destination_mac=packet.BROADCAST_MAC,
@@ -57,7 +61,7 @@ class WireServer:
             destination_port=packet.CLIENT_PORT,
             message=message,
         )
-        self.send(packet.encode(datagram))
+        return packet.encode(datagram)
 
     def send(self, frame: bytes) -> None:
         self._end.send(frame)

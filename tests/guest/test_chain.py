@@ -3,7 +3,7 @@
 from dataclasses import replace
 from unittest.mock import patch
 
-from cloudprovider.core.annotations import IP_POOL
+from cloudprovider.core.annotations import IP_POOL, IPAM
 from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION
 from cloudprovider.kube.resources import SERVICES
 from tests.guest.chain import chain
@@ -68,6 +68,21 @@ async def test_a_pool_that_comes_later() -> None:
         assert (guest.writes(), await host.versions()) == (writes, touched)
         await host.add_pool("later", "198.51.100.0/24")
         assert (await guest.until_ready())[0].startswith("198.51.100.")
+
+
+@in_virtual_time
+async def test_dhcp_until_an_operator_lets_the_cluster_have_it() -> None:
+    guest = World()
+    async with chain() as host, guest.leading(host.local()):
+        await host.edit(spec={"pools": ["default"]})
+        await guest.create(annotations={IPAM: "dhcp"})
+        condition = await guest.until_reason("DHCPNotPermitted")
+        assert "of the pools that the host names for it (default), not by DHCP" in condition.message
+        assert not host.host.caches.load_balancers.objects
+        await host.edit(spec={"pools": []})
+        await pass_time(600)
+        (made,) = host.host.caches.load_balancers.objects.values()
+        assert made.spec.ipam == "dhcp"
 
 
 @in_virtual_time

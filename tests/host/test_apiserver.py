@@ -14,7 +14,8 @@ import pytest
 from cloudprovider.bridge.api import Hello
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.kubernetes import Event
-from cloudprovider.core.conditions import find
+from cloudprovider.core.api.pool import Range
+from cloudprovider.core.conditions import MAX_MESSAGE, find
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest, LoadBalancerState, ServiceKey, Tenant
 from cloudprovider.core.lbobject import object_key
 from cloudprovider.host.assembly import Host
@@ -185,6 +186,22 @@ async def test_a_pools_trouble_is_told_as_an_event(world: World) -> None:
                     await asyncio.sleep(0.05)
         (event,) = found
         assert (event.type, event.reason, event.involved_object.name) == ("Warning", "OverlapsOlderPool", "younger")
+    finally:
+        await world.client.delete(IPPOOLS, *name)
+
+
+async def test_a_pool_with_more_wrong_than_a_condition_holds_says_so_all_the_same(world: World) -> None:
+    """The API server refuses a status whose message is too long, whole."""
+    name = ("", "wrong")
+    ranges = [Range(subnet=f"10.{i}.0.0/24", exclude=["no address"] * 64) for i in range(10)]
+    await world.client.create(IPPOOLS, pool("wrong", *ranges))
+    try:
+        async with world.host() as host:
+            await eventually(lambda: find(host.caches.pools.objects[name].status.conditions, "Ready") is not None)
+            found = find(host.caches.pools.objects[name].status.conditions, "Ready")
+            assert found is not None
+            assert (found.status, found.reason, len(found.message)) == ("False", "InvalidRanges", MAX_MESSAGE)
+            assert found.message.startswith('spec.ranges[0].exclude[0]: "no address" is no address')
     finally:
         await world.client.delete(IPPOOLS, *name)
 
