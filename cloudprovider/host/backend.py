@@ -131,7 +131,7 @@ class HostBackend:
             try:
                 if have is None:
                     have = await self._create(tenant, cluster, want)
-                lb = await self._update(tenant, service, have, want)
+                lb = await self._update(tenant, service, cluster, have, want)
             finally:
                 have = self._caches.load_balancers.get(*want.key)
                 if have is None:
@@ -201,9 +201,10 @@ class HostBackend:
         return made
 
     def _check_addresses(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> None:
-        """Refuse what could only wait for an address; the allocator counts again, exactly."""
-        most, count = cluster.spec.quota.addresses, self._book.count(tenant)
-        if count >= most and not want.spec.primary_service and not self._book.ledger.held_by(owner_of(want)):
+        """Refuse what could only wait for an address; the allocator counts again, exactly. One for another is fine."""
+        most, count, ledger = cluster.spec.quota.addresses, self._book.count(tenant), self._book.ledger
+        own = any(len(ledger.owners_of(h.pool, h.address)) == 1 for h in ledger.held_by(owner_of(want)))
+        if count >= most and not want.spec.primary_service and not own:
             raise QuotaExceeded(
                 f"the cluster has {count} addresses, its limit is {most}: delete load balancers that it no longer"
                 " needs, share an address (annotation primary-service), or ask the host's operator for more"
@@ -213,7 +214,7 @@ class HostBackend:
             )
 
     async def _update(
-        self, tenant: Tenant, service: ServiceKey, have: LoadBalancer, want: LoadBalancer
+        self, tenant: Tenant, service: ServiceKey, cluster: GuestCluster, have: LoadBalancer, want: LoadBalancer
     ) -> LoadBalancer:
         if not stands_for(have, tenant, service):
             raise BridgeError(
@@ -231,6 +232,8 @@ class HostBackend:
         patch = difference(have, want)
         if not patch:
             return have
+        if want.spec.ipam == "dhcp" and have.spec.ipam != "dhcp":  # no allocator counts again what a server leases
+            self._check_addresses(tenant, cluster, want)
         changed = await self._client.merge_patch(LOADBALANCERS, *want.key, patch)
         self._caches.load_balancers.observe(changed)
         return changed

@@ -20,7 +20,7 @@ from cloudprovider.core.ledger import Held, Ledger
 from cloudprovider.core.naming import block_name
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
-from cloudprovider.core.ranges import PoolRanges, bit_of, block_of
+from cloudprovider.core.ranges import PoolRanges, Version, bit_of, block_of
 from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
 from cloudprovider.core.sharing import Group, Member, join, stranger
 from cloudprovider.core.wants import Release, Reopen, Want
@@ -148,10 +148,13 @@ class AddressBook:
             if cluster is None:
                 message = "its guest cluster has no GuestCluster object on this host: an operator must create it"
                 return Choice(refusal=Refusal("NoPoolMatches", message))
-            limits, quota = TenantLimits.of(cluster.spec), cluster.spec.quota.addresses
+            limits = TenantLimits.of(cluster.spec)
+            quota = max(0, cluster.spec.quota.addresses - self._caches.leases_of(Tenant(*cluster.key)))
         joined = join(lb, group, held)
-        if joined is not None:
-            return Choice(refusal=joined) if isinstance(joined, Refusal) else Choice(joined)
+        if isinstance(joined, Refusal):
+            return Choice(refusal=joined)
+        if joined is not None and (joined or lb.spec.primary_service):
+            return Choice(joined)  # a primary that has all there is to share may need one of another family besides
         views = self.views()
         reserved = reserved_for(lb, views.values())
         preferred = self._hints.of(lb.key)
@@ -180,9 +183,9 @@ class AddressBook:
             )
         )
 
-    def is_optional(self, want: Want, lb: LoadBalancer) -> bool:
-        """Whether a load balancer can do without the address wanted."""
-        return is_optional(lb, want.version, self._fit(lb, self.held(lb)))
+    def is_optional(self, want: Want, lb: LoadBalancer, granted: Iterable[Version] = ()) -> bool:
+        """Whether a load balancer can do without the address wanted. ``granted``: of which it gets one now."""
+        return is_optional(lb, want.version, (*granted, *(h.address.version for h in self._fit(lb, self.held(lb)))))
 
     def expired_conflicts(self, now: datetime) -> list[Reopen]:
         """Return the addresses that somebody else had, and that may be tried again."""
@@ -306,13 +309,16 @@ class AddressBook:
         changed = new or old
         if changed is not None:
             self._tell_pool(changed.spec.pool)
-        if old is not None and before - after:
-            for address in old.spec.allocations.keys() - after:
-                self._tell_unrecorded(old.spec.allocations[address])
-            self._freed()
+        left = new.spec.allocations if new is not None else {}
+        if old is not None:
+            for address, record in old.spec.allocations.items():
+                if (now := left.get(address)) is not record:
+                    self._tell_unrecorded(_owners(record) - (_owners(now) if now is not None else frozenset()))
+        if before - after or (old is not None and old.spec.allocations.keys() - left.keys()):
+            self._freed()  # also where an address is somebody else's now: it no longer counts for its tenant
 
-    def _tell_unrecorded(self, record: Allocation) -> None:
-        for owner in (record.owner, *record.sharers):
+    def _tell_unrecorded(self, owners: Iterable[str]) -> None:
+        for owner in owners:
             namespace, _, name = owner.partition("/")
             for callback in self._unrecorded:
                 callback((namespace, name))
@@ -342,6 +348,10 @@ class AddressBook:
 
 def _taken(block: IPBlock) -> frozenset[str]:
     return frozenset((*block.spec.allocations, *block.spec.conflicts))
+
+
+def _owners(record: Allocation) -> frozenset[str]:
+    return frozenset((record.owner, *record.sharers))
 
 
 def _is_past(time: str, now: datetime) -> bool:

@@ -19,7 +19,7 @@ from cloudprovider.core.api.pool import IPBlock, IPPool, IPPoolSpec, Range, Scop
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.exchange import ServiceKey, Tenant
 from cloudprovider.host.assembly import Host
-from cloudprovider.host.clock import utc_now
+from cloudprovider.host.clock import Clock, utc_now
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.kube import virtualtime
@@ -69,6 +69,7 @@ class World:
     connect: Callable[[], KubeClient]
     """Makes another client of the same server, for a host that is restarted."""
     rng: random.Random = field(default_factory=lambda: random.Random(7))
+    now: Clock = utc_now
 
     @asynccontextmanager
     async def host(self, *, readoption_seconds: float = 0.0, settle_seconds: float = 0.0) -> AsyncIterator[Host]:
@@ -78,7 +79,7 @@ class World:
             version="0",
             identity="host-test",
             reserved=(ip_network("10.96.0.0/12"),),
-            now=utc_now,
+            now=self.now,
             time=asyncio.get_running_loop().time,
             rng=self.rng,
             settle_seconds=settle_seconds,
