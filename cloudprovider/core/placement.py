@@ -46,13 +46,20 @@ class _Option:
         return ip_address(self.address.ip).version
 
 
-def place(lb: LoadBalancer, held: Sequence[Held], misfits: frozenset[Held], views: Mapping[str, PoolView]) -> Placement:
-    """Choose from all that a load balancer has. ``misfits``: what it should move away from.
+def place(
+    lb: LoadBalancer,
+    held: Sequence[Held],
+    misfits: frozenset[Held],
+    views: Mapping[str, PoolView],
+    anothers: frozenset[str] = frozenset(),
+) -> Placement:
+    """Choose from all that a load balancer has. ``misfits``: what it should move away from; ``anothers``: what it shows
+    and somebody else has.
 
     What the status shows already stays where no block says otherwise (its pool is gone): the address is in use.
     """
     options = [_Option(_address(lb, h, views.get(h.pool)), h not in misfits) for h in held]
-    unrecorded = _unrecorded(lb, held)
+    unrecorded = [a for a in _unrecorded(lb, held) if a.ip not in anothers]
     options += [_Option(a, lb.spec.ipam != "dhcp") for a in unrecorded]
     if (leased := _leased(lb)) is not None:
         options.append(_Option(leased, lb.spec.ipam == "dhcp"))

@@ -71,6 +71,7 @@ class Batches:
         self._releases: dict[tuple[str, str, str], Release] = {}
         self._reopened: dict[tuple[str, str], Reopen] = {}
         self._decided: dict[Key, Refusal | None] = {}
+        self._giving_back: set[Key] = set()
         self._pending = asyncio.Event()
         self._full = asyncio.Event()
         book.on_room(self._room)
@@ -86,6 +87,10 @@ class Batches:
         for release in releases:
             self._releases[release.pool, str(release.address), release.owner] = release
             self._wake()
+
+    def is_giving_back(self, key: Key) -> bool:
+        """Whether an address of the load balancer is being given back just now: what it has is not known until then."""
+        return key in self._giving_back
 
     def reopen(self, reopened: Iterable[Reopen]) -> None:
         """Let addresses that somebody else had be handed out again."""
@@ -192,15 +197,18 @@ class Batches:
         # What is in use already comes before who only showed it once, that before who asks for one by name.
         asked.sort(key=lambda w: (w.adopt is None, not w.preferred, w.fixed is None))
         proposal = self._whole(asked, releases, reopened, lbs)
-        written = await self._write_all(proposal)
+        self._giving_back = {_key(release.owner) for release in releases}
+        try:
+            written = await self._write_all(proposal)
+        finally:
+            self._giving_back = set()
         tried = len(written)
         lost = [name for name, stored in written.items() if not stored]
         self._tell_grants(proposal, written, lbs)
         again = [release for release, block in proposal.released if block in lost]
         self.release(again)
-        for release, block in proposal.released:
-            if block not in lost:
-                self._done(_key(release.owner))
+        for release, _ in proposal.released:
+            self._done(_key(release.owner))
         if asked or releases:
             _log.info(
                 "A batch of addresses is decided.",
@@ -255,7 +263,10 @@ class Batches:
                 optional = outcome.want.adopt is None and self._book.is_optional(
                     outcome.want, lbs[owner], granted[owner]
                 )
-                refusals[owner] = None if optional else Refusal(outcome.reason, outcome.message)
+                if optional:
+                    refusals.setdefault(owner, None)
+                else:
+                    refusals[owner] = Refusal(outcome.reason, outcome.message)
         for owner, refusal in refusals.items():
             key = lbs[owner].key
             if refusal is None and not self._book.lacks(lbs[owner]):

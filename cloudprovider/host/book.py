@@ -114,7 +114,7 @@ class AddressBook:
     def lacks(self, lb: LoadBalancer) -> bool:
         """Whether a load balancer may have to get (or to take back) an address."""
         held = self.held(lb)
-        return bool(adoptions(lb, held) or missing_versions(lb, self._fit(lb, held), None))
+        return bool(self._adoptions(lb, held) or missing_versions(lb, self._fit(lb, held), None))
 
     def group(self, lb: LoadBalancer) -> Group:
         """Return the others that share an address with it, or could."""
@@ -136,7 +136,7 @@ class AddressBook:
         """Return what to ask for on behalf of ``lb``, by its request and the pools as they are now."""
         held = self.held(lb)
         group = self.group(lb)
-        if again := adoptions(lb, held, group.owners):
+        if again := self._adoptions(lb, held, group.owners):
             return Choice(again)
         if lb.spec.ipam == "dhcp":
             return Choice()  # an agent's business
@@ -242,6 +242,27 @@ class AddressBook:
     def gateways(self) -> frozenset[IPAddress]:
         """Return the gateways of all pools."""
         return frozenset(g for v in self.views().values() if v.configured is not None for g in v.configured.gateways)
+
+    def anothers(self, lb: LoadBalancer) -> frozenset[str]:
+        """Return what its status shows and somebody else has by right: not to be used any longer."""
+        held = self.held(lb)
+        asked = adoptions(lb, held)
+        if not any(self.ledger.owners_of(w.pool, w.adopt) for w in asked if w.adopt is not None):
+            return frozenset()
+        kept = {w.adopt for w in self._adoptions(lb, held, self.group(lb).owners)}
+        return frozenset(str(w.adopt) for w in asked if w.adopt not in kept)
+
+    def _adoptions(
+        self, lb: LoadBalancer, held: tuple[Held, ...], group: frozenset[str] = frozenset()
+    ) -> tuple[Want, ...]:
+        """What it may take back: not what a block gives to somebody else."""
+        found = []
+        for want in adoptions(lb, held, group):
+            owners = () if want.adopt is None else self.ledger.owners_of(want.pool, want.adopt)
+            mates = {want.owner, *(group or (self.group(lb).owners if owners else ()))}
+            if not owners or not mates.isdisjoint(owners):
+                found.append(want)
+        return tuple(found)
 
     def _fit(self, lb: LoadBalancer, held: Iterable[Held]) -> tuple[Held, ...]:
         misfits = self.misfits(lb)

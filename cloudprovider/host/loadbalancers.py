@@ -92,6 +92,8 @@ class LoadBalancers:
         if lb.metadata.deletion_timestamp:
             await self._give_back(lb)
             return None
+        if self.batches.is_giving_back(key):
+            return None  # else it could show an address that is on its way back; it is looked at again after that
         if FINALIZER not in lb.metadata.finalizers:
             lb = await self._set_finalizers(lb, [*lb.metadata.finalizers, FINALIZER])
         if foreign := conflicts(lb, self._book.held(lb)):
@@ -103,7 +105,8 @@ class LoadBalancers:
                 return wait
             self.batches.want(key)
             return None  # the status is written once there is something to say
-        placement = place(lb, self._book.held(lb), self._book.misfits(lb), self._book.views())
+        book = self._book
+        placement = place(lb, book.held(lb), book.misfits(lb), book.views(), book.anothers(lb))
         if not await self._write_status(lb, placement):
             self.batches.release(_releases(disposable(lb, placement.surplus)))
         return None

@@ -53,6 +53,17 @@ async def test_of_two_families_preferred_one_is_given_where_the_other_is_used_up
         assert await given(host, vm()) == "192.0.2.2"
 
 
+async def test_the_reason_is_told_although_a_second_family_is_not_to_be_had_either(world: World) -> None:
+    v6 = subnet("2001:db8::/124", "2001:db8::2", "2001:db8::2")
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24"), v6))
+    async with world.host() as host:
+        await world.client.create(LOADBALANCERS, vm("first", addresses=["192.0.2.2", "2001:db8::2"]))
+        await given(host, vm("first"))
+        one = vm(addresses=["192.0.2.2"], ip_family_policy="PreferDualStack")
+        await world.client.create(LOADBALANCERS, one)
+        await refused(host, one, "AddressInUse")
+
+
 @pytest.mark.parametrize("fixed", [[], ["192.0.2.2"]])
 async def test_to_the_same_address_of_another_network(world: World, fixed: list[str]) -> None:
     await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
