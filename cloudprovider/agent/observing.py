@@ -97,16 +97,13 @@ class Observer:
         """Whether an address that the holder names, and that is not wanted any more, is still on the link."""
         if lb.status.holder is None:
             return False
-        wanted = frozenset() if want is None else {place.vip for place in want.places}
-        networks: dict[IPAddress, list[str]] = {}
-        for address in (*lb.status.addresses, *lb.status.next_addresses):
-            if (vip := parsed(address.ip)) is not None and address.network in self._forwarders:
-                networks.setdefault(vip, []).append(address.network)
+        wanted = frozenset[Place]() if want is None else frozenset(want.places)
         named = {vip for text in lb.status.holder.addresses if (vip := parsed(text)) is not None}
         return any(
             self.on_link(lb.key, network, vip)
-            for vip in named - wanted
-            for network in networks.get(vip, self._forwarders)
+            for vip in named
+            for network in self._forwarders
+            if Place(network, vip) not in wanted
         )
 
     def on_link(self, key: LoadBalancerKey, network: str, vip: IPAddress) -> bool:

@@ -98,20 +98,22 @@ def misfit(lb: LoadBalancer, held: Held, views: Mapping[str, PoolView]) -> str:
     return "the management network" if guests_own else ""
 
 
-def is_optional(lb: LoadBalancer, version: Version, held: Iterable[Held]) -> bool:
-    """Whether it can do without an address of this version: the second one of PreferDualStack."""
+def is_optional(lb: LoadBalancer, version: Version, have: Iterable[Version]) -> bool:
+    """Whether it can do without an address of this version: the second one of PreferDualStack. ``have``: of which it
+    has one, or gets one."""
     required, optional = versions_of(lb)
-    return version in optional and (bool(required) or any(h.address.version != version for h in held))
+    return version in optional and (bool(required) or any(other != version for other in have))
 
 
 def adoptions(lb: LoadBalancer, held: Sequence[Held], group: frozenset[str] = frozenset()) -> tuple[Want, ...]:
     """Return the wants for what its status shows and no block records: taken back before anybody gets it.
 
-    Without our list of addresses Harvester's own record counts. What somebody else was found to have is not.
-    ``group``: whose addresses it may share.
+    Without our list of addresses Harvester's own record counts. What somebody else was found to have is not, nor a
+    second one of its family. ``group``: whose addresses it may share.
     """
+    visible = shown(lb)
     have = {(h.pool, h.address) for h in held}
-    versions = {h.address.version for h in held}
+    versions = {address.version for pool, address in visible if (pool, address) in have}
     foreign = {f.ip for f in lb.status.foreign_addresses}
     return tuple(
         Want(
@@ -123,7 +125,7 @@ def adoptions(lb: LoadBalancer, held: Sequence[Held], group: frozenset[str] = fr
             group=group,
             tenant=tenant_of(lb),
         )
-        for pool, address in shown(lb)
+        for pool, address in visible
         if (pool, address) not in have and address.version not in versions and str(address) not in foreign
     )
 

@@ -5,6 +5,7 @@ An address that is to be replaced stays in ``status.addresses`` until the holder
 Service changes once.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -45,52 +46,63 @@ class _Option:
         return ip_address(self.address.ip).version
 
 
-def place(lb: LoadBalancer, held: Sequence[Held], misfits: frozenset[Held], views: Mapping[str, PoolView]) -> Placement:
-    """Choose from all that a load balancer has. ``misfits``: what it should move away from.
+def place(
+    lb: LoadBalancer,
+    held: Sequence[Held],
+    misfits: frozenset[Held],
+    views: Mapping[str, PoolView],
+    anothers: frozenset[str] = frozenset(),
+) -> Placement:
+    """Choose from all that a load balancer has. ``misfits``: what it should move away from; ``anothers``: what it shows
+    and somebody else has.
 
     What the status shows already stays where no block says otherwise (its pool is gone): the address is in use.
     """
     options = [_Option(_address(lb, h, views.get(h.pool)), h not in misfits) for h in held]
-    unrecorded = _unrecorded(lb, held)
+    unrecorded = [a for a in _unrecorded(lb, held) if a.ip not in anothers]
     options += [_Option(a, lb.spec.ipam != "dhcp") for a in unrecorded]
     if (leased := _leased(lb)) is not None:
         options.append(_Option(leased, lb.spec.ipam == "dhcp"))
-    up = frozenset(lb.status.holder.addresses) if lb.status.holder is not None else frozenset()
     chosen: list[tuple[Version, Address, Address | None]] = []
     for version in (4, 6):
-        found = _choose(lb, [o for o in options if o.version == version], up)
+        found = _choose(lb, [o for o in options if o.version == version])
         if found is not None:
             chosen.append((version, *found))
     required, optional = versions_of(lb)
     wished = (*required, *optional)
     if any(version in wished for version, _, following in chosen if following is None):
         chosen = [one for one in chosen if one[0] in wished]  # of a family that it no longer wants, and can do without
-    place_of = {a.ip: i for i, a in enumerate(lb.status.addresses)}
+    fit = {o.version for o in options if o.fits}
+    if not wished and fit:
+        chosen = [one for one in chosen if one[0] in fit]  # one of either family will do: not the one that it leaves
+    place_of = {_identity(a): i for i, a in enumerate(lb.status.addresses)}
     rank = {v: i for i, v in enumerate(wished)}
-    chosen.sort(key=lambda c: (place_of.get(c[1].ip, 2), rank.get(c[0], 2)))
-    kept = {a.ip for _, *pair in chosen for a in pair if a is not None}
+    chosen.sort(key=lambda c: (place_of.get(_identity(c[1]), 2), rank.get(c[0], 2)))
+    kept = {_identity(a) for _, *pair in chosen for a in pair if a is not None}
     return Placement(
         addresses=tuple(a for _, a, _ in chosen),
         following=tuple(f for _, _, f in chosen if f is not None),
-        surplus=tuple(h for h in held if str(h.address) not in kept),
+        surplus=tuple(h for h in held if (h.pool, str(h.address)) not in kept),
         recorded=not unrecorded,
     )
 
 
 def disposable(lb: LoadBalancer, surplus: Iterable[Held]) -> tuple[Held, ...]:
     """Return what of the surplus may be given back now: what the status no longer names and no holder has up."""
-    status = lb.status
-    in_use = {a.ip for a in (*status.addresses, *status.next_addresses)}
-    if status.holder is not None:
-        in_use.update(status.holder.addresses)
-    return tuple(h for h in surplus if str(h.address) not in in_use)
+    named = [_identity(a) for a in (*lb.status.addresses, *lb.status.next_addresses)]
+    # The holder says no network: where one of the named is the same address on another one, that is up besides.
+    others = Counter(ip for _, ip in named)
+    up = _up(lb)
+    return tuple(
+        h for h in surplus if (h.pool, str(h.address)) not in named and up[str(h.address)] <= others[str(h.address)]
+    )
 
 
 def conflicts(lb: LoadBalancer, held: Iterable[Held]) -> tuple[tuple[Held, str], ...]:
     """Return what somebody else was found to have, and who (the hardware address): to be replaced. An address that was
     asked for by name is not, nor one that is up."""
     foreign = {f.ip: f.hardware_address for f in lb.status.foreign_addresses}
-    up = frozenset(lb.status.holder.addresses) if lb.status.holder is not None else frozenset()
+    up = _up(lb)
     return tuple(
         (h, mac)
         for h in held
@@ -136,18 +148,29 @@ def _addresses(status: LoadBalancerStatus) -> tuple[object, ...]:
     return (status.address, status.allocated_address, status.addresses, status.next_addresses, status.address_key)
 
 
-def _choose(lb: LoadBalancer, options: Sequence[_Option], up: frozenset[str]) -> tuple[Address, Address | None] | None:
+def _choose(lb: LoadBalancer, options: Sequence[_Option]) -> tuple[Address, Address | None] | None:
     """Of one family: the address to use, and the one that replaces it."""
-    named = [a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)]
+    shown = [_identity(a) for a in lb.status.addresses]
+    named = [*shown, *(_identity(a) for a in lb.status.next_addresses)]
     fit = [o.address for o in options if o.fits]
-    best = min(fit, key=lambda a: named.index(a.ip) if a.ip in named else len(named)) if fit else None
-    shown = {a.ip for a in lb.status.addresses}
-    current = next((o for o in options if o.address.ip in shown), None)
+    best = min(fit, key=lambda a: named.index(_identity(a)) if _identity(a) in named else len(named)) if fit else None
+    current = next((o.address for o in options if _identity(o.address) in shown), None)
     if current is None:
         return None if best is None else (best, None)
-    if best is None or best.ip == current.address.ip:
-        return current.address, None
-    return (best, None) if best.ip in up else (current.address, best)
+    if best is None or _identity(best) == _identity(current):
+        return current, None
+    is_up = _up(lb)[best.ip] > (best.ip == current.ip)  # the same address on another network is up itself
+    return (best, None) if is_up else (current, best)
+
+
+def _identity(address: Address) -> tuple[str, str]:
+    """Its pool and the address: networks may have the same ones."""
+    return address.ip_pool, address.ip
+
+
+def _up(lb: LoadBalancer) -> Counter[str]:
+    """How often each address is up: on two networks an agent lists it twice."""
+    return Counter(lb.status.holder.addresses if lb.status.holder is not None else ())
 
 
 def _unrecorded(lb: LoadBalancer, held: Sequence[Held]) -> list[Address]:
@@ -207,7 +230,7 @@ def _address(lb: LoadBalancer, held: Held, view: PoolView | None) -> Address:
             gateway="" if place.gateway is None else str(place.gateway),
             network=view.network,
         )
-    known = next((a for a in lb.status.addresses if a.ip == str(held.address)), None)
+    known = next((a for a in lb.status.addresses if _identity(a) == (held.pool, str(held.address))), None)
     if known is not None:
         return known
     return Address(ip=str(held.address), ip_pool=held.pool, prefix_length=held.address.max_prefixlen)

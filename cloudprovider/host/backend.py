@@ -220,10 +220,8 @@ class HostBackend:
     def _check_addresses(self, tenant: Tenant, cluster: GuestCluster, want: LoadBalancer) -> None:
         most, count = cluster.spec.quota.addresses, self._book.count(tenant) + self._leasing[tenant]
         ledger = self._book.ledger
-        has = ledger.held_by(owner_of(want))
-        if want.spec.ipam == "dhcp":  # whom it shares an address with now keep that one
-            has = tuple(h for h in has if len(ledger.owners_of(h.pool, h.address)) == 1)
-        if count >= most and not want.spec.primary_service and not has:
+        own = any(len(ledger.owners_of(h.pool, h.address)) == 1 for h in ledger.held_by(owner_of(want)))
+        if count >= most and not want.spec.primary_service and not own:
             raise QuotaExceeded(
                 f"the cluster has {count} addresses, its limit is {most}: delete load balancers that it no longer"
                 " needs, share an address (annotation primary-service), or ask the host's operator for more"

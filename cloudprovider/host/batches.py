@@ -7,6 +7,7 @@ The first request after a pause is served at once; after that a write goes out a
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -16,6 +17,7 @@ from cloudprovider.core.allocation import Proposal
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.errors import KubeError, NotFound
+from cloudprovider.core.ranges import Version
 from cloudprovider.core.wants import Granted, Refused, Release, Reopen, Want
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches
@@ -56,6 +58,7 @@ class Batches:
         now: Clock,
         rng: random.Random,
         done: Callable[[Key], None],
+        is_due: Callable[[Release], bool],
     ) -> None:
         self._client = client
         self._caches = caches
@@ -63,10 +66,12 @@ class Batches:
         self._now = now
         self._rng = rng
         self._done = done
+        self._is_due = is_due
         self._wants: dict[Key, None] = {}
         self._releases: dict[tuple[str, str, str], Release] = {}
         self._reopened: dict[tuple[str, str], Reopen] = {}
         self._decided: dict[Key, Refusal | None] = {}
+        self._giving_back: set[Key] = set()
         self._pending = asyncio.Event()
         self._full = asyncio.Event()
         book.on_room(self._room)
@@ -82,6 +87,10 @@ class Batches:
         for release in releases:
             self._releases[release.pool, str(release.address), release.owner] = release
             self._wake()
+
+    def is_giving_back(self, key: Key) -> bool:
+        """Whether an address of the load balancer is being given back just now: what it has is not known until then."""
+        return key in self._giving_back
 
     def reopen(self, reopened: Iterable[Reopen]) -> None:
         """Let addresses that somebody else had be handed out again."""
@@ -173,13 +182,21 @@ class Batches:
         """Decide, write, tell. False if something has to be tried again and nothing got on."""
         asked: list[Want] = []
         lbs: dict[str, LoadBalancer] = {}
+        due: list[Release] = []
+        for release in releases:
+            if self._is_due(release):
+                due.append(release)
+            else:
+                self._done(_key(release.owner))
+        releases = due
         for key in keys:
             lb = self._caches.load_balancers.get(*key)
             if lb is None or lb.metadata.deletion_timestamp:
                 continue
             choice = self._book.choose(lb)
             if not choice.wants:
-                if choice.refusal is None and not self._book.lacks(lb):
+                if not self._book.lacks(lb):
+                    self._decided.pop(key, None)
                     self._done(key)  # it has it already: an earlier write had come through
                 else:
                     self._decide(key, choice.refusal)
@@ -188,16 +205,18 @@ class Batches:
         # What is in use already comes before who only showed it once, that before who asks for one by name.
         asked.sort(key=lambda w: (w.adopt is None, not w.preferred, w.fixed is None))
         proposal = self._whole(asked, releases, reopened, lbs)
-        written = await self._write_all(proposal)
+        self._giving_back = {_key(release.owner) for release in releases}
+        try:
+            written = await self._write_all(proposal)
+        finally:
+            self._giving_back = set()
         tried = len(written)
         lost = [name for name, stored in written.items() if not stored]
         self._tell_grants(proposal, written, lbs)
         again = [release for release, block in proposal.released if block in lost]
         self.release(again)
-        for release, block in proposal.released:
-            if block not in lost:
-                namespace, _, name = release.owner.partition("/")
-                self._done((namespace, name))
+        for release, _ in proposal.released:
+            self._done(_key(release.owner))
         if asked or releases:
             _log.info(
                 "A batch of addresses is decided.",
@@ -215,10 +234,13 @@ class Batches:
         """Propose; one that can't get all that it must have gets nothing new, rather than half."""
         now = rfc3339(self._now())
         proposal = self._book.propose(asked, releases, reopened, now=now)
+        granted = _versions(proposal)
         short = {
             o.want.owner
             for o in proposal.outcomes
-            if isinstance(o, Refused) and o.want.adopt is None and not self._book.is_optional(o.want, lbs[o.want.owner])
+            if isinstance(o, Refused)
+            and o.want.adopt is None
+            and not self._book.is_optional(o.want, lbs[o.want.owner], granted[o.want.owner])
         }
         halves = {o.want.owner for o in proposal.outcomes if isinstance(o, Granted) and o.block} & short
         if not halves:
@@ -230,23 +252,36 @@ class Batches:
 
     def _tell_grants(self, proposal: Proposal, written: dict[str, bool], lbs: dict[str, LoadBalancer]) -> None:
         refusals: dict[str, Refusal | None] = {}
+        granted = _versions(proposal)
+        in_part = {
+            o.want.owner
+            for o in proposal.outcomes
+            if isinstance(o, Granted) and o.block and (o.want.group or o.address == o.want.adopt)
+        }
         for outcome in proposal.outcomes:
             owner = outcome.want.owner
             if isinstance(outcome, Granted):
                 if outcome.block and not written[outcome.block]:
-                    self.want(lbs[owner].key)
                     refusals.pop(owner, None)
-                    lbs.pop(owner)
+                    if (lb := lbs.pop(owner, None)) is not None:  # else another one of its addresses was lost too
+                        self.want(lb.key)
                 elif owner in lbs:
                     refusals.setdefault(owner, None)
             elif owner in lbs:
-                optional = outcome.want.adopt is None and self._book.is_optional(outcome.want, lbs[owner])
-                refusals[owner] = None if optional else Refusal(outcome.reason, outcome.message)
+                optional = outcome.want.adopt is None and self._book.is_optional(
+                    outcome.want, lbs[owner], granted[owner]
+                )
+                if optional:
+                    refusals.setdefault(owner, None)
+                else:
+                    refusals[owner] = Refusal(outcome.reason, outcome.message)
         for owner, refusal in refusals.items():
             key = lbs[owner].key
             if refusal is None and not self._book.lacks(lbs[owner]):
                 self._decided.pop(key, None)
                 self._done(key)  # it has all that it could have: nothing to remember
+            elif refusal is None and owner in in_part:
+                self.want(key)  # it has what it uses already, or shares; what else it needs has not been looked at
             else:
                 self._decide(key, refusal)
 
@@ -303,3 +338,17 @@ class Batches:
                 _log.warning("A block could not be read anew.", extra={"block": name, "error": str(error)})
                 return False
         return True
+
+
+def _versions(proposal: Proposal) -> defaultdict[str, list[Version]]:
+    """Of which versions each owner gets an address."""
+    found: defaultdict[str, list[Version]] = defaultdict(list)
+    for outcome in proposal.outcomes:
+        if isinstance(outcome, Granted):
+            found[outcome.want.owner].append(outcome.want.version)
+    return found
+
+
+def _key(owner: str) -> Key:
+    namespace, _, name = owner.partition("/")
+    return namespace, name

@@ -20,7 +20,7 @@ from cloudprovider.core.ledger import Held, Ledger
 from cloudprovider.core.naming import block_name
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
-from cloudprovider.core.ranges import PoolRanges, bit_of, block_of
+from cloudprovider.core.ranges import PoolRanges, Version, bit_of, block_of
 from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
 from cloudprovider.core.sharing import Group, Member, join, stranger
 from cloudprovider.core.wants import Release, Reopen, Want
@@ -114,7 +114,7 @@ class AddressBook:
     def lacks(self, lb: LoadBalancer) -> bool:
         """Whether a load balancer may have to get (or to take back) an address."""
         held = self.held(lb)
-        return bool(adoptions(lb, held) or missing_versions(lb, self._fit(lb, held), None))
+        return bool(self._adoptions(lb, held) or missing_versions(lb, self._fit(lb, held), None))
 
     def group(self, lb: LoadBalancer) -> Group:
         """Return the others that share an address with it, or could."""
@@ -136,7 +136,7 @@ class AddressBook:
         """Return what to ask for on behalf of ``lb``, by its request and the pools as they are now."""
         held = self.held(lb)
         group = self.group(lb)
-        if again := adoptions(lb, held, group.owners):
+        if again := self._adoptions(lb, held, group.owners):
             return Choice(again)
         if lb.spec.ipam == "dhcp":
             return Choice()  # an agent's business
@@ -151,8 +151,10 @@ class AddressBook:
             limits, leased = TenantLimits.of(cluster.spec), self._caches.leases_of(Tenant(*cluster.key))
             quota = max(0, cluster.spec.quota.addresses - leased)
         joined = join(lb, group, held)
-        if joined is not None:
-            return Choice(refusal=joined) if isinstance(joined, Refusal) else Choice(joined)
+        if isinstance(joined, Refusal):
+            return Choice(refusal=joined)
+        if joined is not None and (joined or lb.spec.primary_service):
+            return Choice(joined)  # a primary that has all there is to share may need one of another family besides
         views = self.views()
         reserved = reserved_for(lb, views.values())
         preferred = self._hints.of(lb.key)
@@ -182,9 +184,9 @@ class AddressBook:
             )
         )
 
-    def is_optional(self, want: Want, lb: LoadBalancer) -> bool:
-        """Whether a load balancer can do without the address wanted."""
-        return is_optional(lb, want.version, self._fit(lb, self.held(lb)))
+    def is_optional(self, want: Want, lb: LoadBalancer, granted: Iterable[Version] = ()) -> bool:
+        """Whether a load balancer can do without the address wanted. ``granted``: of which it gets one now."""
+        return is_optional(lb, want.version, (*granted, *(h.address.version for h in self._fit(lb, self.held(lb)))))
 
     def expired_conflicts(self, now: datetime) -> list[Reopen]:
         """Return the addresses that somebody else had, and that may be tried again."""
@@ -241,6 +243,27 @@ class AddressBook:
     def gateways(self) -> frozenset[IPAddress]:
         """Return the gateways of all pools."""
         return frozenset(g for v in self.views().values() if v.configured is not None for g in v.configured.gateways)
+
+    def anothers(self, lb: LoadBalancer) -> frozenset[str]:
+        """Return what its status shows and somebody else has by right: not to be used any longer."""
+        held = self.held(lb)
+        asked = adoptions(lb, held)
+        if not any(self.ledger.owners_of(w.pool, w.adopt) for w in asked if w.adopt is not None):
+            return frozenset()
+        kept = {w.adopt for w in self._adoptions(lb, held, self.group(lb).owners)}
+        return frozenset(str(w.adopt) for w in asked if w.adopt not in kept)
+
+    def _adoptions(
+        self, lb: LoadBalancer, held: tuple[Held, ...], group: frozenset[str] = frozenset()
+    ) -> tuple[Want, ...]:
+        """What it may take back: not what a block gives to somebody else."""
+        found = []
+        for want in adoptions(lb, held, group):
+            owners = () if want.adopt is None else self.ledger.owners_of(want.pool, want.adopt)
+            mates = {want.owner, *(group or (self.group(lb).owners if owners else ()))}
+            if not owners or not mates.isdisjoint(owners):
+                found.append(want)
+        return tuple(found)
 
     def _fit(self, lb: LoadBalancer, held: Iterable[Held]) -> tuple[Held, ...]:
         misfits = self.misfits(lb)
@@ -308,13 +331,16 @@ class AddressBook:
         changed = new or old
         if changed is not None:
             self._tell_pool(changed.spec.pool)
-        if old is not None and before - after:
-            for address in old.spec.allocations.keys() - after:
-                self._tell_unrecorded(old.spec.allocations[address])
-            self._freed()
+        left = new.spec.allocations if new is not None else {}
+        if old is not None:
+            for address, record in old.spec.allocations.items():
+                if (now := left.get(address)) is not record:
+                    self._tell_unrecorded(_owners(record) - (_owners(now) if now is not None else frozenset()))
+        if before - after or (old is not None and old.spec.allocations.keys() - left.keys()):
+            self._freed()  # also where an address is somebody else's now: it no longer counts for its tenant
 
-    def _tell_unrecorded(self, record: Allocation) -> None:
-        for owner in (record.owner, *record.sharers):
+    def _tell_unrecorded(self, owners: Iterable[str]) -> None:
+        for owner in owners:
             namespace, _, name = owner.partition("/")
             for callback in self._unrecorded:
                 callback((namespace, name))
@@ -344,6 +370,10 @@ class AddressBook:
 
 def _taken(block: IPBlock) -> frozenset[str]:
     return frozenset((*block.spec.allocations, *block.spec.conflicts))
+
+
+def _owners(record: Allocation) -> frozenset[str]:
+    return frozenset((record.owner, *record.sharers))
 
 
 def _is_past(time: str, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from typing import Final, cast
 
 import msgspec
 
-from cloudprovider.core.addressing import is_ours
+from cloudprovider.core.addressing import Refusal, is_ours
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Namespace
 from cloudprovider.core.api.loadbalancer import FINALIZER, LoadBalancer
@@ -58,6 +58,8 @@ class LoadBalancers:
         self._book = book
         self._hints = hints
         self._now = now
+        self._said: dict[Key, Refusal] = {}
+        """The refusals written last."""
         self.queue: WorkQueue[Key] = WorkQueue(
             self._reconcile,
             name="load-balancers",
@@ -66,7 +68,7 @@ class LoadBalancers:
             backoff=BACKOFF,
             group=lambda key: key[0],
         )
-        self.batches = Batches(client, caches, book, now=now, rng=rng, done=self.queue.add)
+        self.batches = Batches(client, caches, book, now=now, rng=rng, done=self.queue.add, is_due=self._is_due)
         caches.load_balancers.on_change(self._changed)
         caches.guest_clusters.on_change(self._tenant_changed)
         caches.namespaces.on_change(self._namespace_changed)
@@ -90,6 +92,8 @@ class LoadBalancers:
         if lb.metadata.deletion_timestamp:
             await self._give_back(lb)
             return None
+        if self.batches.is_giving_back(key):
+            return None  # else it could show an address that is on its way back; it is looked at again after that
         if FINALIZER not in lb.metadata.finalizers:
             lb = await self._set_finalizers(lb, [*lb.metadata.finalizers, FINALIZER])
         if foreign := conflicts(lb, self._book.held(lb)):
@@ -100,9 +104,9 @@ class LoadBalancers:
             if wait > 0 and not lb.status.addresses:
                 return wait
             self.batches.want(key)
-            if not self._book.held(lb):
-                return None  # the status is written once there is something to say
-        placement = place(lb, self._book.held(lb), self._book.misfits(lb), self._book.views())
+            return None  # the status is written once there is something to say
+        book = self._book
+        placement = place(lb, book.held(lb), book.misfits(lb), book.views(), book.anothers(lb))
         if not await self._write_status(lb, placement):
             self.batches.release(_releases(disposable(lb, placement.surplus)))
         return None
@@ -126,6 +130,18 @@ class LoadBalancers:
         """Deleted without our finalizer (somebody took it away): nobody else would free its addresses."""
         self.batches.forget(key)
         self.batches.release(_releases(self._book.ledger.held_by(f"{key[0]}/{key[1]}")))
+
+    def _is_due(self, release: Release) -> bool:
+        """Whether an address may be given back as the load balancer is now: its batch may come seconds after what led
+        to it, and meanwhile it may have been shown, or brought up, again."""
+        namespace, _, name = release.owner.partition("/")
+        lb = self._caches.load_balancers.get(namespace, name)
+        if lb is None or lb.metadata.uid != release.uid:
+            return True
+        if lb.metadata.deletion_timestamp:
+            return lb.status.holder is None and lb.status.lease is None
+        held = (Held(release.pool, release.address, release.owner, release.uid),)
+        return bool(conflicts(lb, held) if release.conflict else disposable(lb, held))
 
     async def _give_back(self, lb: LoadBalancer) -> None:
         """Withdrawn by its holder, freed in the block, then the finalizer goes."""
@@ -151,12 +167,20 @@ class LoadBalancers:
     async def _write_status(self, lb: LoadBalancer, placement: Placement) -> bool:
         """Write it if it differs, and say whether it did."""
         refusal = self.batches.refusal(lb.key)
+        if refusal is not None and not self._book.lacks(lb):
+            refusal = None  # what it lacked it has, or no longer wants
         if not placement.addresses and refusal is None and lb.spec.ipam != "dhcp":
             return False
         key = self._book.group(lb).address_key(lb)
         status = controlled_status(lb, placement, refusal, key=key, now=rfc3339(self._now()))
         if is_current(lb, status):
             return False
+        said = self._said.pop(lb.key, None)
+        if refusal is not None:
+            if said == refusal:  # written, and no longer there: another host says otherwise, and may know better
+                self.batches.want(lb.key)
+                return True
+            self._said[lb.key] = refusal
         patch = {
             "apiVersion": LOADBALANCERS.api_version,
             "kind": LOADBALANCERS.kind,
@@ -177,6 +201,7 @@ class LoadBalancers:
             self.batches.retry_limited()
         if new is None:
             if old is not None:
+                self._said.pop(old.key, None)
                 self.batches.forget(old.key)
                 self.queue.forget(old.key)
                 self.queue.add(old.key)
@@ -221,7 +246,7 @@ class LoadBalancers:
     def _unrecorded(self, key: Key) -> None:
         """Whoever shows an address whose record is gone has it recorded again, before somebody else gets it."""
         if self._caches.load_balancers.get(*key) is not None:
-            self.batches.reconsider(key)
+            self.batches.forget(key)
             self.queue.add(key)
 
     def _pools_changed(self, room: Room) -> None:

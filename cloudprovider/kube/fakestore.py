@@ -234,8 +234,10 @@ class FakeCluster:
         owners = {who: set(paths) for who, paths in old.owners.items() if who != me}
         body = copy.deepcopy(old.body)
         before = fields.leaves(body)
+        kept = [set(wanted), *owners.values()]
         for path in old.owners.get(me, set()) - wanted.keys():
-            if not any(path in paths for paths in owners.values()):
+            # An object applied empty is a field, too: it stays as long as there is anything of anybody's in it.
+            if not any(one[: len(path)] == path for paths in kept for one in paths):
                 fields.remove(body, path)
         for path, value in wanted.items():
             fields.merge(body, path, value)

@@ -412,6 +412,23 @@ async def test_apply_keeps_status_and_spec_apart(side: Side) -> None:
     assert (applied.spec, applied.metadata.labels, applied.status.address) == (SPEC, {}, "192.0.2.1")
 
 
+async def test_a_status_applied_empty_takes_nothing_of_others_with_it(side: Side) -> None:
+    await apply_main(side, "bridge", {"spec": SPEC})
+
+    async def say(manager: str, status: Json) -> LoadBalancer:
+        patch = {"status": status}
+        return await side.client.apply(
+            LOADBALANCERS, side.namespace, "lb", patch, field_manager=manager, subresource="status"
+        )
+
+    await say("agent", {})
+    await say("controller", {"address": "192.0.2.1"})
+    said = await say("agent", {"addressKey": "key"})
+    assert (said.status.address, said.status.address_key) == ("192.0.2.1", "key")
+    said = await say("agent", {})
+    assert (said.status.address, said.status.address_key) == ("192.0.2.1", "")
+
+
 async def test_apply_preconditions(side: Side) -> None:
     with pytest.raises(Conflict):  # a UID also means: do not create
         await apply_main(side, "m", {"metadata": {"uid": "another"}, "spec": SPEC})
