@@ -70,7 +70,6 @@ class World:
     """Makes another client of the same server, for a host that is restarted."""
     now: Clock = utc_now
     rng: random.Random = field(default_factory=lambda: random.Random(7))
-    now: Clock = utc_now
 
     @asynccontextmanager
     async def host(self, *, readoption_seconds: float = 0.0, settle_seconds: float = 0.0) -> AsyncIterator[Host]:
