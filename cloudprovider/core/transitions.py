@@ -121,7 +121,8 @@ class Transitions:
         if _choice(before) == _choice(wanted):
             self._put(key, replace(wanted, former=before.former, pinned=before.pinned))
             return
-        self._left(key, self._members(before.group), self._members(wanted.group), now)
+        if before.mode == wanted.mode or wanted.group == REFUSE:  # in another mode they are the same nodes
+            self._left(key, self._members(before.group), self._members(wanted.group), now)
         former = before.former or _former(before)
         if "dsr" not in (before.mode, wanted.mode, former.mode):  # conntrack knows what is under way
             self._put(key, replace(wanted, pinned=before.pinned))
@@ -180,9 +181,26 @@ class Transitions:
             key, member = pair
             if isinstance(member, MACAddress):
                 found.pins[member].add(key)
+                self._no_way_back(key, member)
             else:
                 found.tcp[member].add(key)
         return found
+
+    def _no_way_back(self, key: ListenerKey, member: MACAddress) -> None:
+        """What goes on as before goes to this node no more: a flow that is unpinned would only be pinned anew."""
+        forward = self.forwards[key]
+        former = forward.former
+        if former is not None and member in self._members(former.group):
+            self._moving_forwards.pop(key, None)
+            self._put(key, replace(forward, former=None, pinned=True))
+        group = self.groups.get(forward.group)
+        if group is not None and member in group.former:
+            left = group.former - {member}
+            if left and left != group.members:
+                self._put_group(forward.group, replace(group, former=left))
+            else:
+                self._moving_groups.pop(forward.group, None)
+                self._put_group(forward.group, Group(group.members, pinned=True))
 
     def again(self, undone: Due, now: float) -> None:
         """The kernel refused to end these flows: they are due again."""

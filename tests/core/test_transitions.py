@@ -80,6 +80,36 @@ def test_a_node_that_left_is_cut_when_its_drain_time_is_over() -> None:
     assert not tested.due(70)
 
 
+def test_a_node_whose_time_is_over_is_no_way_to_go_on_by_any_more() -> None:
+    tested = started()
+    tested.set_group(ONE, nodes(A, C), 10)
+    tested.due(70)
+    assert tested.groups[ONE] == Group(nodes(A, C), former=nodes(A))
+    tested.set_group(ONE, nodes(A), 80)
+    assert tested.groups[ONE] == Group(nodes(A), pinned=True)
+
+
+def test_a_listener_whose_former_node_s_time_is_over_goes_by_the_new_choice() -> None:
+    tested = started()
+    tested.set_group(GroupId(3), nodes(B, C), 10)
+    tested.set_forward(WEB, replace(PASSED, group=GroupId(3)), 10, drain=60)
+    assert tested.forwards[WEB].former == Former("dsr", ONE)
+    assert tested.due(70).pins == {A: {WEB}}
+    assert tested.forwards[WEB] == Forward(GroupId(3), mode="dsr", pinned=True)
+
+
+def test_in_another_mode_no_node_has_left() -> None:
+    tested = started()
+    tested.set_forward(WEB, TRANSLATED, 10, drain=0)
+    assert not tested.due(1000)
+
+
+def test_where_nobody_is_left_connections_end_in_their_time() -> None:
+    tested = started()
+    tested.set_forward(WEB, Forward(REFUSE, 30080), 10, drain=60)
+    assert tested.due(70).pins == {A: {WEB}, B: {WEB}}
+
+
 def test_a_node_that_comes_back_in_time_is_not_cut() -> None:
     tested = started()
     tested.set_group(ONE, nodes(A), 10)
