@@ -418,6 +418,7 @@ class NetworkForwarder:
             try:
                 if transitions.has_pinned and look % PINS_EVERY == 0:
                     transitions.release({listener for listener, _ in await segment.engine.pins()})
+                    self._wake.set()
                 if self._table.followed(self._network):
                     for listener, mac in await segment.engine.returned():
                         self._returned(listener, mac)
