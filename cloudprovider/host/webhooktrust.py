@@ -59,7 +59,7 @@ class WebhookTrust:
         self._rng = rng
         self._lives = lives or Lives()
         self._check_seconds = check_seconds
-        self._used: bytes = b""
+        self._used: Material | None = None
 
     async def run(self) -> None:
         """Look and repair until cancelled; what fails is logged and tried again."""
@@ -96,21 +96,26 @@ class WebhookTrust:
                 "The webhook's certificate has been renewed.",
                 extra={"not_after": end_of(material).isoformat(), "names": hosts},
             )
-        # First the trust, then what is to be trusted.
-        await self._announce(configuration, material.bundle)
-        if material.serving.certificate != self._used:
+        # First the trust, then what is to be trusted: at the next look, as the API server hears of it by a watch. What
+        # is shown until then must be trusted too.
+        news = await self._announce(configuration, material.bundle)
+        if news and self._used is not None and self._used.ca.certificate.strip() in material.bundle:
+            return
+        if self._used is None or material.serving.certificate != self._used.serving.certificate:
             self._use(material)
-            self._used = material.serving.certificate
+            self._used = material
 
-    async def _announce(self, configuration: ValidatingWebhookConfiguration, bundle: bytes) -> None:
+    async def _announce(self, configuration: ValidatingWebhookConfiguration, bundle: bytes) -> bool:
+        """Have the API server trust ``bundle``; say whether that is news to it."""
         text = base64.b64encode(bundle).decode()
         if all(webhook.client_config.ca_bundle == text for webhook in configuration.webhooks):
-            return
+            return False
         webhooks = [{"name": w.name, "clientConfig": {"caBundle": text}} for w in configuration.webhooks]
         # The UID: one that has been deleted in between is not to come back as a torso.
         patch = {"metadata": {"uid": configuration.metadata.uid}, "webhooks": webhooks}
         await self._client.apply(WEBHOOK_CONFIGURATIONS, "", CONFIGURATION, patch, field_manager=FIELD_MANAGER)
         log.info("The API server has been told which CA signs the webhook's certificate.")
+        return True
 
 
 def hosts_of(configuration: ValidatingWebhookConfiguration) -> Sequence[str]:

@@ -61,7 +61,7 @@ async def test_certificates_and_cas_rotate_while_it_is_asked(
     certificates: set[str] = set()
     authorities: set[bytes] = set()
     asked = 0
-    async with serving(plane, address, lives=SHORT, check_seconds=0.1), asyncio.timeout(LIMIT * 2):
+    async with serving(plane, address, lives=SHORT, check_seconds=0.4), asyncio.timeout(LIMIT * 2):
         await admin.in_force()
         while len(certificates) < 6 or len(authorities) < 3:
             (bundle,) = await bundles(client)
@@ -136,7 +136,6 @@ async def test_while_it_is_away_pools_stay_and_load_balancers_come(
     outcome = await admin.create(PROBE)
     assert outcome.code == 500
     assert 'failed calling webhook "ippools.cloudprovider.harvesterhci.io"' in outcome.message
-    assert "connection refused" in outcome.message
     made = load_balancer("in-between", ipam="dhcp", ipPool="what-the-webhook-would-refuse")
     assert (await admin.create(made)).done
     assert (await admin.merge(made, {"spec": {"description": "x"}})).done
