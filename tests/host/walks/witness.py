@@ -85,7 +85,9 @@ class Witness:
                 else:
                     self._lbs[path(obj)] = obj
             case IPPool():
-                self._pools[obj.metadata.name].append(obj)
+                known = self._pools[obj.metadata.name]
+                if not known or known[-1].spec != obj.spec:  # else its summary alone
+                    known.append(obj)
             case IPBlock():
                 yield from self._judge_block(obj, gone=gone)
 
