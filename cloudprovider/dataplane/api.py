@@ -56,7 +56,7 @@ class Engine(Protocol):
 
     async def pins(self) -> Mapping[tuple[ListenerKey, MACAddress], int]:
         """How many flows are pinned, by listener and node (``STACK``: to mode ``nat``). At most 65,536 of each family
-        and protocol are; each is forgotten an hour after its last packet."""
+        and protocol are; each is forgotten an hour after its last packet, a minute after a SYN that nothing follows."""
         ...
 
     async def unpin(self, gone: Mapping[MACAddress, Collection[ListenerKey]]) -> int:

@@ -32,6 +32,9 @@ from cloudprovider.dataplane.standing import Standing
 MOST_PINS: Final = 65_536
 """How many flows are pinned at most, of each IP version and protocol. More than that go by the tables alone."""
 
+HALF_OPEN: Final = 60
+"""Seconds that a SYN is pinned when nothing follows it."""
+
 MEMBERS: Final = SetName(NFPROTO_NETDEV, "members")
 """The set of (group, MAC): whose frames come back."""
 BACKENDS: Final = SetName(NFPROTO_NETDEV, "backends")
@@ -39,8 +42,9 @@ BACKENDS: Final = SetName(NFPROTO_NETDEV, "backends")
 BEGUN: Final = SetName(NFPROTO_NETDEV, "begun")
 """The set of all nodes, which counts the TCP flows that begin."""
 
-Choice = Literal["by", "pin", "old", "error"]
-"""What a chain does: choose a node; choose and pin it; choose from the former members and pin; choose for an error."""
+Choice = Literal["by", "pin", "old", "last", "error"]
+"""What a chain does: choose a node; choose and pin it; choose from the former members and pin; the same without
+pinning; choose for an error."""
 
 _KEY: Final[dict[Version, str]] = {
     4: "@nh,96,32 . @nh,128,32 . @nh,160,16 . @nh,176,16",
@@ -102,6 +106,12 @@ def steps(version: Version) -> SetName:
 
 
 @cache
+def full(version: Version) -> SetName:
+    """The map of mark to chain for a TCP flow that can't be pinned, as too many are."""
+    return SetName(NFPROTO_NETDEV, f"full{version}")
+
+
+@cache
 def slots(size: int) -> SetName:
     """The map of (group, slot) to MAC for tables of ``size`` slots."""
     return SetName(NFPROTO_NETDEV, f"slots_{size}")
@@ -155,6 +165,7 @@ def table(standing: Standing) -> StaticTable:
             "meta protocol ip goto v4",
             "meta protocol ip6 goto v6",
         ],
+        "hold": [f"add @holders {{ meta mark & {marks.GROUP:#010x} . ether daddr }}", "goto out"],
         "out": [
             "ether daddr @backends",
             f"{_SYN} ether daddr @begun",
@@ -183,6 +194,7 @@ def _sets(version: Version) -> list[str]:
         f"map fragments{version} {{ type {address} : mark; }}",
         f"map tables{version} {{ type mark : verdict; }}",
         f"map steps{version} {{ type mark : verdict; }}",
+        f"map full{version} {{ type mark : verdict; }}",
         *(f"set sources{version}_{n} {{ type {listener} . {address}; }}" for n in range(bits + 1)),
         *(
             f"map pins{version}_{transport} {{ typeof {flow} : ether daddr; size {MOST_PINS}; "
@@ -338,25 +350,31 @@ def _choices(version: Version, size: int, *, by_client: bool) -> dict[str, list[
     client = ruleset.client(version, by_client=by_client)
     quoted = _QUOTED_CLIENT[version] + ("" if by_client else f" . {_QUOTED_PORT[version]}")
     only_group = f"meta mark set meta mark & {marks.GROUP:#010x}"
+    from_former = f"meta mark set meta mark | {marks.OLD:#010x}"
+    key, tcp, udp = _KEY[version], f"@pins{version}_tcp", f"@pins{version}_udp"
     pin = [
-        *(
-            f"meta l4proto {transport} add @pins{version}_{transport} {{ {_KEY[version]} : ether daddr }}"
-            for transport in _TRANSPORTS
-        ),
-        f"add @holders {{ meta mark & {marks.GROUP:#010x} . ether daddr }}",
-        "goto out",
+        # A flood of SYNs from nowhere is soon forgotten; the next packet of a real flow makes it an hour.
+        f"{_SYN} add {tcp} {{ {key} timeout {HALF_OPEN}s : ether daddr }} goto hold",
+        f"meta l4proto tcp add {tcp} {{ {key} : ether daddr }} goto hold",
+        f"meta l4proto udp add {udp} {{ {key} : ether daddr }} goto hold",
     ]
-    names: tuple[Choice, ...] = ("by", "pin", "old", "error")
-    plain, pinning, old, error = (chain(what, version, size, by_client=by_client) for what in names)
+    names: tuple[Choice, ...] = ("by", "pin", "old", "last", "error")
+    plain, pinning, old, last, error = (chain(what, version, size, by_client=by_client) for what in names)
     return {
         plain: [only_group, f"meta mark . ether saddr @members goto back{version}", f"{choose(client)} goto out"],
-        pinning: [only_group, choose(client), *pin],
-        old: [
+        pinning: [
             only_group,
-            f"meta mark set meta mark | {marks.OLD:#010x}",
             choose(client),
             *pin,
+            # The map is full. What comes next of a TCP flow will go where flows under way go: so do so from the start.
+            "meta l4proto udp goto out",
+            *([f"meta mark set meta mark | {marks.BY_CLIENT:#010x}"] if by_client else []),
+            f"meta mark set {ruleset.listener(version)} map @former{version}",
+            f"meta mark vmap @full{version}",
+            "goto out",
         ],
+        old: [only_group, from_former, choose(client), *pin, "goto out"],
+        last: [only_group, from_former, f"{choose(client)} goto out"],
         error: [only_group, f"{choose(quoted)} goto out"],
     }
 

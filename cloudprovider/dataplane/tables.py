@@ -39,7 +39,9 @@ SLOT_SETS: Final[Mapping[SetName, int]] = {
 }
 """The maps of slots, with their size."""
 TARGET_SETS: Final = tuple(
-    targets(version) for version in VERSIONS for targets in (ruleset_nat.tables, ruleset_dsr.tables, ruleset_dsr.steps)
+    targets(version)
+    for version in VERSIONS
+    for targets in (ruleset_nat.tables, ruleset_dsr.tables, ruleset_dsr.steps, ruleset_dsr.full)
 )
 """The maps of mark to chain."""
 
@@ -168,6 +170,7 @@ def _table(members: frozenset[Member]) -> list[bytes]:
 def _dsr_targets(number: GroupId, group: Group) -> Elements:
     """Which chain a frame goes to, and which at each step while the group or its listener changes."""
     now, before = table_size(len(group.members)), table_size(max(1, len(group.former)))
+    what: Choice
     join: tuple[Choice, int] = ("pin", now)
     if group.former:
         leave: tuple[Choice, int] = ("old", before)
@@ -189,6 +192,10 @@ def _dsr_targets(number: GroupId, group: Group) -> Elements:
                 ruleset_dsr.tracked(version)
                 if group.former or group.pinned
                 else ruleset_dsr.chain("by", version, now, by_client=by_client)
+            )
+            what, size = ("last", before) if group.former else ("by", now)
+            found[ruleset_dsr.full(version), pack_mark(mark)] = ruleset_dsr.chain(
+                what, version, size, by_client=by_client
             )
             for step, (what, size) in steps.items():
                 target = ruleset_dsr.chain(what, version, size, by_client=by_client)

@@ -29,7 +29,7 @@ from tests.dataplane.dsr import (
     serving,
     started,
 )
-from tests.dataplane.lan import CONFIG, LIMIT, Station, run
+from tests.dataplane.lan import BRIDGE, CONFIG, LIMIT, Station, run
 
 pytestmark = pytest.mark.kernel
 
@@ -244,3 +244,35 @@ async def test_flows_outlive_the_agent_and_its_successor_counts_on(
     async with asyncio.timeout(LIMIT):
         with pytest.raises(ConnectionRefusedError):
             await client.ask_tcp(VIP, 80)
+
+
+async def test_a_plain_device_works_by_macvlan(dataplane: HostDataPlane, client: Station, nodes: list[Station]) -> None:
+    run("ip link add uplink type veth peer name port-up")
+    try:
+        run(f"ip link set port-up master {BRIDGE} up")
+        run("ip link set uplink up")
+        segment = await started(dataplane, replace(CONFIG, device="uplink"))
+        await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards=ALL))
+        async with serving(nodes):
+            assert {await client.ask_tcp(VIP, 80) for _ in range(40)} == {"n1", "n2", "n3"}
+            assert await client.ask_udp(VIP, 53)
+        await dataplane.remove("")
+    finally:
+        run("ip link del uplink")
+
+
+async def test_a_client_beyond_the_gateway_is_answered_by_the_node(
+    segment: KernelSegment, client: Station, nodes: list[Station]
+) -> None:
+    """The sandbox's own namespace is the gateway; the VIP's host is on the way there, not on the way back."""
+    run("sysctl -qw net.ipv4.ip_forward=1")
+    run(f"ip -n {client.name} address flush dev eth0")
+    run(f"ip -n {client.name} address add 192.0.2.50/24 dev eth0")
+    run(f"ip -n {client.name} route add default via 192.0.2.1")
+    run(f"ip address add 192.0.2.1/24 dev {BRIDGE}")
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards=ALL))
+    async with serving(nodes) as came:
+        assert {await client.ask_tcp(VIP, 80) for _ in range(40)} == {"n1", "n2", "n3"}
+        assert {source for sources in came.values() for source in sources} == {"::ffff:192.0.2.50"}
+    with pytest.raises(ConnectionRefusedError):
+        await client.ask_tcp(VIP, 81)

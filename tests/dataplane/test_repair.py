@@ -1,6 +1,7 @@
 """What somebody else did to the rules is noticed, shown as a difference, and mended by carrying that out."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -233,4 +234,9 @@ async def test_people_can_read_the_rules(segment: KernelSegment) -> None:
     assert f"{KEY} : 30080" in listed
     assert "0x80000001 : goto by_client_1021" in listed
     assert f"{VIP} . udp . 53 . 10.99.0.0" in listed
+    listed = run("ip netns exec lb-test-mgmt nft list table netdev cloudprovider")
+    assert f"{DSR} counter packets 0 bytes 0 : 0xc0000003" in listed
+    assert "0x80000003 : goto by_client4_10007" in listed
+    assert "0x00000004 : goto tracked6" in listed
+    assert json.loads(run("ip netns exec lb-test-mgmt nft -j list table netdev cloudprovider"))
     check_chains()

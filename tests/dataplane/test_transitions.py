@@ -3,13 +3,19 @@
 Established connections are real ones: a node that gets a segment of a flow that it does not know resets it.
 """
 
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 
+from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import Changes, Former, Forward, Group, IPAddress, ListenerKey
+from cloudprovider.dataplane import ruleset_dsr
 from cloudprovider.dataplane.api import STACK
+from cloudprovider.dataplane.nftables import Transaction, each_element, element, value
+from cloudprovider.dataplane.ruleset import TABLE
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.dataplane.dsr import (
     ADDRESSES,
@@ -28,6 +34,7 @@ from tests.dataplane.dsr import (
     group,
     mac,
     macs,
+    nft,
     returning,
     serving,
     started,
@@ -298,3 +305,72 @@ async def test_a_node_that_drains_and_accepts_no_more_is_told_of(
             assert (await segment.engine.counters())[WEB].packets - sent < 20
         for flow in flows:
             flow.close()
+
+
+def pin_elements(port: int, count: int, node: MACAddress) -> list[bytes]:
+    """Pins of so many made-up clients' flows."""
+    flow = struct.Struct("=4s4s2sxx2sxx")
+    clients = (IPv4Address("10.128.0.0") + i for i in range(count))
+    keys = (flow.pack(c.packed, VIP.packed, port.to_bytes(2, "big"), (80).to_bytes(2, "big")) for c in clients)
+    return [element(key, value(node.packed)) for key in keys]
+
+
+async def test_when_nothing_more_can_be_pinned_flows_go_by_the_tables(
+    segment: KernelSegment, client: Station, nodes: list[Station]
+) -> None:
+    """Spoofed SYNs may fill the map; who comes then, and who was there and not pinned yet, is served still."""
+    two, three, name = group(nodes[:2]), group(nodes), ruleset_dsr.pins(4, "TCP")
+    await segment.engine.apply(Changes(groups={ONE: two}, forwards=ALL))
+    async with serving(nodes), connections(client, 10) as flows:
+        await segment.engine.apply(Changes(groups={ONE: replace(three, former=two.members)}))
+        full = Transaction(TABLE)
+        full.add(name, pin_elements(1024, ruleset_dsr.MOST_PINS, mac(nodes[0])))
+        segment.engine._commit(full)
+        assert await survivors(flows) == all_of(flows)
+        assert await fresh(client, VIP) == {"n1", "n2"}
+        affinity = replace(TO_ONE, by_client=True, former=Former("dsr", ONE))
+        await segment.engine.apply(Changes(forwards={WEB: affinity}))
+        assert await survivors(flows) == all_of(flows)
+        assert await fresh(client, VIP) == {"n1", "n2"}
+        assert await segment.engine.pins() == {(WEB, mac(nodes[0])): ruleset_dsr.MOST_PINS}
+        assert await segment.engine.unpin({mac(nodes[0]): [WEB]}) == ruleset_dsr.MOST_PINS
+        assert await survivors(flows) == all_of(flows)
+        assert sum((await segment.engine.pins()).values()) == len(flows)
+
+
+async def test_a_syn_that_nothing_follows_is_soon_forgotten(
+    segment: KernelSegment, client: Station, nodes: list[Station]
+) -> None:
+    """A flood from made-up addresses does not keep others from being pinned for long."""
+    await segment.engine.apply(Changes(groups={ONE: Group(macs(nodes), former=macs(nodes))}, forwards=ALL))
+
+    def left() -> str:
+        listed = nft("list map netdev cloudprovider pins4_tcp")
+        return listed.partition("expires ")[2].partition(" ")[0]
+
+    with pytest.raises(TimeoutError):  # nobody accepts the address
+        await client.connect(VIP, 80, limit=0.5)
+    assert "s" in left()
+    assert "m" not in left().replace("ms", "")
+    nft("flush map netdev cloudprovider pins4_tcp")
+    async with serving(nodes), connections(client, 1):
+        assert left().startswith("59m")
+
+
+async def test_pins_that_end_while_they_are_forgotten_hinder_nothing(
+    segment: KernelSegment, nodes: list[Station]
+) -> None:
+    node, name = mac(nodes[0]), ruleset_dsr.pins(4, "TCP")
+    moving = Group(frozenset({node}), former=frozenset({node}))
+    await segment.engine.apply(Changes(groups={ONE: moving}, forwards=ALL))
+    pins = Transaction(TABLE)
+    pins.add(name, pin_elements(1024, 300, node))
+    segment.engine._commit(pins)
+    held = [item.key for part, _ in segment.engine._nftables.elements(TABLE, name) for item in each_element(part)]
+    assert len(held) == 300
+    some = Transaction(TABLE)
+    some.remove(name, [element(key) for key in held[::100]])
+    segment.engine._commit(some)
+    assert segment.engine._remove_pins(name, held) == 297
+    assert await segment.engine.pins() == {}
+    assert await segment.engine.undisturbed()
