@@ -3,8 +3,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.api import Segment
-from tests.dataplane.lan import CONFIG, Station, bridge, station
+from cloudprovider.dataplane.segment import HostDataPlane
+from tests.dataplane.lan import CONFIG, Station, bridge, run, station
 from tests.dataplane.world import World, fake_world, kernel_world
 from tests.lab.sandbox import ENVIRONMENT_MARK
 
@@ -28,6 +30,23 @@ def client(lan: None) -> Iterator[Station]:
 def nodes(lan: None) -> Iterator[list[Station]]:
     with station("n1", "10.99.0.11") as one, station("n2", "10.99.0.12") as two, station("n3", "10.99.0.13") as three:
         yield [one, two, three]
+
+
+@pytest.fixture
+def both_families(client: Station, nodes: list[Station]) -> None:
+    """Client and nodes have an IPv6 address, too."""
+    for host, suffix in (*zip(nodes, (11, 12, 13), strict=True), (client, 50)):
+        run(f"ip -n {host.name} address add fd99::{suffix}/64 dev eth0 nodad")
+
+
+@pytest.fixture
+async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
+    """The kernel's, with short waits; nothing of it is left."""
+    made = HostDataPlane("test", timing=Timing(between=0.005, listen=0.02))
+    yield made
+    await made.close()
+    for network in await made.networks():
+        await made.remove(network)
 
 
 @pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.kernel)])

@@ -2,12 +2,9 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-
-import pytest
 
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import Forward, Group, GroupId, IPAddress, ListenerKey
@@ -106,14 +103,6 @@ async def connections(client: Station, count: int, vip: IPAddress = VIP) -> Asyn
     finally:
         for connection in made:
             connection.close()
-
-
-async def until(true: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
-    deadline = time.monotonic() + limit
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {limit} s")
-        await asyncio.sleep(0.01)
 
 
 async def returning(segment: KernelSegment, more: int = 0) -> Mapping[tuple[ListenerKey, MACAddress], int]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 
@@ -31,36 +30,14 @@ from tests.dataplane.dsr import (
 )
 from tests.dataplane.lan import BRIDGE, CONFIG, LIMIT, Station, run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_families")]
 
 BOTH = pytest.mark.parametrize("vip", [VIP, VIP6])
 
 
 @pytest.fixture
-async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
-    made = HostDataPlane("test", timing=FAST)
-    yield made
-    await made.close()
-    for network in await made.networks():
-        await made.remove(network)
-
-
-@pytest.fixture
 async def segment(dataplane: HostDataPlane) -> KernelSegment:
     return await started(dataplane)
-
-
-@pytest.fixture
-def client(client: Station) -> Station:
-    run(f"ip -n {client.name} address add fd99::50/64 dev eth0 nodad")
-    return client
-
-
-@pytest.fixture
-def nodes(nodes: list[Station]) -> list[Station]:
-    for number, node in enumerate(nodes):
-        run(f"ip -n {node.name} address add fd99::{11 + number}/64 dev eth0 nodad")
-    return nodes
 
 
 ALL = dict.fromkeys((WEB, DNS, WEB6, DNS6), TO_ONE)

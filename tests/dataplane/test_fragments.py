@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
@@ -15,7 +15,6 @@ from tests.dataplane.dsr import (
     ADDRESSES,
     DNS,
     DNS6,
-    FAST,
     ONE,
     TO_ONE,
     TWO,
@@ -31,37 +30,15 @@ from tests.dataplane.dsr import (
 )
 from tests.dataplane.lan import BRIDGE, LIMIT, Station, run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_families")]
 
 BOTH = pytest.mark.parametrize("vip", [VIP, VIP6])
 ALL = dict.fromkeys((WEB, DNS, WEB6, DNS6), TO_ONE)
 
 
 @pytest.fixture
-async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
-    made = HostDataPlane("test", timing=FAST)
-    yield made
-    await made.close()
-    for network in await made.networks():
-        await made.remove(network)
-
-
-@pytest.fixture
 async def segment(dataplane: HostDataPlane) -> KernelSegment:
     return await started(dataplane)
-
-
-@pytest.fixture
-def client(client: Station) -> Station:
-    run(f"ip -n {client.name} address add fd99::50/64 dev eth0 nodad")
-    return client
-
-
-@pytest.fixture
-def nodes(nodes: list[Station]) -> list[Station]:
-    for number, node in enumerate(nodes):
-        run(f"ip -n {node.name} address add fd99::{11 + number}/64 dev eth0 nodad")
-    return nodes
 
 
 async def ask(client: Station, vip: IPAddress, size: int, *, port: int = 53, limit: float = LIMIT) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -26,15 +25,6 @@ VIP = IPv6Address("fd99::100")
 INSIDE = "lb-test-mgmt"
 AT_ONCE = 1.0
 """Seconds in which what is sent once has come; it is repeated after two."""
-
-
-@pytest.fixture
-async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
-    made = HostDataPlane("test", timing=Timing(between=0.005, listen=0.02))
-    yield made
-    await made.close()
-    for network in await made.networks():
-        await made.remove(network)
 
 
 @pytest.fixture

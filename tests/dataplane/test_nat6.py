@@ -12,10 +12,10 @@ import pytest
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import Changes, Forward, Group, GroupId, IPAddress, ListenerKey
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
-from tests.dataplane.dsr import FAST, ONE, VIP, VIP6, Connection, connections, started
+from tests.dataplane.dsr import ONE, VIP, VIP6, Connection, connections, started
 from tests.dataplane.lan import CONFIG, HOST, LIMIT, OWN, Station, run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_families")]
 
 OWN6 = IPv6Interface("fd99::2/64")
 CONFIG6 = replace(CONFIG, address6=OWN6)
@@ -25,30 +25,8 @@ BOTH = pytest.mark.parametrize("vip", [VIP, VIP6])
 
 
 @pytest.fixture
-async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
-    made = HostDataPlane("test", timing=FAST)
-    yield made
-    await made.close()
-    for network in await made.networks():
-        await made.remove(network)
-
-
-@pytest.fixture
 async def segment(dataplane: HostDataPlane) -> KernelSegment:
     return await started(dataplane, CONFIG6)
-
-
-@pytest.fixture
-def client(client: Station) -> Station:
-    run(f"ip -n {client.name} address add fd99::50/64 dev eth0 nodad")
-    return client
-
-
-@pytest.fixture
-def nodes(nodes: list[Station]) -> list[Station]:
-    for number, node in enumerate(nodes):
-        run(f"ip -n {node.name} address add fd99::{11 + number}/64 dev eth0 nodad")
-    return nodes
 
 
 def group(nodes: list[Station]) -> Group:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from cloudprovider.core.maglev import lookup_table, table_size
 from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan, diff
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
-from tests.dataplane.dsr import ADDRESSES, FAST, ONE, TO_ONE, VIP, WEB, Connection, group, nft, serving, started
+from tests.dataplane.dsr import ADDRESSES, ONE, TO_ONE, VIP, WEB, Connection, group, nft, serving, started
 from tests.dataplane.lan import CONFIG, LIMIT, Station
 
 pytestmark = pytest.mark.kernel
@@ -39,15 +38,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
-    made = HostDataPlane("test", timing=FAST)
-    yield made
-    await made.close()
-    for network in await made.networks():
-        await made.remove(network)
 
 
 def load_first_version(tmp_path: Path, nodes: list[Station]) -> Plan:

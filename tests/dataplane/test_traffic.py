@@ -30,15 +30,6 @@ def group(nodes: list[Station]) -> Group:
 
 
 @pytest.fixture
-async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
-    made = HostDataPlane("test", timing=FAST)
-    yield made
-    await made.close()
-    for network in await made.networks():
-        await made.remove(network)
-
-
-@pytest.fixture
 async def segment(dataplane: HostDataPlane) -> KernelSegment:
     return await started(dataplane)
 

@@ -4,7 +4,6 @@ Established connections are real ones: a node that gets a segment of a flow that
 """
 
 import struct
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -21,7 +20,6 @@ from tests.dataplane.dsr import (
     ADDRESSES,
     DNS,
     DNS6,
-    FAST,
     ONE,
     TO_ONE,
     TWO,
@@ -41,7 +39,7 @@ from tests.dataplane.dsr import (
 )
 from tests.dataplane.lan import Station, run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_families")]
 
 BOTH = pytest.mark.parametrize("vip", [VIP, VIP6])
 ALL = dict.fromkeys((WEB, DNS, WEB6, DNS6), TO_ONE)
@@ -49,30 +47,8 @@ TO_NAT = Forward(group=ADDRESSES, backend_port=30080)
 
 
 @pytest.fixture
-async def dataplane(lan: None) -> AsyncIterator[HostDataPlane]:
-    made = HostDataPlane("test", timing=FAST)
-    yield made
-    await made.close()
-    for network in await made.networks():
-        await made.remove(network)
-
-
-@pytest.fixture
 async def segment(dataplane: HostDataPlane) -> KernelSegment:
     return await started(dataplane)
-
-
-@pytest.fixture
-def client(client: Station) -> Station:
-    run(f"ip -n {client.name} address add fd99::50/64 dev eth0 nodad")
-    return client
-
-
-@pytest.fixture
-def nodes(nodes: list[Station]) -> list[Station]:
-    for number, node in enumerate(nodes):
-        run(f"ip -n {node.name} address add fd99::{11 + number}/64 dev eth0 nodad")
-    return nodes
 
 
 async def survivors(flows: list[Connection]) -> set[int]:
