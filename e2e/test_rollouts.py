@@ -10,6 +10,7 @@ from e2e.load import load
 from e2e.scenario import DNS, MODES, WEB, Mode, Scenario
 from e2e.test_nodes import EXCLUDED
 from tests.lab.process import wait_for
+from tests.lab.traffic import Connection
 from tests.lab.workload import MODE_ANNOTATION, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
@@ -116,6 +117,23 @@ def test_a_pod_that_ends_serves_while_there_is_no_other(scenario: Scenario, mode
             assert scenario.ask(address, WEB).pod == pod
             assert connection.get().pod == pod
     scenario.wait_refused(address, WEB)
+
+
+def test_a_mode_changed_in_place_cuts_nobody(scenario: Scenario) -> None:
+    address = scenario.served("web", [WEB, DNS], mode="nat", replicas=4)
+    with contextlib.ExitStack() as stack:
+        connections: list[Connection] = []
+        pods: list[str] = []
+        for mode in ("nat", "dsr", "nat", "dsr"):
+            scenario.guest.annotate("web", mode=mode)
+            scenario.wait_mode(address, WEB, mode)
+            assert [connection.get().pod for connection in connections] == pods
+            more = [stack.enter_context(scenario.world.client.connect(address, WEB.port)) for _ in range(CONNECTIONS)]
+            connections += more
+            pods += [connection.get().pod for connection in more]
+            scenario.wait_pods(address, WEB, 4)
+            scenario.wait_answer(address, DNS)
+        assert scenario.guest.address("web") == address
 
 
 def test_an_unhealthy_kube_proxy_gets_nothing_new(scenario: Scenario) -> None:
