@@ -46,11 +46,29 @@ class LabWorld:
     def intruder(self, address: str) -> AbstractContextManager[str]:
         return self.lab.intruder(address)
 
-    def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
-        return snapshot.read_kernel(self.lab).backends.get((address, protocol.lower(), port))
+    def visitor(self, address: str) -> AbstractContextManager[Client]:
+        return self.lab.visitor(address)
 
-    def node_addresses(self) -> frozenset[str]:
-        return checker.eligible_nodes(self.lab.guest_plane.api.items("/api/v1/nodes"))
+    def far_client(self, mtu: int) -> AbstractContextManager[Client]:
+        return self.lab.far_client(mtu)
+
+    def on_node(self, name: str) -> Client:
+        return Client(self.lab.nodes.nodes[name].namespace)
+
+    def in_pod(self, uid: str) -> Client:
+        return Client(self.lab.nodes.runner.namespace_of(uid))
+
+    def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
+        found = snapshot.read_kernel(self.lab).backends.get((address, protocol.lower(), port))
+        names = {a: name for name, node in self.lab.nodes.nodes.items() for a in (*node.pods.addresses, node.mac)}
+        return None if found is None else frozenset(names.get(a, a) for a in found)
+
+    def mode(self, address: str, protocol: str, port: int) -> str:
+        kernel, listener = snapshot.read_kernel(self.lab), (address, protocol.lower(), port)
+        return kernel.mode(listener)
+
+    def traffic_nodes(self) -> frozenset[str]:
+        return frozenset(checker.traffic_nodes(self.lab.guest_plane.api.items("/api/v1/nodes")))
 
     def kill(self, name: ProgramName) -> None:
         self.lab.kill(name)
@@ -77,8 +95,14 @@ class LabWorld:
         for program in ("host", "agent", "guest"):
             self.lab.start(program)
 
-    def add_node(self, name: str) -> str:
-        return self.lab.add_node(name, next(self._numbers)).address
+    def add_node(self, name: str) -> None:
+        self.lab.add_node(name, next(self._numbers))
+
+    def without_kube_proxy(self, name: str) -> AbstractContextManager[None]:
+        return self.lab.nodes.without_kube_proxy(name)
+
+    def cut_node(self, name: str) -> None:
+        self.lab.nodes.nodes[name].namespace.ip("link set eth0 down")
 
     def remove_node(self, name: str) -> None:
         self.lab.remove_node(name)

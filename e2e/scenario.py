@@ -1,11 +1,20 @@
 """The words that scenarios are written in: a user of the guest cluster, and a client that looks from outside."""
 
 from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import pytest
 
 from e2e.world import World
 from tests.lab.process import LabError, wait_for
 from tests.lab.traffic import Answer
-from tests.lab.workload import Port, Workspace, service
+from tests.lab.workload import MODE_ANNOTATION, Port, Workspace, service
+
+READY = "loadbalancer.harvesterhci.io/Ready"
+"""The condition that a Service shows."""
+Mode = Literal["nat", "dsr"]
+MODES = pytest.mark.parametrize("mode", get_args(Mode))
+"""For what holds whichever way the host forwards."""
 
 WEB = Port(80, 8080)
 DNS = Port(53, 5353, "UDP")
@@ -20,27 +29,39 @@ class Scenario:
         self.world = world
         self.guest = Workspace(world.api("guest"), namespace)
 
-    def served(self, name: str, ports: Sequence[Port] = (WEB,), *, replicas: int = 2) -> str:
-        """A deployment with a Service before it; return its address once every pod answers at every port.
+    def served(
+        self, name: str, ports: Sequence[Port] = (WEB,), *, replicas: int = 2, mode: str = "auto", **spec: Any
+    ) -> str:
+        """A deployment with a Service before it; return its address once every pod answers at every port."""
+        self.guest.deploy(name, replicas)
+        return self.exposed(name, ports, mode=mode, pods=replicas, **spec)
+
+    def exposed(
+        self, name: str, ports: Sequence[Port] = (WEB,), *, mode: str = "auto", app: str = "", pods: int, **spec: Any
+    ) -> str:
+        """A Service before what is deployed; return its address once every pod answers at every port.
 
         One answer would not do: it says nothing of the other nodes, whose kube-proxies may follow seconds later.
         """
-        self.guest.deploy(name, replicas)
-        self.guest.expose(service(name, ports))
+        self.guest.expose(service(name, ports, app=app, annotations={MODE_ANNOTATION: mode}, **spec))
         address = self.guest.wait_address(name)
         for port in ports:
             self.wait_answer(address, port)
-            self.wait_pods(address, port, replicas)
+            self.wait_pods(address, port, pods)
         return address
 
-    def nodes(self) -> dict[str, str]:
-        """The guest's nodes and their addresses."""
-        return {
-            node["metadata"]["name"]: address["address"]
-            for node in self.guest.api.items("/api/v1/nodes")
-            for address in node["status"]["addresses"]
-            if address["type"] == "InternalIP"
-        }
+    def wait_said(self, name: str, reason: str) -> str:
+        """Wait until a Service says why it is not ready; return the message."""
+
+        def said() -> str:
+            condition = self.guest.condition(name, READY)
+            return str(condition["message"]) if condition.get("reason") == reason else ""
+
+        return wait_for(f"{name} to say {reason}", said)
+
+    def nodes(self) -> list[str]:
+        """The names of the guest's nodes, sorted."""
+        return sorted(node["metadata"]["name"] for node in self.guest.api.items("/api/v1/nodes"))
 
     def ask(self, address: str, port: Port) -> Answer:
         """One request from the client. Raises ConnectionRefusedError, TimeoutError or another OSError."""
@@ -67,6 +88,19 @@ class Scenario:
             raise AssertionError(f"answered by {answer.pod}")
 
         wait_for(f"refusal by {address} {port.protocol} {port.port}", refused, timeout=timeout)
+
+    def wait_dropped(self, address: str, port: Port, *, timeout: float = 30) -> None:
+        """Wait until what the client sends is dropped, though the address is there: no answer, no refusal."""
+
+        def dropped() -> bool:
+            assert self.world.client.ping(address), "the address does not answer ping"
+            try:
+                answer = self.ask(address, port)
+            except TimeoutError:
+                return True
+            raise AssertionError(f"answered by {answer.pod}")
+
+        wait_for(f"silence of {address} {port.protocol} {port.port}", dropped, timeout=timeout)
 
     def wait_silent(self, address: str, port: Port, *, timeout: float = 30) -> None:
         """Wait until nobody on the LAN has the address any more: no answer, no refusal, no ARP."""
@@ -102,6 +136,16 @@ class Scenario:
             return True
 
         wait_for(f"{address} {port.protocol} {port.port} to go to {nodes}", there, timeout=timeout)
+
+    def wait_mode(self, address: str, port: Port, mode: str, *, timeout: float = 30) -> None:
+        """Wait until the host's kernel forwards a port in this mode."""
+
+        def there() -> bool:
+            found = self.world.mode(address, port.protocol, port.port)
+            assert found == mode, f"it is forwarded in mode {found or 'none'}"
+            return True
+
+        wait_for(f"{address} {port.protocol} {port.port} in mode {mode}", there, timeout=timeout)
 
     def has_no_address(self, name: str, *, within: float) -> bool:
         """Whether a Service still shows no address after ``within`` seconds: for what must not happen."""

@@ -1,23 +1,21 @@
 """Scenarios of a Service's addresses: moved, shared, leased, limited, and somebody else's."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
-from threading import Event, Thread
 
 import pytest
 
+from e2e.load import load
 from e2e.scenario import DNS, WEB, Scenario
 from tests.lab.lab import RESERVED_POOL, TENANT, TENANT_NAMESPACE, Pool
 from tests.lab.process import wait_for
 from tests.lab.programs import POOLS_PATH
-from tests.lab.workload import POOL_ANNOTATION, Port, service
+from tests.lab.workload import POOL_ANNOTATION, PREFIX, Port, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
 
-PREFIX = "cloudprovider.harvesterhci.io/"
-READY = "loadbalancer.harvesterhci.io/Ready"
 SMALL = Pool("small", "10.77.96.1", "10.77.96.2", guest_cluster=TENANT, namespace=TENANT_NAMESPACE)
 """Behind "lan" by name, so it comes into play only where it is named."""
 
@@ -34,55 +32,13 @@ def small_pool(scenario: Scenario) -> Iterator[str]:
         api.delete(f"{POOLS_PATH}/{SMALL.name}")
 
 
-def annotate(scenario: Scenario, name: str, **annotations: str | None) -> None:
-    body = {"metadata": {"annotations": {PREFIX + k.replace("_", "-"): v for k, v in annotations.items()}}}
-    scenario.guest.api.patch(f"{scenario.guest.services}/{name}", body)
-
-
-def wait_said(scenario: Scenario, name: str, reason: str) -> str:
-    """Wait until a Service says why it is not ready; return the message."""
-
-    def said() -> str:
-        condition = scenario.guest.condition(name, READY)
-        return str(condition["message"]) if condition.get("reason") == reason else ""
-
-    return wait_for(f"{name} to say {reason}", said)
-
-
-@contextmanager
-def fetching(scenario: Scenario, address: str, port: Port) -> Iterator[Callable[[], list[tuple[float, str]]]]:
-    """Ask an address over and over meanwhile; yields what stops that and returns the errors, and when each began."""
-    stop, errors = Event(), list[tuple[float, str]]()
-
-    def fetch() -> None:
-        while not stop.is_set():
-            began = time.monotonic()
-            try:
-                scenario.ask(address, port)
-            except OSError as error:
-                errors.append((began, repr(error)))
-
-    thread = Thread(target=fetch)
-    thread.start()
-
-    def ended() -> list[tuple[float, str]]:
-        stop.set()
-        thread.join()
-        return errors
-
-    try:
-        yield ended
-    finally:
-        ended()
-
-
 def test_a_move_lets_nobody_find_a_closed_door(scenario: Scenario) -> None:
     old = scenario.served("web")
     host = scenario.world.api("host")
     shown = {old}
     still_old = 0.0
-    with fetching(scenario, old, WEB) as ended:
-        annotate(scenario, "web", ip_pool=RESERVED_POOL.name)
+    with load(lambda: scenario.ask(old, WEB)) as requests:
+        scenario.guest.annotate("web", ip_pool=RESERVED_POOL.name)
 
         def moved() -> str:
             nonlocal still_old
@@ -95,14 +51,13 @@ def test_a_move_lets_nobody_find_a_closed_door(scenario: Scenario) -> None:
             return now if now != old else ""
 
         new = wait_for("the move", moved)
-        errors = ended()
-    assert not [error for began, error in errors if began < still_old]
+    assert not [failure for failure in requests.failures if failure.began < still_old]
     assert shown == {old, new}  # never without one
     assert scenario.world.pool_holds("reserved", new)
     scenario.ask(new, WEB)  # at once: it was up before it was shown
     scenario.wait_silent(old, WEB)
     fixed = str(IPv4Address(RESERVED_POOL.first) + 77)
-    annotate(scenario, "web", load_balancer_ips=fixed)
+    scenario.guest.annotate("web", load_balancer_ips=fixed)
     wait_for("the address asked for", lambda: scenario.guest.address("web") == fixed)
     scenario.wait_answer(fixed, WEB)
 
@@ -116,7 +71,7 @@ def test_two_services_share_an_address_until_the_last_is_gone(scenario: Scenario
     assert guest.wait_address("dns") == address
     scenario.wait_answer(address, DNS)
     scenario.wait_answer(address, Port(80, 5353, "UDP"))
-    assert f"has TCP 80 of {address} already" in wait_said(scenario, "thief", "PortConflict")
+    assert f"has TCP 80 of {address} already" in scenario.wait_said("thief", "PortConflict")
     guest.delete("web")
     guest.wait_deleted("web")
     scenario.wait_answer(address, DNS)
@@ -139,11 +94,11 @@ def test_an_address_by_dhcp(scenario: Scenario) -> None:
         scenario.world.start("agent")
         scenario.wait_answer(address, WEB)
         assert guest.address("web") == address
-        annotate(scenario, "web", ipam="pool")
+        scenario.guest.annotate("web", ipam="pool")
         wait_for("the move", lambda: guest.address("web") != address)
         scenario.wait_answer(guest.address("web"), WEB)
         wait_for("the lease to be given back", lambda: not server.leases())
-        annotate(scenario, "web", ipam="dhcp")
+        scenario.guest.annotate("web", ipam="dhcp")
         wait_for("the move back", lambda: IPv4Address(guest.address("web")) in server.leases())
         guest.delete("web")
         guest.wait_deleted("web")
@@ -160,7 +115,7 @@ def test_a_lease_that_ends_is_taken_away_told_and_replaced(scenario: Scenario) -
         with server.down():
             wait_for("the Service to show nothing", lambda: not guest.address("web"))
             scenario.wait_silent(address, WEB)
-            assert "has expired" in wait_said(scenario, "web", "DHCPLeaseExpired")
+            assert "has expired" in scenario.wait_said("web", "DHCPLeaseExpired")
 
             def told() -> bool:
                 events = host.items(f"/api/v1/namespaces/{TENANT_NAMESPACE}/events")
@@ -208,7 +163,7 @@ def test_a_quota_of_addresses(scenario: Scenario) -> None:
         guest.expose(service("one", [WEB]))
         guest.wait_address("one")
         guest.expose(service("two", [WEB]))
-        assert "its limit is 1" in wait_said(scenario, "two", "QuotaExceeded")
+        assert "its limit is 1" in scenario.wait_said("two", "QuotaExceeded")
         guest.delete("one")
         guest.wait_address("two", timeout=10)
     finally:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from e2e.load import load
 from e2e.scenario import DNS, WEB, Scenario
 from tests.lab.process import wait_for
 
@@ -12,9 +13,9 @@ EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
 
 def test_a_node_added_and_removed(scenario: Scenario) -> None:
     address = scenario.served("web", replicas=3)
-    before = scenario.world.node_addresses()
-    added = scenario.world.add_node("node-new")
-    scenario.wait_backends(address, WEB, before | {added})
+    before = scenario.world.traffic_nodes()
+    scenario.world.add_node("node-new")
+    scenario.wait_backends(address, WEB, before | {"node-new"})
     scenario.wait_pods(address, WEB, 3)
     scenario.world.remove_node("node-new")
     scenario.wait_backends(address, WEB, before)
@@ -24,7 +25,7 @@ def test_a_node_added_and_removed(scenario: Scenario) -> None:
 
 def test_with_no_node_left_the_host_refuses(scenario: Scenario) -> None:
     address = scenario.served("web", [WEB, DNS])
-    before = scenario.world.node_addresses()
+    before = scenario.world.traffic_nodes()
     exclude(scenario, excluded=True)
     try:
         scenario.wait_backends(address, WEB, frozenset())
@@ -38,10 +39,26 @@ def test_with_no_node_left_the_host_refuses(scenario: Scenario) -> None:
     scenario.wait_answer(address, DNS)
 
 
+def test_a_node_that_does_not_accept_the_address_is_left_out(scenario: Scenario) -> None:
+    """It has lost kube-proxy's rules, and nobody can ask for its health, as with k3s and RKE2: it routes the frames
+    back."""
+    deaf = "node-2"
+    scenario.guest.deploy("web", 2, node="node-1")
+    address = scenario.exposed("web", mode="dsr", pods=2)
+    everywhere = scenario.world.traffic_nodes()
+    scenario.wait_backends(address, WEB, everywhere)
+    with scenario.world.without_kube_proxy(deaf):
+        with load(lambda: scenario.world.client.get(address, WEB.port, timeout=0.5), pause=0.05):
+            scenario.wait_backends(address, WEB, everywhere - {deaf})
+        scenario.wait_pods(address, WEB, 2)
+    scenario.wait_backends(address, WEB, everywhere, timeout=60)
+    scenario.wait_pods(address, WEB, 2)
+
+
 def exclude(scenario: Scenario, *, excluded: bool) -> None:
     """Take all nodes of the guest out of load balancing, or back in."""
     api = scenario.world.api("guest")
     for node in api.items("/api/v1/nodes"):
         labels = {EXCLUDED: "true" if excluded else None}
         api.patch(f"/api/v1/nodes/{node['metadata']['name']}", {"metadata": {"labels": labels}})
-    wait_for("the labels", lambda: bool(scenario.world.node_addresses()) != excluded, timeout=5)
+    wait_for("the labels", lambda: bool(scenario.world.traffic_nodes()) != excluded, timeout=5)

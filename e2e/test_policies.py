@@ -2,12 +2,11 @@
 
 import pytest
 
-from e2e.scenario import DNS, WEB, Scenario
+from e2e.scenario import DNS, MODES, READY, WEB, Mode, Scenario
 from tests.lab.workload import Port, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
 
-READY = "loadbalancer.harvesterhci.io/Ready"
 LONGEST = 63
 """Characters of a DNS label (RFC 1123 section 2.1), which names of Services, namespaces and ports are."""
 PORTS = 100
@@ -15,36 +14,48 @@ PORTS = 100
 
 def test_policy_local_sends_to_where_the_pod_is(scenario: Scenario) -> None:
     """kube-proxy drops what comes to a node without endpoints: a host that still sends there loses connections."""
-    first, second = sorted(scenario.nodes())
-    at = {name: frozenset({address}) for name, address in scenario.nodes().items()}
+    first, second = scenario.nodes()
     scenario.guest.deploy("web", 1, node=first)
     scenario.guest.expose(service("web", [WEB, DNS], externalTrafficPolicy="Local"))
     address = scenario.guest.wait_address("web")
     for port in (WEB, DNS):
-        scenario.wait_backends(address, port, at[first])
+        scenario.wait_backends(address, port, frozenset({first}))
         scenario.wait_pods(address, port, 1)
     scenario.guest.move("web", second)
     for port in (WEB, DNS):
-        scenario.wait_backends(address, port, at[second])
+        scenario.wait_backends(address, port, frozenset({second}))
         scenario.wait_pods(address, port, 1)
     scenario.guest.scale("web", 0)
     scenario.wait_backends(address, WEB, frozenset())
     scenario.wait_refused(address, WEB)
     scenario.guest.scale("web", 1)
-    scenario.wait_backends(address, WEB, at[second])
+    scenario.wait_backends(address, WEB, frozenset({second}))
     scenario.guest.set_field("web", "externalTrafficPolicy", "Cluster")
-    scenario.wait_backends(address, WEB, scenario.world.node_addresses())
+    scenario.wait_backends(address, WEB, scenario.world.traffic_nodes())
     scenario.wait_pods(address, WEB, 1)
     assert scenario.guest.address("web") == address
 
 
-def test_pods_see_the_client_or_the_service_says_that_they_do_not(scenario: Scenario) -> None:
-    scenario.guest.deploy("web", 1)
-    scenario.guest.expose(service("web", [WEB], externalTrafficPolicy="Local"))
-    address = scenario.guest.wait_address("web")
-    seen = scenario.wait_answer(address, WEB).client
+@MODES
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_whom_the_pods_see(scenario: Scenario, mode: Mode, policy: str) -> None:
+    """The client, with policy Local and in mode dsr; with Cluster a node (Kubernetes' own rule: the node that took the
+    connection masquerades); in mode nat nobody but the host, and the Service says so."""
+    scenario.guest.deploy("web", 2)
+    address = scenario.exposed("web", mode=mode, pods=2, externalTrafficPolicy=policy)
+    seen = {scenario.ask(address, WEB).client for _ in range(16)}
+    client = scenario.world.client.own_address(address)
+    assert (seen == {client}) == (mode == "dsr" and policy == "Local")
+    assert (client in seen) == (mode == "dsr" and policy == "Local")
     lost = "clients' addresses are not preserved" in scenario.guest.condition("web", READY)["message"]
-    assert (seen != scenario.world.client.own_address(address)) == lost
+    assert lost == (mode == "nat")
+
+
+def test_auto_passes_frames_on_where_all_nodes_stand_on_the_network(scenario: Scenario) -> None:
+    address = scenario.served("web", mode="auto")
+    assert scenario.world.mode(address, "TCP", WEB.port) == "dsr"
+    events = scenario.guest.api.items(f"/api/v1/namespaces/{scenario.guest.namespace}/events")
+    assert any(event["message"].endswith("mode dsr") for event in events if event["reason"] == "AddressAssigned")
 
 
 def test_a_hundred_ports_and_the_longest_names(scenario: Scenario) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from e2e.scenario import WEB, Scenario
-from e2e.test_addresses import PREFIX, READY, SMALL, annotate, small_pool, wait_said
+from e2e.scenario import READY, WEB, Scenario
+from e2e.test_addresses import SMALL, small_pool
 from tests.lab.client import ApiError, Object
 from tests.lab.lab import TENANT_NAMESPACE, Pool
 from tests.lab.process import wait_for
 from tests.lab.programs import POOLS_PATH
-from tests.lab.workload import POOL_ANNOTATION, service
+from tests.lab.workload import POOL_ANNOTATION, PREFIX, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
 
@@ -37,7 +37,7 @@ def test_a_pool_in_use_is_not_taken_from_under_its_holders_and_grows_for_who_wai
         held = {guest.wait_address(name): name for name in ("one", "two")}
         assert held.keys() == {SMALL.first, SMALL.last}
         guest.expose(service("three", [WEB], annotations={POOL_ANNOTATION: pool}))
-        message = wait_said(scenario, "three", "PoolExhausted")
+        message = scenario.wait_said("three", "PoolExhausted")
         assert message.startswith('all 2 IPv4 addresses of the pool "small" are allocated')
 
         said = refused(lambda: host.patch(path, ranges(SMALL.last, SMALL.last)))
@@ -64,7 +64,7 @@ def test_why_a_service_waits_is_told_pool_by_pool(scenario: Scenario) -> None:
     host.create(POOLS_PATH, others.manifest())
     try:
         guest.expose(service("web", [WEB], annotations={f"{PREFIX}network": "default/nowhere"}))
-        said = wait_said(scenario, "web", "NoPoolMatches")
+        said = scenario.wait_said("web", "NoPoolMatches")
         for pool in ("lan", "reserved"):
             why = (
                 'it is on the management network, the request is for the network "default/nowhere": ask for the pool\'s'
@@ -82,10 +82,10 @@ def test_why_a_service_waits_is_told_pool_by_pool(scenario: Scenario) -> None:
         (allocated,) = (c for c in status["conditions"] if c["type"] == "Allocated")
         assert (allocated["status"], allocated["reason"], allocated["message"]) == ("False", "NoPoolMatches", said)
 
-        annotate(scenario, "web", ip_pool=others.name, network=None)
-        said = wait_said(scenario, "web", "PoolNotFound")
+        scenario.guest.annotate("web", ip_pool=others.name, network=None)
+        said = scenario.wait_said("web", "PoolNotFound")
         assert said.startswith(f'there is no pool "{others.name}" open to this cluster: name one of lan, reserved, or')
-        annotate(scenario, "web", ip_pool=None)  # what the message said would change it
+        scenario.guest.annotate("web", ip_pool=None)  # what the message said would change it
         assert world.pool_holds("lan", guest.wait_address("web"))
         wait_for("the condition", lambda: guest.condition("web", READY)["status"] == "True")
     finally:

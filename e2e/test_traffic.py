@@ -77,7 +77,7 @@ def test_scaled_to_zero_is_refused_by_the_guest_and_back(scenario: Scenario) -> 
     scenario.guest.scale("web", 0)
     scenario.wait_refused(address, WEB)
     scenario.wait_refused(address, DNS)
-    scenario.wait_backends(address, WEB, scenario.world.node_addresses())
+    scenario.wait_backends(address, WEB, scenario.world.traffic_nodes())
     scenario.guest.scale("web", 3)
     scenario.wait_pods(address, WEB, 3)
     scenario.wait_answer(address, DNS)

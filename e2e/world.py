@@ -55,12 +55,32 @@ class World(Protocol):
         """A machine on the LAN that uses an address; its MAC."""
         ...
 
-    def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
-        """The nodes that the host's kernel sends a listener to now; None: it knows no such listener."""
+    def visitor(self, address: str) -> AbstractContextManager[Client]:
+        """Another client on the LAN, with an IPv4 address there."""
         ...
 
-    def node_addresses(self) -> frozenset[str]:
-        """Addresses of the guest's nodes that take traffic."""
+    def far_client(self, mtu: int) -> AbstractContextManager[Client]:
+        """A client behind the LAN's gateway and a link of ``mtu`` bytes, which only the gateway knows of."""
+        ...
+
+    def on_node(self, name: str) -> Client:
+        """Whoever asks from a guest's node itself."""
+        ...
+
+    def in_pod(self, uid: str) -> Client:
+        """Whoever asks from within a pod. Raises KeyError when it does not run."""
+        ...
+
+    def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
+        """The names of the nodes that the host's kernel sends a listener to now; None: it knows no such listener."""
+        ...
+
+    def mode(self, address: str, protocol: str, port: int) -> str:
+        """How the host's kernel forwards a listener now: "nat", "dsr", or "" where it knows no such listener."""
+        ...
+
+    def traffic_nodes(self) -> frozenset[str]:
+        """The names of the guest's nodes that take traffic."""
         ...
 
     def kill(self, name: ProgramName) -> None:
@@ -87,8 +107,16 @@ class World(Protocol):
         """Bring back what every scenario begins with: both clusters and all programs run, just the first nodes."""
         ...
 
-    def add_node(self, name: str) -> str:
-        """Add a node to the guest cluster; return its address."""
+    def add_node(self, name: str) -> None:
+        """Add a node to the guest cluster, whose kube-proxy is open about its health."""
+        ...
+
+    def without_kube_proxy(self, name: str) -> AbstractContextManager[None]:
+        """A node's kube-proxy and all of its rules are gone on entry, and back and in step on exit."""
+        ...
+
+    def cut_node(self, name: str) -> None:
+        """Cut a guest node off the LAN, for good; its object stays until it is removed."""
         ...
 
     def remove_node(self, name: str) -> None:

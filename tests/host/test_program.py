@@ -40,7 +40,7 @@ def plane(folder: Path) -> Iterator[ControlPlane]:
         programs.install(plane, "host")
         programs.wait_permitted(plane, ("host",))
         programs.issue_tenant(
-            folder, plane, "blue", namespace="team-a", bridge="127.0.0.1:8443", node_cidr=IPv4Network("10.0.0.0/8")
+            folder, plane, "blue", namespace="team-a", bridge="127.0.0.1:8443", node_cidrs=[IPv4Network("10.0.0.0/8")]
         )
         programs.issue_bridge_certificate(folder, "127.0.0.1")
         yield plane

@@ -6,10 +6,10 @@ Every sentence begins with the place that is wrong: ``guest``, ``host``, ``pools
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 
 from tests.lab.client import Object
-from tests.lab.kernelcheck import balancers_and_kernel
+from tests.lab.kernelcheck import Node, balancers_and_kernel
 from tests.lab.lab import TENANT, TENANT_NAMESPACE, Lab
 from tests.lab.process import LabError, wait_for
 from tests.lab.snapshot import State, collect
@@ -61,7 +61,9 @@ def compare(state: State) -> list[str]:
     takers = traffic_nodes(state.nodes)
     local = {key: _local_nodes(key, state.slices) for key, service in handled.items() if _is_local(service)}
     wanted = {key: local.get(key, frozenset(takers)) & takers.keys() for key in handled}
-    backends = {key: frozenset(a for name in names for a in takers[name]) for key, names in wanted.items()}
+    backends = {
+        key: [Node(takers[name], state.macs.get(name, "")) for name in sorted(names)] for key, names in wanted.items()
+    }
     return [
         *_services_and_balancers(handled, state.balancers),
         *_plain_services(state.services),
@@ -83,11 +85,6 @@ def traffic_nodes(nodes: list[Object]) -> dict[str, frozenset[str]]:
         and not any(taint["key"] == "ToBeDeletedByClusterAutoscaler" for taint in node["spec"].get("taints", []))
         and (addresses := [a["address"] for a in node["status"].get("addresses", []) if a["type"] == "InternalIP"])
     }
-
-
-def eligible_nodes(nodes: list[Object]) -> frozenset[str]:
-    """Addresses of the nodes that take traffic."""
-    return frozenset().union(*traffic_nodes(nodes).values())
 
 
 def _is_local(service: Object) -> bool:
@@ -253,9 +250,9 @@ def _pools_and_blocks(pools: list[Object], blocks: list[Object]) -> Iterator[str
             of_block = block["spec"].get("allocations", {})
             allocated |= {address: allocation["owner"] for address, allocation in of_block.items()}
             history |= block["spec"].get("history", {})
-            first = int(IPv4Address(block["spec"]["first"]))
+            first = int(ip_address(block["spec"]["first"]))
             for address in of_block:
-                if not first <= int(IPv4Address(address)) < first + BLOCK_SIZE:
+                if not first <= int(ip_address(address)) < first + BLOCK_SIZE:
                     yield f"pools: {address} of {name} stands in the block of {block['spec']['first']}"
         for address in sorted(allocated):
             if not any(_holds(one, address) for one in pool["spec"]["ranges"]):
@@ -283,20 +280,20 @@ def _pools_and_blocks(pools: list[Object], blocks: list[Object]) -> Iterator[str
 
 def _bounds(one: Object) -> tuple[int, int]:
     """First and last address of a range; what is not given is the subnet's first and last host."""
-    subnet = IPv4Network(one["subnet"], strict=False)
+    subnet = ip_network(one["subnet"], strict=False)
     first, last = one.get("rangeStart") or subnet[1], one.get("rangeEnd") or subnet[-2]
-    return int(IPv4Address(first)), int(IPv4Address(last))
+    return int(ip_address(first)), int(ip_address(last))
 
 
 def _holds(one: Object, address: str) -> bool:
     first, last = _bounds(one)
-    return first <= int(IPv4Address(address)) <= last and address != one.get("gateway")
+    return first <= int(ip_address(address)) <= last and address != one.get("gateway")
 
 
 def _size(one: Object) -> int:
     first, last = _bounds(one)
-    gateway = one.get("gateway") or str(IPv4Network(one["subnet"], strict=False)[1])
-    return last - first + 1 - (first <= int(IPv4Address(gateway)) <= last)
+    gateway = one.get("gateway") or str(ip_network(one["subnet"], strict=False)[1])
+    return last - first + 1 - (first <= int(ip_address(gateway)) <= last)
 
 
 def _odd(told: Mapping[str, str], entries: Mapping[str, str]) -> list[str]:

@@ -1,20 +1,30 @@
 """The kernel's part of the comparison: does the host forward as the LoadBalancers and the guest's nodes ask?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tests.lab.client import Object
-from tests.lab.snapshot import BY_CLIENT, GROUP_MASK, RESTRICTED, Kernel, Listener
+from tests.lab.groupcheck import dsr_groups, unused, whole_table
+from tests.lab.snapshot import BY_CLIENT, GROUP_MASK, PHASES, RESTRICTED, Kernel, Listener, Rules
 
 MARKS = {BY_CLIENT: "choosing by the client's address", RESTRICTED: "looking at source ranges"}
 
 
+class Node(NamedTuple):
+    """A node of the guest as the host's kernel may know it."""
+
+    addresses: frozenset[str]
+    mac: str
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """What a listener should do. ``flags``: the bits of its mark beside the group."""
+    """What a listener should do. ``nodes``: their addresses, in mode dsr their MACs; ``port``: None in mode dsr;
+    ``flags``: the bits of its mark beside the group."""
 
     nodes: frozenset[str]
-    port: int
+    port: int | None
     flags: int
     sources: frozenset[str]
 
@@ -24,44 +34,62 @@ class _Wishes:
     """Of all LoadBalancers together."""
 
     addresses: set[str] = field(default_factory=set)
-    listeners: dict[Listener, Wanted] = field(default_factory=dict)
+    nat: dict[Listener, Wanted] = field(default_factory=dict)
+    dsr: dict[Listener, Wanted] = field(default_factory=dict)
 
 
 def balancers_and_kernel(
     host: str,
     balancers: list[Object],
-    backends: Mapping[tuple[str, str], frozenset[str]],
+    backends: Mapping[tuple[str, str], Collection[Node]],
     kernel: Kernel,
 ) -> Iterator[str]:
-    """``backends``: by namespace and name of the Service, the addresses of the nodes that should get its traffic."""
+    """``backends``: by namespace and name of the Service, the nodes that should get its traffic."""
     wishes = _Wishes()
     for balancer in balancers:
         reference = balancer["spec"].get("service", {})
-        nodes = backends.get((reference.get("namespace", ""), reference.get("name", "")), frozenset())
+        nodes = backends.get((reference.get("namespace", ""), reference.get("name", "")), ())
         _add(wishes, balancer, nodes)
         yield from _holder(host, balancer, nodes)
     if wishes.addresses != kernel.addresses:
         more, less = sorted(kernel.addresses - wishes.addresses), sorted(wishes.addresses - kernel.addresses)
         yield f"link: answers for {more} too, and not for {less}"
-    yield from _listeners(wishes.listeners, kernel)
-    yield from _groups(kernel)
-    for chain, count in sorted(kernel.rules.items()):
-        if not count:
-            yield f"kernel: the chain {chain} has no rule"
+    yield from _listeners(wishes.nat, kernel.nat)
+    # A listener that has come from dsr to nat is in both for a while: its flows that are under way need that.
+    passing = {one for one in wishes.nat if not kernel.dsr.listeners.get(one, 0) & GROUP_MASK}
+    yield from _listeners(wishes.dsr, kernel.dsr, passing=passing)
+    yield from _nat_groups(kernel.nat)
+    yield from dsr_groups(kernel.dsr)
+    for rules in (kernel.nat, kernel.dsr):
+        for chain, count in sorted(rules.chains.items()):
+            if not count:
+                yield f"kernel: the chain {chain} has no rule"
 
 
-def _add(wishes: _Wishes, balancer: Object, nodes: frozenset[str]) -> None:
+def _add(wishes: _Wishes, balancer: Object, nodes: Collection[Node]) -> None:
     spec = balancer["spec"]
-    sources = frozenset(spec.get("sourceRanges", []))
-    flags = BY_CLIENT * (spec.get("sessionAffinity") == "ClientIP") | RESTRICTED * bool(sources)
+    ranges = spec.get("sourceRanges", [])
+    flags = BY_CLIENT * (spec.get("sessionAffinity") == "ClientIP") | RESTRICTED * bool(ranges)
     for address in _addresses(balancer):
         wishes.addresses.add(address)
+        # A range of the other family lets nobody in: RESTRICTED stands, and there is no source for it.
+        sources = frozenset(one for one in ranges if _family(one) == _family(address))
+        by_address = frozenset(a for node in nodes for a in node.addresses if _family(a) == _family(address))
+        dsr = bool(by_address) and spec.get("mode", "auto") != "nat"  # all of the lab's nodes stand on its network
         for port in spec.get("listeners", []):
             listener = (address, port.get("protocol", "TCP").lower(), port["port"])
-            wishes.listeners[listener] = Wanted(nodes, port["backendPort"], flags, sources)
+            if dsr:
+                wishes.dsr[listener] = Wanted(frozenset(node.mac for node in nodes), None, flags, sources)
+            elif "backendPort" in port or not by_address:
+                to = port.get("backendPort", port["port"])
+                wishes.nat[listener] = Wanted(by_address, to, flags, sources)
 
 
-def _holder(host: str, balancer: Object, nodes: frozenset[str]) -> Iterator[str]:
+def _family(address: str) -> str:
+    return "ip6" if ":" in address else "ip"
+
+
+def _holder(host: str, balancer: Object, nodes: Collection[Node]) -> Iterator[str]:
     """Whether the agent says of itself what it should."""
     name, addresses = f"{balancer['metadata']['namespace']}/{balancer['metadata']['name']}", _addresses(balancer)
     if balancer["metadata"].get("deletionTimestamp"):
@@ -82,43 +110,41 @@ def _holder(host: str, balancer: Object, nodes: frozenset[str]) -> Iterator[str]
             yield f"host: {name} says {conditions.get(kind)} of {kind}, not {value}"
 
 
-def _listeners(wanted: Mapping[Listener, Wanted], kernel: Kernel) -> Iterator[str]:
-    backends = kernel.backends
-    for listener in sorted(wanted.keys() | backends.keys() | kernel.ports.keys() | kernel.sources.keys()):
+def _listeners(wanted: Mapping[Listener, Wanted], rules: Rules, *, passing: Collection[Listener] = ()) -> Iterator[str]:
+    """``passing``: listeners that may be there beside those wanted."""
+    backends = rules.backends
+    known = wanted.keys() | backends.keys() | rules.ports.keys() | rules.sources.keys()
+    for listener in sorted(known - set(passing)):
         wish = wanted.get(listener)
         nodes, wanted_nodes = backends.get(listener), wish.nodes if wish else None
         if nodes != wanted_nodes:
             yield f"kernel: {listener} goes to {_sorted(nodes)}, not to {_sorted(wanted_nodes)}"
-        port, wanted_port = kernel.ports.get(listener), wish.port if wish else None
+        port, wanted_port = rules.ports.get(listener), wish.port if wish else None
         if port != wanted_port:
             yield f"kernel: {listener} goes to port {port}, not {wanted_port}"
-        sources, wanted_sources = kernel.sources.get(listener, set()), wish.sources if wish else frozenset()
+        sources, wanted_sources = rules.sources.get(listener, set()), wish.sources if wish else frozenset()
         if sources != wanted_sources:
             yield f"kernel: {listener} is open to {sorted(sources)}, not to {sorted(wanted_sources)}"
-        if listener in kernel.listeners and wish is not None:
-            wrong = (kernel.listeners[listener] & ~GROUP_MASK) ^ wish.flags
+        if listener in rules.listeners and wish is not None:
+            wrong = (rules.listeners[listener] & ~GROUP_MASK & ~PHASES) ^ wish.flags
             if wrong:
                 told = [text for bit, text in MARKS.items() if wrong & bit] or [f"bits {wrong:#x} of its mark"]
                 yield f"kernel: {listener} is wrong in {' and '.join(told)}"
 
 
-def _groups(kernel: Kernel) -> Iterator[str]:
+def _nat_groups(rules: Rules) -> Iterator[str]:
     """A group has one whole table, both of its marks lead to the chains for its size, and somebody uses it."""
-    used = {mark & GROUP_MASK for mark in kernel.listeners.values()} - {0}
-    held = {group for group, _ in kernel.slots} | {mark & GROUP_MASK for mark in kernel.tables}
-    if held - used:
-        yield f"kernel: groups {sorted(held - used)} are used by no listener"
+    used = {mark & GROUP_MASK for mark in rules.listeners.values()} - {0}
+    held = {group for group, _ in rules.slots} | {mark & GROUP_MASK for _, mark in rules.tables}
+    yield from unused(held - used)
     for group in sorted(used):
-        sizes = [size for held_group, size in kernel.slots if held_group == group]
-        if len(sizes) != 1:
-            yield f"kernel: group {group} has tables of the sizes {sizes}"
-            continue
-        (size,) = sizes
-        if kernel.slots[group, size].keys() != set(range(size)):
-            yield f"kernel: group {group} has {len(kernel.slots[group, size])} slots, not {size}"
-        for mark, chain in ((group, f"by_flow_{size}"), (group | BY_CLIENT, f"by_client_{size}")):
-            if kernel.tables.get(mark) != chain:
-                yield f"kernel: mark {mark:#x} leads to {kernel.tables.get(mark)}, not to {chain}"
+        size, wrong = whole_table(group, rules)
+        yield from wrong
+        if size:
+            version = 6 if ":" in rules.slots[group, size][0] else 4
+            for mark, chain in ((group, f"by_flow_{size}"), (group | BY_CLIENT, f"by_client_{size}")):
+                if (found := rules.tables.get((version, mark))) != chain:
+                    yield f"kernel: mark {mark:#x} leads to {found}, not to {chain}"
 
 
 def _sorted(addresses: frozenset[str] | None) -> list[str] | None:

@@ -5,6 +5,10 @@
     10.77.0.0/16   .0.1 the lab itself and gateway      .0.11 host-1: host's control plane, host program, agent
                    .0.20 guest's control plane and guest program        .0.21 ... guest nodes        .0.100 client
                    .0.9 the agent's own                 .16.0/20 pool "lan"      .64.0/24 pool "reserved"
+    fd00:77::/64   the same numbers for the same machines; ::1000 to ::1fff pool "lan"
+
+node-1's kube-proxy runs in nftables mode and is open about its health, node-2's in iptables mode with health on
+loopback, as k3s and RKE2 have it: a rule of a Service is seen to hold behind both.
 """
 
 import contextlib
@@ -13,7 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Literal, Self
 
@@ -22,8 +26,9 @@ from tests.dhcp.servers import Kea, Server, Terms
 from tests.lab import programs
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
-from tests.lab.network import Lan, Namespace, Subnets, require_sandbox, run
-from tests.lab.node import GuestNode, GuestNodes, HostNode, ProxyMode
+from tests.lab.far import behind_gateway
+from tests.lab.network import Lan, Namespace, Subnets, Switch, require_sandbox, run
+from tests.lab.node import OPEN, RANCHER, GuestNode, GuestNodes, HostNode, Proxy
 from tests.lab.pod import now
 from tests.lab.process import LabError
 from tests.lab.programs import BRIDGE_PORT, POOLS_PATH, WEBHOOK_PORT, Outcome, Program
@@ -33,11 +38,13 @@ ProgramName = Literal["guest", "host", "agent"]
 Side = Literal["guest", "host"]
 
 NETWORK = IPv4Network("10.77.0.0/16")
-NODE_CIDR = IPv4Network("10.77.0.0/24")
+NETWORK6 = IPv6Network("fd00:77::/64")
+NODE_CIDRS = (IPv4Network("10.77.0.0/24"), IPv6Network("fd00:77::/120"))
 GATEWAY, HOST_NUMBER, AGENT_NUMBER, DHCP_NUMBER, GUEST_NUMBER, CLIENT_NUMBER = 1, 11, 9, 10, 20, 100
 INSTANCE = "lab"
 TENANT, TENANT_NAMESPACE = "shop", "shops"
 HOST_RESERVED = ("10.97.0.0/16", "10.245.0.0/16")
+GUEST_SERVICES, GUEST_PODS = "10.96.0.0/16,fd00:96::/112", "10.244.0.0/16,fd00:244::/48"
 
 
 @dataclass(frozen=True)
@@ -49,25 +56,38 @@ class Pool:
     last: str
     guest_cluster: str = "*"
     namespace: str = "*"
+    first6: str = ""
+    last6: str = ""
 
     def holds(self, address: str) -> bool:
-        return IPv4Address(self.first) <= IPv4Address(address) <= IPv4Address(self.last)
+        first, last = (self.first6, self.last6) if ":" in address else (self.first, self.last)
+        return bool(first) and int(ip_address(first)) <= int(ip_address(address)) <= int(ip_address(last))
 
     def manifest(self) -> Object:
-        addresses = {"subnet": str(NETWORK), "rangeStart": self.first, "rangeEnd": self.last}
+        ranges = [{"subnet": str(NETWORK), "rangeStart": self.first, "rangeEnd": self.last, "gateway": str(NETWORK[1])}]
+        if self.first6:
+            ranges.append({"subnet": str(NETWORK6), "rangeStart": self.first6, "rangeEnd": self.last6})
         scope = {"project": "*", "namespace": self.namespace, "guestCluster": self.guest_cluster}
         return {
             "apiVersion": "loadbalancer.harvesterhci.io/v1beta1",
             "kind": "IPPool",
             "metadata": {"name": self.name},
             "spec": {
-                "ranges": [addresses | {"gateway": str(NETWORK[GATEWAY])}],
+                "ranges": ranges,
                 "selector": {"network": "", "scope": [scope]},
             },
         }
 
 
-POOL = Pool("lan", "10.77.16.1", "10.77.47.254", guest_cluster=TENANT, namespace=TENANT_NAMESPACE)
+POOL = Pool(
+    "lan",
+    "10.77.16.1",
+    "10.77.47.254",
+    guest_cluster=TENANT,
+    namespace=TENANT_NAMESPACE,
+    first6="fd00:77::1000",
+    last6="fd00:77::1fff",
+)
 """Chosen by itself, as its scope names the tenant."""
 RESERVED_POOL = Pool("reserved", "10.77.64.1", "10.77.64.254")
 """For everybody, so it comes into play only where it is named."""
@@ -106,14 +126,12 @@ class Lab:
         folder: Path,
         logs: Path,
         *,
-        proxy_mode: ProxyMode = "nftables",
         node_port_range: str = Settings.node_port_range,
     ) -> None:
         require_sandbox()
         self.folder = folder
         self.logs = logs
         self.certificates = folder / "tenants"
-        self._proxy_mode: ProxyMode = proxy_mode
         self._node_port_range = node_port_range
         self._stack = contextlib.ExitStack()
         self.programs: dict[ProgramName, Program] = {}
@@ -141,7 +159,7 @@ class Lab:
 
     def start_network(self) -> None:
         """The LAN, with the host node's bridge, the guest's control plane and the client on it."""
-        self.lan = Lan(Subnets(NETWORK))
+        self.lan = Lan(Subnets(NETWORK, NETWORK6))
         self.lan.create()
         self._stack.callback(self.lan.remove)
         self.lan.join(GATEWAY)
@@ -174,6 +192,8 @@ class Lab:
                 namespace=self.guest_station.name,
                 address=str(NETWORK[GUEST_NUMBER]),
                 controller_manager=True,
+                service_cidr=GUEST_SERVICES,
+                cluster_cidr=GUEST_PODS,
                 node_port_range=self._node_port_range,
             ),
         )
@@ -202,11 +222,11 @@ class Lab:
 
     def start_nodes(self) -> None:
         """Two guest nodes: one a machine on our host's bridge, one elsewhere on the LAN."""
-        self.nodes = GuestNodes(self.guest_plane, self.lan, self.logs, proxy_mode=self._proxy_mode)
+        self.nodes = GuestNodes(self.guest_plane, self.lan, self.logs)
         self.nodes.start()
         self._stack.callback(self.nodes.stop)
-        self.nodes.add("node-1", GUEST_NUMBER + 1, self.host_node.switch)
-        self.nodes.add("node-2", GUEST_NUMBER + 2)
+        self.add_node("node-1", 1, self.host_node.switch)
+        self.add_node("node-2", 2, proxy=RANCHER)
 
     def start_programs(self) -> None:
         """Our three programs, ready; the tenant's certificate issued as an operator would."""
@@ -223,14 +243,16 @@ class Lab:
         host, bridge = self.host_node.namespace, f"{self.host_node.address}:{BRIDGE_PORT}"
         programs.issue_bridge_certificate(self.certificates, self.host_node.address)
         programs.issue_tenant(
-            self.certificates, self.host_plane, TENANT, namespace=TENANT_NAMESPACE, bridge=bridge, node_cidr=NODE_CIDR
+            self.certificates, self.host_plane, TENANT, namespace=TENANT_NAMESPACE, bridge=bridge, node_cidrs=NODE_CIDRS
         )
         programs.register_webhook(self.host_plane, f"https://{self.host_node.address}:{WEBHOOK_PORT}")
         programs.wait_permitted(self.host_plane, ("host", "agent"))
         programs.wait_permitted(self.guest_plane, ("guest",))
         networks = self.folder / "networks.yaml"
-        own = IPv4Interface((NETWORK[AGENT_NUMBER], NETWORK.prefixlen))
-        programs.write_networks(networks, self.host_node.switch.device, own, NETWORK[GATEWAY])
+        subnets = self.lan.subnets
+        programs.write_networks(
+            networks, self.host_node.switch.device, subnets.interfaces(AGENT_NUMBER), subnets.addresses(GATEWAY)
+        )
         self.programs = {
             "host": programs.host_program(
                 host,
@@ -322,9 +344,11 @@ class Lab:
         finally:
             self.guest_station.run("nft", f"delete {table}")
 
-    def add_node(self, name: str, number: int) -> GuestNode:
-        """A further guest node, elsewhere on the LAN."""
-        return self.nodes.add(name, GUEST_NUMBER + number)
+    def add_node(self, name: str, number: int, switch: Switch | None = None, *, proxy: Proxy = OPEN) -> GuestNode:
+        """A further guest node, elsewhere on the LAN or on a host's bridge."""
+        node = self.nodes.add(name, GUEST_NUMBER + number, switch, proxy=proxy)
+        node.namespace.ip(*(f"route add default via {gateway}" for gateway in (NETWORK[GATEWAY], NETWORK6[GATEWAY])))
+        return node
 
     def remove_node(self, name: str) -> None:
         self.nodes.remove(name)
@@ -346,12 +370,23 @@ class Lab:
     @contextlib.contextmanager
     def intruder(self, address: str) -> Iterator[str]:
         """A machine on the LAN that uses an address; its MAC."""
-        number = int(IPv4Address(address)) - int(NETWORK.network_address)
-        station = self.lan.station("intruder", number)
+        with self.visitor(address) as visitor:
+            yield visitor.namespace.mac("eth0")
+
+    @contextlib.contextmanager
+    def visitor(self, address: str) -> Iterator[Client]:
+        """Another client on the LAN, with an address there."""
+        station = self.lan.station("visitor", int(IPv4Address(address)) - int(NETWORK.network_address))
         try:
-            yield str(json.loads(run("ip", "-n", station.name, "-j", "link", "show", "eth0"))[0]["address"])
+            yield Client(station)
         finally:
             self.lan.leave(station)
+
+    @contextlib.contextmanager
+    def far_client(self, mtu: int) -> Iterator[Client]:
+        """A client behind the LAN's gateway and a link of ``mtu`` bytes."""
+        with behind_gateway(mtu) as far:
+            yield Client(far)
 
     @property
     def segment(self) -> Namespace:
@@ -365,4 +400,4 @@ class Lab:
         links = json.loads(run("ip", "-n", self.segment.name, "-j", "address", "show", "scope", "global"))
         # What the scope leaves out (an IPv6 link-local address) is an empty entry.
         found = {entry["local"] for link in links for entry in link.get("addr_info", []) if entry}
-        return found - {str(NETWORK[AGENT_NUMBER])}
+        return found - {str(NETWORK[AGENT_NUMBER]), str(NETWORK6[AGENT_NUMBER])}

@@ -5,6 +5,7 @@ happens nothing is left of it.
 """
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
@@ -57,6 +58,10 @@ class Namespace:
     def run(self, *command: str) -> str:
         """Run a program in the namespace and return what it prints. Raises LabError when it fails."""
         return run("nsenter", f"--net=/run/netns/{self.name}", "--", *command) if self.name else run(*command)
+
+    def mac(self, device: str) -> str:
+        """The hardware address of a link."""
+        return str(json.loads(self.run("ip", "-j", "link", "show", device))[0]["address"])
 
     @property
     def reference(self) -> str:

@@ -2,9 +2,9 @@
 
 import contextlib
 import http.client
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,28 @@ from tests.lab.pod import PodHost
 from tests.lab.pods import PodRunner
 from tests.lab.process import Process
 
-ProxyMode = Literal["nftables", "iptables"]
 HEALTH_PORT = 10256
 POD_BRIDGE = "cni0"
 START_LIMIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """How a node's kube-proxy runs; ``health`` is the address that its health endpoint listens on."""
+
+    mode: Literal["nftables", "iptables"]
+    health: str
+
+    @property
+    def health_is_open(self) -> bool:
+        """Whether others than the node itself can ask for its health."""
+        return self.health != "127.0.0.1"
+
+
+OPEN = Proxy("nftables", "0.0.0.0")
+"""Kubernetes' newest mode; health as Kubernetes has it by itself."""
+RANCHER = Proxy("iptables", "127.0.0.1")
+"""As k3s and RKE2 start it."""
 
 
 @dataclass
@@ -41,10 +59,9 @@ class HostNode:
         switch.create()
         lan.switch.plug(namespace, "uplink")
         interfaces = lan.subnets.interfaces(number)
-        mac = json.loads(namespace.run("ip", "-j", "link", "show", "uplink"))[0]["address"]
         namespace.ip(
             # Set, because a bridge otherwise takes the lowest of its ports' and changes it as they come and go.
-            f"link set mgmt-br address {mac}",
+            f"link set mgmt-br address {namespace.mac('uplink')}",
             "link set uplink master mgmt-br",
             *(f"address add {interface} dev mgmt-br" for interface in interfaces),
         )
@@ -62,20 +79,21 @@ class GuestNode:
     number: int
     namespace: Namespace
     address: str
+    mac: str
     pods: PodHost
+    proxy: Proxy
     kube_proxy: Process
 
 
 class GuestNodes:
     """All nodes of one guest cluster; knows the pod network between them."""
 
-    def __init__(self, plane: ControlPlane, lan: Lan, logs: Path, *, proxy_mode: ProxyMode = "nftables") -> None:
+    def __init__(self, plane: ControlPlane, lan: Lan, logs: Path) -> None:
         self.nodes: dict[str, GuestNode] = {}
         self.runner = PodRunner(plane.api, logs / "pods")
         self._plane = plane
         self._lan = lan
         self._logs = logs
-        self._proxy_mode = proxy_mode
         self._kubeconfig = plane.kubeconfig_for("system:kube-proxy")
 
     def start(self) -> None:
@@ -87,16 +105,31 @@ class GuestNodes:
             node.kube_proxy.terminate()
             node.namespace.remove()
 
-    def add(self, name: str, number: int, switch: Switch | None = None) -> GuestNode:
-        """A new node with the LAN's ``number``-th address, plugged into the LAN or into a host's bridge; it is
-        Ready, and its kube-proxy serves. Its pods get 10.244.NUMBER.0/24."""
-        node = self._make(name, number, switch or self._lan.switch)
+    def add(self, name: str, number: int, switch: Switch | None = None, *, proxy: Proxy = OPEN) -> GuestNode:
+        """A new node with the LAN's ``number``-th addresses, plugged into the LAN or into a host's bridge; it is
+        Ready, and its kube-proxy serves. Its pods get 10.244.NUMBER.0/24, and fd00:244:0:NUMBER::/64 in a cluster of
+        both families."""
+        node = self._make(name, number, switch or self._lan.switch, proxy)
         self.nodes[name] = node
         self._register(node)
         self.runner.add_host(node.pods)
+        self._start_kube_proxy(node)
+        return node
+
+    def _start_kube_proxy(self, node: GuestNode) -> None:
         node.kube_proxy.start()
         node.kube_proxy.wait_until("in step", lambda: self._healthy(node), timeout=START_LIMIT_SECONDS)
-        return node
+
+    @contextlib.contextmanager
+    def without_kube_proxy(self, name: str) -> Iterator[None]:
+        """A node's kube-proxy and all of its rules are gone on entry, and back and in step on exit."""
+        node = self.nodes[name]
+        node.kube_proxy.kill()
+        node.namespace.run("nft", "flush", "ruleset")
+        try:
+            yield
+        finally:
+            self._start_kube_proxy(node)
 
     def remove(self, name: str) -> None:
         """Switch a node off and delete its object, as when its virtual machine is deleted."""
@@ -106,62 +139,67 @@ class GuestNodes:
         node.namespace.remove()
         self._plane.api.delete(f"/api/v1/nodes/{name}")
         for other in self.nodes.values():
-            other.namespace.ip(f"route del {node.pods.pod_cidr}")
+            other.namespace.ip(*(f"route del {cidr}" for cidr in node.pods.cidrs))
 
-    def _make(self, name: str, number: int, switch: Switch) -> GuestNode:
+    def _make(self, name: str, number: int, switch: Switch, proxy: Proxy) -> GuestNode:
         namespace = Namespace(name)
         namespace.create()
         switch.plug(namespace, "eth0", self._lan.subnets.interfaces(number))
-        pod_cidr = IPv4Network(f"10.244.{number}.0/24")
+        cidrs = tuple(_pod_cidr(whole, number) for whole in self._plane.settings.cluster_cidr.split(","))
         bridge = Switch(namespace, POD_BRIDGE)
         bridge.create()
-        namespace.ip(f"address add {pod_cidr[1]}/24 dev {POD_BRIDGE}")
+        namespace.ip(*(f"address add {cidr[1]}/{cidr.prefixlen} dev {POD_BRIDGE}" for cidr in cidrs))
         namespace.sysctl(
             ipv4__ip_forward=1,
             # kube-proxy refuses by ICMP errors, of which the kernel would send one a second to a client (icmp(7)):
             # who asks again at once must be refused again, not meet silence.
             ipv4__icmp_ratelimit=0,
+            ipv6__conf__all__forwarding=1,
+            ipv6__icmp__ratelimit=0,
             # Pods reach their neighbours through the node; it must not tell them of a shorter way.
             ipv4__conf__all__send_redirects=0,
             **{f"ipv4__conf__{POD_BRIDGE}__send_redirects": 0, "ipv4__conf__eth0__send_redirects": 0},
         )
-        address = self._lan.subnets.addresses(number)[0]
+        addresses = self._lan.subnets.addresses(number)
+        pods = PodHost(name, addresses, namespace, bridge, cidrs)
         for other in self.nodes.values():
-            other.namespace.ip(f"route add {pod_cidr} via {address}")
-            namespace.ip(f"route add {other.pods.pod_cidr} via {other.address}")
+            other.namespace.ip(*_routes_to(pods))
+            namespace.ip(*_routes_to(other.pods))
         return GuestNode(
             name=name,
             number=number,
             namespace=namespace,
-            address=address,
-            pods=PodHost(name, address, namespace, bridge, pod_cidr),
-            kube_proxy=self._kube_proxy(name, namespace),
+            address=addresses[0],
+            mac=namespace.mac("eth0"),
+            pods=pods,
+            proxy=proxy,
+            kube_proxy=self._kube_proxy(name, namespace, proxy),
         )
 
-    def _kube_proxy(self, name: str, namespace: Namespace) -> Process:
+    def _kube_proxy(self, name: str, namespace: Namespace, proxy: Proxy) -> Process:
         return Process(
             f"{name}/kube-proxy",
             [
                 find("kube-proxy"),
                 f"--kubeconfig={self._kubeconfig}",
                 f"--hostname-override={name}",
-                f"--proxy-mode={self._proxy_mode}",
+                f"--proxy-mode={proxy.mode}",
                 f"--cluster-cidr={self._plane.settings.cluster_cidr}",
                 "--conntrack-max-per-core=0",
-                f"--healthz-bind-address=0.0.0.0:{HEALTH_PORT}",
+                f"--healthz-bind-address={proxy.health}:{HEALTH_PORT}",
             ],
             log=self._logs / f"{name}-kube-proxy.log",
             namespace=namespace.name,
         )
 
     def _register(self, node: GuestNode) -> None:
-        cidr = str(node.pods.pod_cidr)
+        cidrs = [str(cidr) for cidr in node.pods.cidrs]
         api: Api = self._plane.api
         api.create(
             "/api/v1/nodes",
             {
                 "metadata": {"name": node.name, "labels": {"kubernetes.io/hostname": node.name}},
-                "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+                "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
             },
         )
         interfaces = self._lan.subnets.interfaces(node.number)
@@ -176,9 +214,21 @@ class GuestNodes:
 
     def _healthy(self, node: GuestNode) -> bool:
         def ask() -> bool:
-            connection = http.client.HTTPConnection(node.address, HEALTH_PORT, timeout=2)
+            connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT, timeout=2)
             with contextlib.closing(connection):
                 connection.request("GET", "/healthz")
                 return connection.getresponse().status == http.client.OK
 
         return netns.call(node.name, ask)
+
+
+def _pod_cidr(whole: str, number: int) -> IPv4Network | IPv6Network:
+    """The ``number``-th node's part of a cluster's pod network."""
+    network = ip_network(whole)
+    length = 24 if network.version == 4 else 64
+    first = int(network.network_address) + number * 2 ** (network.max_prefixlen - length)
+    return type(network)((first, length))
+
+
+def _routes_to(pods: PodHost) -> list[str]:
+    return [f"route add {cidr} via {via}" for cidr, via in zip(pods.cidrs, pods.addresses, strict=True)]

@@ -1,6 +1,7 @@
 """One pod of the lab: a namespace behind its node's bridge with a server process in it (server.py).
 
-A container's ``ports`` say what its server listens on; its image and command are not looked at.
+A container's ``ports`` say what its server listens on, ``lifecycle.preStop.sleep`` how long it goes on after it has
+been asked to end; its image and command are not looked at. A pod with a readiness gate never becomes ready.
 """
 
 import contextlib
@@ -8,15 +9,16 @@ import datetime as dt
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
+from itertools import chain
 from pathlib import Path
 
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Api, ApiError, Object
 from tests.lab.network import Namespace, Switch
-from tests.lab.process import LabError, Process
+from tests.lab.process import LabError, Process, wait_for
 
 SERVER = Path(__file__).parent / "server.py"
 START_LIMIT_SECONDS = 30.0
@@ -26,38 +28,41 @@ HTTP_NOT_FOUND, HTTP_CONFLICT, HTTP_TOO_MANY, HTTP_SERVER_ERROR = 404, 409, 429,
 
 @dataclass
 class PodHost:
-    """A node as far as its pods need it: where they are plugged in, and their addresses.
+    """A node as far as its pods need it: where they are plugged in, and their addresses, one of each family.
 
     ``ready``: whether the node's Ready condition and Lease are kept up, ``since`` when it became so.
     """
 
     name: str
-    address: str
+    addresses: Sequence[str]
     namespace: Namespace
     switch: Switch
-    pod_cidr: IPv4Network
+    cidrs: Sequence[IPv4Network | IPv6Network]
     ready: bool = True
     since: str = ""
-    _taken: set[IPv4Address] = field(default_factory=set)
+    _taken: set[int] = field(default_factory=set)
     _next: int = 2
 
     @property
-    def gateway(self) -> str:
-        """The node's own address on its pods' bridge."""
-        return str(self.pod_cidr[1])
+    def gateways(self) -> list[str]:
+        """The node's own addresses on its pods' bridge."""
+        return self.numbered(1)
 
-    def take_address(self) -> IPv4Address:
-        """The next free address; those given back lately come last, as with a real CNI plugin."""
-        last = self.pod_cidr.num_addresses - 2
-        for number in (*range(self._next, last + 1), *range(2, self._next)):
-            if (address := self.pod_cidr[number]) not in self._taken:
-                self._taken.add(address)
+    def numbered(self, number: int) -> list[str]:
+        return [str(cidr[number]) for cidr in self.cidrs]
+
+    def take_number(self) -> int:
+        """The next free number of an address; those given back lately come last, as with a real CNI plugin."""
+        last = min(int(cidr.num_addresses) for cidr in self.cidrs) - 2
+        for number in chain(range(self._next, last + 1), range(2, self._next)):
+            if number not in self._taken:
+                self._taken.add(number)
                 self._next = number + 1 if number < last else 2
-                return address
-        raise LabError(f"node {self.name}: no free pod address in {self.pod_cidr}")
+                return number
+        raise LabError(f"node {self.name}: no free pod address in {self.cidrs[0]}")
 
-    def give_back(self, address: IPv4Address) -> None:
-        self._taken.discard(address)
+    def give_back(self, number: int) -> None:
+        self._taken.discard(number)
 
 
 def now() -> str:
@@ -76,6 +81,9 @@ class Pod:
         self._containers: list[Object] = pod["spec"]["containers"]
         self._started = now()
         self._ending = threading.Event()
+        self._gated = bool(pod["spec"].get("readinessGates"))
+        hooks = (one.get("lifecycle", {}).get("preStop", {}).get("sleep", {}) for one in self._containers)
+        self._linger: float = max((hook.get("seconds", 0) for hook in hooks), default=0)
         self._grace: float = pod["spec"].get("terminationGracePeriodSeconds", 30)
         self.namespace = Namespace(f"pod-{self.uid[:13]}")
         self.server: Process | None = None
@@ -95,8 +103,7 @@ class Pod:
     def _run(self) -> None:
         try:
             with contextlib.ExitStack() as stack:
-                address = self._plug_in(stack)
-                self._serve(address)
+                self._serve(self._plug_in(stack))
         except _Gone:
             pass
         except Exception as error:  # noqa: BLE001 a pod's failure is shown, and ends nothing else
@@ -105,33 +112,36 @@ class Pod:
             self._insist(self._delete_object, even_when_ending=True)
         self._api.release()
 
-    def _plug_in(self, stack: contextlib.ExitStack) -> str:
-        taken = self.host.take_address()
-        stack.callback(self.host.give_back, taken)
-        address = str(taken)
+    def _plug_in(self, stack: contextlib.ExitStack) -> list[str]:
+        number = self.host.take_number()
+        stack.callback(self.host.give_back, number)
+        addresses = self.host.numbered(number)
         self.namespace.create()
-        stack.callback(self._unplug, address)
+        stack.callback(self._unplug, addresses)
         self.host.switch.plug(self.namespace, "eth0")
-        gateway = self.host.gateway
         # A /32: even neighbours are reached through the node, so that NAT on the way is undone on the way back.
-        self.namespace.ip(
-            f"address add {address}/32 dev eth0",
-            f"route add {gateway} dev eth0 scope link",
-            f"route add default via {gateway}",
-        )
-        return address
+        for address, gateway in zip(addresses, self.host.gateways, strict=True):
+            length = 128 if ":" in address else 32
+            self.namespace.ip(
+                f"address add {address}/{length} dev eth0",
+                f"route add {gateway}/{length} dev eth0 scope link",
+                f"route add default via {gateway} dev eth0",
+            )
+        return addresses
 
-    def _unplug(self, address: str) -> None:
+    def _unplug(self, addresses: list[str]) -> None:
         self.namespace.remove()
-        with contextlib.suppress(LabError):  # the next pod with this address has another MAC
-            self.host.namespace.ip(f"neighbour del {address} dev {self.host.switch.device}")
+        for address in addresses:
+            with contextlib.suppress(LabError):  # the next pod with this address has another MAC
+                self.host.namespace.ip(f"neighbour del {address} dev {self.host.switch.device}")
 
-    def _serve(self, address: str) -> None:
+    def _serve(self, addresses: list[str]) -> None:
         restarts = 0
+        where = [word for address in addresses for word in ("--address", address)]
         while not self._ending.is_set():
             process = Process(
                 self.name,
-                [sys.executable, "-I", "-S", SERVER, "--name", self.name, "--address", address, *self._ports()],
+                [sys.executable, "-I", "-S", SERVER, "--name", self.name, *where, *self._ports()],
                 log=self._logs / f"{self.name}.log",
                 namespace=self.namespace.name,
             )
@@ -139,17 +149,23 @@ class Pod:
             process.start()
             try:
                 process.wait_until("listening", partial(_says_ready, process), timeout=START_LIMIT_SECONDS)
-                self._report(address, ready=True, restarts=restarts)
+                self._report(addresses, ready=True, restarts=restarts)
                 while process.running and not self._ending.wait(0.1):
                     pass
+                self._wait_before_stop(process)
             except LabError as error:
                 print(f"lab: pod {self._path}: {error}", file=sys.stderr, flush=True)
             finally:
                 process.terminate(self._grace)
             restarts += 1
             if not self._ending.is_set():
-                self._report(address, ready=False, restarts=restarts)
+                self._report(addresses, ready=False, restarts=restarts)
                 self._ending.wait(BACKOFF_SECONDS[min(restarts, len(BACKOFF_SECONDS) - 1)])
+
+    def _wait_before_stop(self, process: Process) -> None:
+        """The hook ``preStop``: it is over early when the process ends by itself."""
+        with contextlib.suppress(LabError):
+            wait_for("its end", lambda: not process.running, timeout=self._linger, period=0.1)
 
     def _ports(self) -> list[str]:
         return [
@@ -159,20 +175,19 @@ class Pod:
             for word in (f"--{port.get('protocol', 'TCP').lower()}", str(port["containerPort"]))
         ]
 
-    def _report(self, address: str, *, ready: bool, restarts: int) -> None:
+    def _report(self, addresses: list[str], *, ready: bool, restarts: int) -> None:
         state = {"running": {"startedAt": now()}} if ready else {"waiting": {"reason": "CrashLoopBackOff"}}
-        truth = "True" if ready else "False"
         status = {
             "phase": "Running",
             "startTime": self._started,
-            "hostIP": self.host.address,
-            "hostIPs": [{"ip": self.host.address}],
-            "podIP": address,
-            "podIPs": [{"ip": address}],
+            "hostIP": self.host.addresses[0],
+            "hostIPs": [{"ip": address} for address in self.host.addresses],
+            "podIP": addresses[0],
+            "podIPs": [{"ip": address} for address in addresses],
             "conditions": [
                 {
                     "type": kind,
-                    "status": "True" if kind in {"Initialized", "PodScheduled"} else truth,
+                    "status": _truth(kind, ready=ready, gated=self._gated),
                     "lastTransitionTime": now(),
                 }
                 for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
@@ -222,6 +237,13 @@ class Pod:
 
 def _says_ready(process: Process) -> bool:
     return "ready" in process.log_text()
+
+
+def _truth(kind: str, *, ready: bool, gated: bool) -> str:
+    """The status of a pod's condition."""
+    if kind == "Ready":
+        ready = ready and not gated
+    return str(ready or kind in {"Initialized", "PodScheduled"})
 
 
 class _Gone(Exception):

@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Sequence
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ REQUESTS = "cloudprovider_kube_requests_total"
 NO_RIGHTS = {http.client.UNAUTHORIZED, http.client.FORBIDDEN}
 PORTS = {"guest": 8081, "host": 8082, "agent": 8083}
 BRIDGE_PORT = 8443
+IPNetwork = IPv4Network | IPv6Network
 WEBHOOK_PORT = 9443
 POOLS_PATH = "/apis/loadbalancer.harvesterhci.io/v1beta1/ippools"
 WEBHOOKS = "ValidatingWebhookConfiguration"
@@ -198,11 +199,12 @@ def issue_bridge_certificate(folder: Path, address: str) -> None:
 
 
 def issue_tenant(
-    folder: Path, plane: ControlPlane, name: str, *, namespace: str, bridge: str, node_cidr: IPv4Network
+    folder: Path, plane: ControlPlane, name: str, *, namespace: str, bridge: str, node_cidrs: Sequence[IPNetwork]
 ) -> None:
     """A tenant, as an operator makes one: certificate in ``folder``, its namespace and GuestCluster on the host."""
     cloudprovider(
-        *("tenant", "issue", name, "--namespace", namespace, "--bridge", bridge, "--node-cidr", str(node_cidr)),
+        *("tenant", "issue", name, "--namespace", namespace, "--bridge", bridge),
+        *(word for cidr in node_cidrs for word in ("--node-cidr", str(cidr))),
         *("--ca-dir", folder / "ca", "--out", folder, "--pem"),
     )
     with contextlib.suppress(ApiError):  # there already: another tenant's
@@ -243,10 +245,15 @@ def agent_program(
     return Program("agent", namespace, kubeconfig, flags, log)
 
 
-def write_networks(path: Path, device: str, address: IPv4Interface, gateway: IPv4Address) -> None:
-    """The agent's networks file: the management network alone."""
-    network: Mapping[str, str] = {"name": "", "device": device, "address": str(address), "gateway": str(gateway)}
-    path.write_text(yaml.safe_dump({"networks": [dict(network)]}))
+def write_networks(
+    path: Path, device: str, addresses: Sequence[IPv4Interface | IPv6Interface], gateways: Sequence[str]
+) -> None:
+    """The agent's networks file: the management network alone, with an address and a gateway of each family."""
+    network: dict[str, str] = {"name": "", "device": device}
+    for address, gateway in zip(addresses, gateways, strict=True):
+        family = "6" if address.version == 6 else ""
+        network |= {f"address{family}": str(address), f"gateway{family}": gateway}
+    path.write_text(yaml.safe_dump({"networks": [network]}))
 
 
 def wait_permitted(plane: ControlPlane, accounts: Sequence[str]) -> None:

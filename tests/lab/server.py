@@ -1,14 +1,16 @@
 """The server that runs as a pod: says over HTTP (TCP) and datagrams (UDP) who it is and who asked.
 
-``python server.py --name POD --tcp 8080 --udp 5353``; both options repeat. Every answer is a JSON object with "pod",
-"client" (the address that it came from, after all translation), "client_port" and "port" (its own). Any HTTP path
-answers; connections are kept open for as long as the client likes. Prints "ready" once it listens on every port.
-Ends on SIGTERM. Standard library only: it is started many times.
+``python server.py --name POD --address ADDRESS --tcp 8080 --udp 5353``; all but the name repeat. Every answer is a
+JSON object with "pod", "client" (the address that it came from, after all translation), "client_port" and "port" (its
+own). Any HTTP path answers, "/N" with at least N bytes; a datagram's answer is as long as the question. Connections are
+kept open for as long as the client likes. Prints "ready" once it listens
+on every port. Ends on SIGTERM. Standard library only: it is started many times.
 """
 
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import socket
@@ -32,7 +34,7 @@ class Http:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A client that resets its connection, or is cut off, is nothing to report.
-        with contextlib.suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+        with contextlib.suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError, ValueError, IndexError):
             while await self._request(reader, writer):
                 pass
         writer.close()
@@ -42,13 +44,18 @@ class Http:
         start = await reader.readline()
         if not start:
             return False
-        keep = True
+        wanted = start.split()[1].lstrip(b"/")
+        keep, length = True, 0
         for _ in range(MAX_HEADER_LINES):
             line = (await reader.readline()).strip().lower()
             if not line:
                 break
             keep = keep and line != b"connection: close"
+            if line.startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        await reader.readexactly(length)
         body = answer(self.name, writer.get_extra_info("peername"), self.port)
+        body = body.ljust(int(wanted)) if wanted.isdigit() else body
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
@@ -67,22 +74,23 @@ async def answer_datagrams(name: str, port: int, link: socket.socket) -> None:
     """One answer for each datagram, for ever."""
     loop = asyncio.get_running_loop()
     while True:
-        _, peer = await loop.sock_recvfrom(link, MAX_DATAGRAM_BYTES)
+        question, peer = await loop.sock_recvfrom(link, MAX_DATAGRAM_BYTES)
         with contextlib.suppress(OSError):  # an ICMP error of an earlier answer; its client is gone
-            await loop.sock_sendto(link, answer(name, peer, port), peer)
+            await loop.sock_sendto(link, answer(name, peer, port).ljust(len(question)), peer)
 
 
-async def serve(name: str, address: str, tcp: "list[int]", udp: "list[int]") -> None:
+async def serve(name: str, addresses: "list[str]", tcp: "list[int]", udp: "list[int]") -> None:
     loop = asyncio.get_running_loop()
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     async with contextlib.AsyncExitStack() as stack:
-        for port in tcp:
+        for address, port in itertools.product(addresses, tcp):
             listener = listen(socket.SOCK_STREAM, address, port)
             await stack.enter_async_context(await asyncio.start_server(Http(name, port).serve, sock=listener))
         tasks = [
-            asyncio.create_task(answer_datagrams(name, port, listen(socket.SOCK_DGRAM, address, port))) for port in udp
+            asyncio.create_task(answer_datagrams(name, port, listen(socket.SOCK_DGRAM, address, port)))
+            for address, port in itertools.product(addresses, udp)
         ]
         print("ready", flush=True)
         await ending.wait()
@@ -93,7 +101,7 @@ async def serve(name: str, address: str, tcp: "list[int]", udp: "list[int]") -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="what to call itself in answers")
-    parser.add_argument("--address", required=True, help="the address to listen on")
+    parser.add_argument("--address", action="append", required=True, help="an address to listen on")
     parser.add_argument("--tcp", type=int, action="append", default=[], metavar="PORT")
     parser.add_argument("--udp", type=int, action="append", default=[], metavar="PORT")
     options = parser.parse_args()

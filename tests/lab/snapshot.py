@@ -4,9 +4,11 @@ Nothing is judged here (that is checker.py), and no code is shared with the prog
 """
 
 import json
-from collections import Counter, defaultdict
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +24,47 @@ GROUP_MASK = 0x00FFFFFF
 BY_CLIENT = 0x80000000
 RESTRICTED = 0x40000000
 """A listener's mark: the group of nodes; chosen by the client's address alone; source ranges are looked at."""
+PHASES = 0x30000000
+"""Of a listener in mode dsr: what is under way while it changes, for minutes after; not judged here."""
+OLD = 0x08000000
+"""Of a table's slot: of the nodes before a change."""
 
 Listener = tuple[str, str, int]
 """(address, "tcp" or "udp", port)."""
 
 
-@dataclass
-class Kernel:
-    """What the agent's namespace has on its link and in its rules; empty where there is no namespace.
+_NAME = re.compile(r"(?P<kind>[a-z]+)(?P<version>[46]?)(?:_(?P<number>\d+))?")
+"""Of a set or map: what it is, for which IP version where the table does not say, and a number."""
 
-    ``listeners``: the marks; ``ports``: where on a node they lead; ``tables``: mark to chain; ``slots``: by group and
-    size of the table, slot to node; ``sources``: the clients that a listener is open to; ``rules``: how many a chain
-    has.
+
+@dataclass
+class Rules:
+    """One mode's rules, both families together: their addresses and group numbers do not meet.
+
+    ``listeners``: the marks; ``ports``: where on a node they lead (mode ``nat``); ``tables``: by IP version, mark to
+    chain; ``slots``: by group and size of the table, slot to node; ``sources``: the clients that a listener is open
+    to; ``chains``: how many rules a chain has, by "FAMILY CHAIN".
+
+    Of mode ``dsr`` alone: ``steps``, as ``tables``, for what is looked up otherwise; ``members``: the MACs that a
+    group's frames come back from; ``former``: groups that listeners come from; ``errors``: how many listeners ICMP
+    errors are looked up for; ``fragments``: the addresses whose fragments are looked up.
     """
 
-    addresses: set[str] = field(default_factory=set)
     listeners: dict[Listener, int] = field(default_factory=dict)
     ports: dict[Listener, int] = field(default_factory=dict)
-    tables: dict[int, str] = field(default_factory=dict)
+    tables: dict[tuple[int, int], str] = field(default_factory=dict)
     slots: dict[tuple[int, int], dict[int, str]] = field(default_factory=dict)
     sources: dict[Listener, set[str]] = field(default_factory=dict)
-    rules: dict[str, int] = field(default_factory=dict)
+    chains: dict[str, int] = field(default_factory=dict)
+    steps: dict[tuple[int, int], str] = field(default_factory=dict)
+    members: dict[int, set[str]] = field(default_factory=dict)
+    former: dict[Listener, int] = field(default_factory=dict)
+    errors: int = 0
+    fragments: set[str] = field(default_factory=set)
 
     @property
     def backends(self) -> dict[Listener, frozenset[str]]:
-        """The nodes that each listener is sent to; none: it is refused."""
+        """The nodes that each listener is sent to, by address or MAC; none: it is refused."""
         groups: dict[int, set[str]] = defaultdict(set)
         for (group, _), table in self.slots.items():
             groups[group].update(table.values())
@@ -54,10 +72,31 @@ class Kernel:
 
 
 @dataclass
+class Kernel:
+    """What the agent's namespace has on its link and in its rules; empty where there is no namespace."""
+
+    addresses: set[str] = field(default_factory=set)
+    nat: Rules = field(default_factory=Rules)
+    dsr: Rules = field(default_factory=Rules)
+
+    @property
+    def backends(self) -> dict[Listener, frozenset[str]]:
+        """The nodes that each listener is sent to, by address (mode nat) or MAC (dsr)."""
+        return self.dsr.backends | self.nat.backends
+
+    def mode(self, listener: Listener) -> str:
+        """ "nat" or "dsr"; "" where there is no such listener."""
+        # What has come from dsr to nat stays in both for a while, and one that refuses is of mode nat.
+        return "nat" if listener in self.nat.listeners else "dsr" if listener in self.dsr.listeners else ""
+
+
+@dataclass
 class State:
-    """One look at everything. ``host``: the name of the host node that the agent runs on."""
+    """One look at everything. ``host``: the name of the host node that the agent runs on; ``macs``: of the guest's
+    nodes, by name."""
 
     host: str
+    macs: dict[str, str]
     services: list[Object]
     nodes: list[Object]
     slices: list[Object]
@@ -74,6 +113,7 @@ def collect(lab: Lab) -> State:
     guest, host = lab.guest_plane.api, lab.host_plane.api
     return State(
         host=lab.host_node.name,
+        macs={name: node.mac for name, node in lab.nodes.nodes.items()},
         services=guest.items("/api/v1/services"),
         nodes=guest.items("/api/v1/nodes"),
         slices=guest.items("/apis/discovery.k8s.io/v1/endpointslices"),
@@ -91,34 +131,53 @@ def read_kernel(lab: Lab) -> Kernel:
     if not Path(f"/run/netns/{lab.segment.name}").exists():
         return kernel
     ruleset = json.loads(lab.segment.run("nft", "-j", "list", "ruleset"))["nftables"]
-    rules = Counter(item["rule"]["chain"] for item in ruleset if "rule" in item and item["rule"]["family"] == "ip")
-    chains = (item["chain"] for item in ruleset if "chain" in item)
-    kernel.rules = {chain["name"]: rules[chain["name"]] for chain in chains if chain["family"] == "ip"}
-    for item in ruleset:
-        for kind in ("map", "set"):
-            if kind in item:
-                _read(kernel, item[kind]["name"], item[kind].get("elem", []))
+    kernel.nat, kernel.dsr = _rules(ruleset, ("ip", "ip6")), _rules(ruleset, ("netdev",))
     return kernel
 
 
-def _read(kernel: Kernel, name: str, elements: list[Any]) -> None:
-    """Take one set's or map's elements; which is what stands in cloudprovider/dataplane/ruleset.py."""
-    if name == "listeners":
-        kernel.listeners = {_listener(_parts(key)): mark for key, mark in elements}
-    elif name == "ports":
-        kernel.ports = {_listener(_parts(key)): port for key, port in elements}
-    elif name == "tables":
-        kernel.tables = {_plain(key): verdict["goto"]["target"] for key, verdict in elements}
-    elif name.startswith("slots_"):
-        size = int(name.removeprefix("slots_"))
+def _rules(ruleset: list[Object], families: Sequence[str]) -> Rules:
+    found = Rules()
+    for item in ruleset:
+        ((kind, body),) = item.items()
+        if body.get("family") not in families:
+            continue
+        if kind == "chain":
+            found.chains.setdefault(f"{body['family']} {body['name']}", 0)
+        elif kind == "rule":
+            chain = f"{body['family']} {body['chain']}"
+            found.chains[chain] = found.chains.get(chain, 0) + 1
+        elif kind in ("map", "set") and (name := _NAME.fullmatch(body["name"])):
+            version = int(name["version"] or {"ip": 4, "ip6": 6}.get(body["family"], 0))
+            _read(found, name["kind"], version, int(name["number"] or 0), body.get("elem", []))
+    return found
+
+
+def _read(rules: Rules, kind: str, version: int, number: int, elements: list[Any]) -> None:
+    """Take one set's or map's elements; which is what stands in cloudprovider/dataplane/ruleset_nat.py and
+    ruleset_dsr.py. ``number``: the size of a table, the length of a prefix."""
+    if kind in ("listeners", "ports", "former"):
+        found: dict[Listener, int] = getattr(rules, kind)
+        found |= {_listener(_parts(key)): value for key, value in elements}
+    elif kind in ("tables", "steps"):
+        targets: dict[tuple[int, int], str] = getattr(rules, kind)
+        targets |= {(version, _plain(key)): verdict["goto"]["target"] for key, verdict in elements}
+    elif kind == "slots":
         for key, node in elements:
             group, slot = _parts(key)
-            kernel.slots.setdefault((group, size), {})[slot] = node
-    elif name.startswith("sources_"):
-        length = int(name.removeprefix("sources_"))
+            if not group & OLD:
+                rules.slots.setdefault((group, number), {})[slot] = node
+    elif kind == "sources":
         for key in elements:
             *listener, network = _parts(key)
-            kernel.sources.setdefault(_listener(listener), set()).add(str(IPv4Network((network, length))))
+            rules.sources.setdefault(_listener(listener), set()).add(str(ip_network((network, number))))
+    elif kind == "members":
+        for key in elements:
+            group, mac = _parts(key)
+            rules.members.setdefault(group, set()).add(mac)
+    elif kind == "errors":
+        rules.errors += len(elements)
+    elif kind == "fragments":
+        rules.fragments |= {_plain(key) for key, _ in elements}
 
 
 def _listener(parts: list[Any]) -> Listener:

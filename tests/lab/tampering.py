@@ -43,11 +43,11 @@ def listener(state: State, name: str) -> tuple[str, str, int]:
 
 
 def group(state: State, name: str) -> int:
-    return state.kernel.listeners[listener(state, name)] & GROUP_MASK
+    return state.kernel.nat.listeners[listener(state, name)] & GROUP_MASK
 
 
 def table(state: State, name: str) -> dict[int, str]:
-    (found,) = (table for (number, _), table in state.kernel.slots.items() if number == group(state, name))
+    (found,) = (table for (number, _), table in state.kernel.nat.slots.items() if number == group(state, name))
     return found
 
 
@@ -97,9 +97,9 @@ def without(item: Object, *path: str) -> None:
 
 def another_group(state: State) -> None:
     """A whole group more, with table and marks, that no listener uses."""
-    number, kernel = 0xABCDEF, state.kernel
-    kernel.slots[number, 10_007] = dict(table(state, "web"))
-    kernel.tables |= {number: "by_flow_10007", number | BY_CLIENT: "by_client_10007"}
+    number, rules = 0xABCDEF, state.kernel.nat
+    rules.slots[number, 10_007] = dict(table(state, "web"))
+    rules.tables |= {(4, number): "by_flow_10007", (4, number | BY_CLIENT): "by_client_10007"}
 
 
 def elsewhere(state: State) -> None:
@@ -318,51 +318,60 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     # The kernel.
     "link lost an address": (lambda s: s.kernel.addresses.remove(address(s, "web")), "link: answers for []"),
     "link has an address more": (lambda s: s.kernel.addresses.add(STRANGER), f"link: answers for ['{STRANGER}']"),
-    "listener's mark gone": (lambda s: s.kernel.listeners.pop(listener(s, "web")), "goes to None"),
-    "listener's port gone": (lambda s: s.kernel.ports.pop(listener(s, "web")), "goes to port None"),
-    "listener's port another": (lambda s: s.kernel.ports.update({listener(s, "web"): 1}), "goes to port 1"),
-    "listener more": (lambda s: s.kernel.listeners.update({(STRANGER, "tcp", 80): group(s, "web")}), "not to None"),
-    "port more": (lambda s: s.kernel.ports.update({(STRANGER, "tcp", 80): 1}), "goes to port 1, not None"),
+    "listener's mark gone": (lambda s: s.kernel.nat.listeners.pop(listener(s, "web")), "goes to None"),
+    "listener's port gone": (lambda s: s.kernel.nat.ports.pop(listener(s, "web")), "goes to port None"),
+    "listener's port another": (lambda s: s.kernel.nat.ports.update({listener(s, "web"): 1}), "goes to port 1"),
+    "listener more": (lambda s: s.kernel.nat.listeners.update({(STRANGER, "tcp", 80): group(s, "web")}), "not to None"),
+    "port more": (lambda s: s.kernel.nat.ports.update({(STRANGER, "tcp", 80): 1}), "goes to port 1, not None"),
     "listener of another group": (
-        lambda s: s.kernel.listeners.update({listener(s, "local"): group(s, "web")}),
+        lambda s: s.kernel.nat.listeners.update({listener(s, "local"): group(s, "web")}),
         "goes to ['10.77.0.21', '10.77.0.22']",
     ),
-    "listener refuses": (lambda s: s.kernel.listeners.update({listener(s, "web"): 0}), "goes to [], not to"),
+    "listener refuses": (lambda s: s.kernel.nat.listeners.update({listener(s, "web"): 0}), "goes to [], not to"),
     "listener by client": (
-        lambda s: s.kernel.listeners.update({listener(s, "web"): group(s, "web") | BY_CLIENT}),
+        lambda s: s.kernel.nat.listeners.update({listener(s, "web"): group(s, "web") | BY_CLIENT}),
         "is wrong in choosing by the client's address",
     ),
     "listener open to all": (
-        lambda s: s.kernel.listeners.update({listener(s, "sticky"): group(s, "sticky") | BY_CLIENT}),
+        lambda s: s.kernel.nat.listeners.update({listener(s, "sticky"): group(s, "sticky") | BY_CLIENT}),
         "is wrong in looking at source ranges",
     ),
     "listener with a strange mark": (
-        lambda s: s.kernel.listeners.update({listener(s, "web"): group(s, "web") | 0x0100_0000}),
+        lambda s: s.kernel.nat.listeners.update({listener(s, "web"): group(s, "web") | 0x0100_0000}),
         "bits 0x1000000 of its mark",
     ),
-    "source range gone": (lambda s: s.kernel.sources.clear(), "is open to [], not to ['10.77.0.0/24']"),
+    "source range gone": (lambda s: s.kernel.nat.sources.clear(), "is open to [], not to ['10.77.0.0/24']"),
     "source range more": (
-        lambda s: s.kernel.sources[listener(s, "sticky")].add("0.0.0.0/0"),
+        lambda s: s.kernel.nat.sources[listener(s, "sticky")].add("0.0.0.0/0"),
         "is open to ['0.0.0.0/0', '10.77.0.0/24']",
     ),
     "source range of no listener": (
-        lambda s: s.kernel.sources.update({(STRANGER, "tcp", 80): {"0.0.0.0/0"}}),
+        lambda s: s.kernel.nat.sources.update({(STRANGER, "tcp", 80): {"0.0.0.0/0"}}),
         "is open to ['0.0.0.0/0'], not to []",
     ),
     "slot gone": (lambda s: table(s, "web").pop(4711), "has 10006 slots, not 10007"),
     "slot more": (lambda s: table(s, "web").update({10_007: "10.77.0.21"}), "has 10008 slots, not 10007"),
     "slot to a stranger": (lambda s: table(s, "web").update({4711: STRANGER}), f"'{STRANGER}'], not to"),
-    "table gone": (lambda s: s.kernel.slots.clear(), "has tables of the sizes []"),
+    "table gone": (lambda s: s.kernel.nat.slots.clear(), "has tables of the sizes []"),
     "table of another size too": (
-        lambda s: s.kernel.slots.update({(group(s, "web"), 65_537): dict(table(s, "web"))}),
+        lambda s: s.kernel.nat.slots.update({(group(s, "web"), 65_537): dict(table(s, "web"))}),
         "has tables of the sizes [10007, 65537]",
     ),
-    "mark leads nowhere": (lambda s: s.kernel.tables.pop(group(s, "web")), "leads to None, not to by_flow_10007"),
+    "mark leads nowhere": (
+        lambda s: s.kernel.nat.tables.pop((4, group(s, "web"))),
+        "leads to None, not to by_flow_10007",
+    ),
     "mark leads elsewhere": (
-        lambda s: s.kernel.tables.update({group(s, "web") | BY_CLIENT: "by_flow_10007"}),
+        lambda s: s.kernel.nat.tables.update({(4, group(s, "web") | BY_CLIENT): "by_flow_10007"}),
         "leads to by_flow_10007, not to by_client_10007",
     ),
     "group left over": (another_group, f"kernel: groups [{0xABCDEF}] are used by no listener"),
-    "mark left over": (lambda s: s.kernel.tables.update({0xABCDEF: "by_flow_10007"}), "are used by no listener"),
-    "rules flushed": (lambda s: s.kernel.rules.update(forward=0), "kernel: the chain forward has no rule"),
+    "mark left over": (
+        lambda s: s.kernel.nat.tables.update({(4, 0xABCDEF): "by_flow_10007"}),
+        "are used by no listener",
+    ),
+    "rules flushed": (
+        lambda s: s.kernel.nat.chains.update({"ip forward": 0}),
+        "kernel: the chain ip forward has no rule",
+    ),
 }

@@ -10,28 +10,34 @@ from copy import deepcopy
 import pytest
 
 from tests.lab import checker
+from tests.lab.client import Object
 from tests.lab.lab import TENANT_NAMESPACE, Lab, ProgramName
 from tests.lab.process import LabError, wait_for
 from tests.lab.snapshot import State, collect
-from tests.lab.tampering import DNS, NAMESPACE, STRANGER, TAMPERED, WEB, balancer, group
-from tests.lab.workload import POOL_ANNOTATION, Workspace, service
+from tests.lab.tampering import DNS, NAMESPACE, STRANGER, TAMPERED, WEB, Tamper, balancer, group
+from tests.lab.tampering_dsr import TAMPERED as DIRECT
+from tests.lab.tampering_dsr import direct_group
+from tests.lab.workload import MODE_ANNOTATION, POOL_ANNOTATION, Workspace, service
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel]
 
 
 @pytest.fixture(scope="module")
 def work(lab: Lab) -> Iterator[Workspace]:
-    """Services of each kind: plain, policy Local, for some clients and by client, and one that gets no address."""
+    """Services of each kind: plain, policy Local, for some clients and by client, one that gets no address, and two
+    in mode dsr."""
     work = Workspace(lab.guest_plane.api, NAMESPACE)
     work.create()
     work.deploy("web", 1)
-    work.expose(service("web", [WEB, DNS]))
-    work.expose(service("local", [WEB], app="web", externalTrafficPolicy="Local"))
-    work.expose(
-        service("sticky", [WEB], app="web", sessionAffinity="ClientIP", loadBalancerSourceRanges=["10.77.0.0/24"])
-    )
+    nat, dsr = {MODE_ANNOTATION: "nat"}, {MODE_ANNOTATION: "dsr"}
+    some: Object = {"sessionAffinity": "ClientIP", "loadBalancerSourceRanges": ["10.77.0.0/24"]}
+    work.expose(service("web", [WEB, DNS], annotations=nat))
+    work.expose(service("local", [WEB], app="web", annotations=nat, externalTrafficPolicy="Local"))
+    work.expose(service("sticky", [WEB], app="web", annotations=nat, **some))
     work.expose(service("waits", [WEB], app="web", annotations={POOL_ANNOTATION: "absent"}))
-    for name in ("web", "local", "sticky"):
+    work.expose(service("direct", [WEB], app="web", annotations=dsr))
+    work.expose(service("picky", [WEB], app="web", annotations=dsr, **some))
+    for name in ("web", "local", "sticky", "direct", "picky"):
         work.wait_address(name)
     checker.wait_until_agreed(lab)
     yield work
@@ -52,9 +58,14 @@ def good(lab: Lab, work: Workspace) -> State:
     return found[0]
 
 
-@pytest.mark.parametrize("name", TAMPERED)
-def test_every_difference_is_told(good: State, name: str) -> None:
-    tamper, expected = TAMPERED[name]
+@pytest.mark.parametrize(
+    ("tamper", "expected"),
+    [
+        pytest.param(*how, id=name)
+        for name, how in {**TAMPERED, **{f"dsr {name}": how for name, how in DIRECT.items()}}.items()
+    ],
+)
+def test_every_difference_is_told(good: State, tamper: Tamper, expected: str) -> None:
     state = deepcopy(good)
     tamper(state)
     told = checker.compare(state)
@@ -111,13 +122,18 @@ def test_an_address_taken_off_the_link(lab: Lab, work: Workspace) -> None:
         ("delete element ip cloudprovider slots_10007 {{ {group} . 4711 }}", "has 10006 slots, not 10007"),
         ("delete element ip cloudprovider tables {{ {group} }}", "leads to None, not to by_flow_10007"),
         ("add element ip cloudprovider sources_0 {{ {address} . tcp . 80 . 0.0.0.0 }}", "open to ['0.0.0.0/0']"),
-        ("flush chain ip cloudprovider forward", "kernel: the chain forward has no rule"),
+        ("flush chain ip cloudprovider forward", "kernel: the chain ip forward has no rule"),
+        ("flush chain netdev cloudprovider out", "kernel: the chain netdev out has no rule"),
+        ("delete element netdev cloudprovider slots_10007 {{ {direct} . 4711 }}", "has 10006 slots, not 10007"),
+        ("delete element netdev cloudprovider tables4 {{ {direct} }}", "leads to None, not to by_flow4_10007"),
+        ("flush set netdev cloudprovider members", "knows frames that come back from [], not"),
     ],
 )
 def test_an_element_of_the_rules_changed(lab: Lab, work: Workspace, good: State, command: str, expected: str) -> None:
     with away(lab, "agent"):
         assert checker.differences(lab) == []
-        lab.segment.run("nft", command.format(address=work.address("web"), group=group(good, "web")))
+        names = {"address": work.address("web"), "group": group(good, "web"), "direct": direct_group(good)}
+        lab.segment.run("nft", command.format(**names))
         (told,) = checker.differences(lab)
         assert expected in told
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
 from tests.lab.client import Object
 from tests.lab.controlplane import ControlPlane, Settings
+from tests.lab.lab import GUEST_PODS, GUEST_SERVICES
 from tests.lab.network import Lan, Subnets
-from tests.lab.node import GuestNodes
+from tests.lab.node import HEALTH_PORT, RANCHER, GuestNodes
 from tests.lab.process import wait_for
 from tests.lab.traffic import Client
 from tests.lab.workload import Port, Workspace, service
@@ -31,7 +33,7 @@ class Guest:
 
     def refused(self, address: str, port: int) -> bool:
         try:
-            self.client.get(address, port)
+            self.client.connect(address, port).close()
         except ConnectionRefusedError:
             return True
         return False
@@ -40,15 +42,21 @@ class Guest:
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     folder = tmp_path_factory.mktemp("guest")
-    lan = Lan(Subnets(IPv4Network("192.168.77.0/24")), name="lan-t")
+    lan = Lan(Subnets(IPv4Network("192.168.77.0/24"), IPv6Network("fd00:7::/64")), name="lan-t")
     lan.create()
     lan.join(1)
-    settings = Settings(name="guest", address="192.168.77.1", controller_manager=True)
+    settings = Settings(
+        name="guest",
+        address="192.168.77.1",
+        controller_manager=True,
+        service_cidr=GUEST_SERVICES,
+        cluster_cidr=GUEST_PODS,
+    )
     with ControlPlane(folder, folder / "logs", settings) as plane:
         nodes = GuestNodes(plane, lan, folder / "logs")
         nodes.start()
         nodes.add("node-t1", 21)
-        nodes.add("node-t2", 22)
+        nodes.add("node-t2", 22, proxy=RANCHER)
         client = Client(lan.station("client-t", 100))
         yield Guest(plane, nodes, client, Workspace(plane.api, "default"))
         nodes.stop()
@@ -66,7 +74,7 @@ def test_node_ports_follow_a_deployment(guest: Guest) -> None:
 
     wait_for("three pods behind one node's port", all_three)
     assert guest.client.get(first, http).port == HTTP.target
-    assert guest.client.ask(second, dns).port == DNS.target
+    assert wait_for("the other node", partial(guest.client.ask, second, dns)).port == DNS.target
 
     guest.work.scale("web", 0)
     wait_for("refusal", lambda: guest.refused(first, http))
@@ -82,6 +90,25 @@ def test_node_ports_follow_a_deployment(guest: Guest) -> None:
 
     guest.work.scale("web", 1)
     wait_for("an answer", lambda: guest.client.get(second, http))
+
+
+def test_node_ports_of_both_families_behind_kube_proxies_of_both_modes(guest: Guest) -> None:
+    guest.work.deploy("dual", 2)
+    guest.work.expose(service("dual", [HTTP, DNS], kind="NodePort", ipFamilyPolicy="RequireDualStack"))
+    http, dns = (port["nodePort"] for port in guest.work.get("dual")["spec"]["ports"])
+    for node in guest.nodes.nodes.values():
+        for address in node.pods.addresses:
+
+            def both(address: str = address) -> bool:
+                return len({guest.client.get(address, http).pod for _ in range(12)}) == 2
+
+            wait_for(f"two pods behind {address}", both)
+            wait_for("an answer by UDP", partial(guest.client.ask, address, dns))
+
+
+def test_only_an_open_nodes_health_is_told_to_others(guest: Guest) -> None:
+    assert not guest.refused(guest.nodes.nodes["node-t1"].address, HEALTH_PORT)
+    assert guest.refused(guest.nodes.nodes["node-t2"].address, HEALTH_PORT)
 
 
 def test_a_pod_reaches_its_neighbours_and_itself_through_a_service(guest: Guest) -> None:

@@ -8,9 +8,10 @@ from typing import Self
 
 from tests.lab import netns
 from tests.lab.network import Namespace
+from tests.lab.process import LabError
 
 ANSWER_LIMIT_SECONDS = 2.0
-DATAGRAM_LIMIT_BYTES = 4096
+DATAGRAM_LIMIT_BYTES = 65535
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Connection:
         self._http = http.client.HTTPConnection(address)
         self._http.sock = link
 
-    def get(self, path: str = "/") -> Answer:
+    def get(self, path: str = "/", *, body: bytes | None = None) -> Answer:
         """Raises OSError when the connection is broken or the server silent."""
         try:
-            self._http.request("GET", path)
+            self._http.request("GET", path, body)
             return Answer(**json.loads(self._http.getresponse().read()))
         except http.client.HTTPException as error:
             raise ConnectionError(f"no proper answer: {error!r}") from error
@@ -46,6 +47,24 @@ class Connection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Datagrams:
+    """One UDP socket, so one source port, over several questions."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+
+    def ask(self, *, size: int = 4) -> Answer:
+        """One datagram of ``size`` bytes and its answer. Raises ConnectionRefusedError, TimeoutError."""
+        self._link.send(b"?".ljust(size))
+        return Answer(**json.loads(self._link.recv(DATAGRAM_LIMIT_BYTES)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.close()
 
 
 class Client:
@@ -68,12 +87,23 @@ class Client:
         with self.connect(address, port, timeout=timeout) as connection:
             return connection.get(path)
 
-    def ask(self, address: str, port: int, *, timeout: float = ANSWER_LIMIT_SECONDS) -> Answer:
+    def ask(self, address: str, port: int, *, timeout: float = ANSWER_LIMIT_SECONDS, size: int = 4) -> Answer:
         """One datagram and its answer; an ICMP error shows as ConnectionRefusedError."""
-        with self._socket(address, socket.SOCK_DGRAM, timeout) as link:
-            link.connect((address, port))
-            link.send(b"who?")
-            return Answer(**json.loads(link.recv(DATAGRAM_LIMIT_BYTES)))
+        with self.datagrams(address, port, timeout=timeout) as link:
+            return link.ask(size=size)
+
+    def datagrams(self, address: str, port: int, *, timeout: float = ANSWER_LIMIT_SECONDS) -> Datagrams:
+        link = self._socket(address, socket.SOCK_DGRAM, timeout)
+        link.connect((address, port))
+        return Datagrams(link)
+
+    def ping(self, address: str) -> bool:
+        """Whether an address answers one ICMP echo request within a second."""
+        try:
+            self.namespace.run("ping", "-c", "1", "-W", "1", address)
+        except LabError:
+            return False
+        return True
 
     def request(self, protocol: str, address: str, port: int, *, timeout: float = ANSWER_LIMIT_SECONDS) -> Answer:
         """:meth:`get` for "TCP", :meth:`ask` for "UDP"."""

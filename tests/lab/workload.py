@@ -8,7 +8,9 @@ from tests.lab.process import wait_for
 
 TCP_PORTS = (8080, 9090)
 UDP_PORTS = (5353,)
-POOL_ANNOTATION = "cloudprovider.harvesterhci.io/ip-pool"
+PREFIX = "cloudprovider.harvesterhci.io/"
+MODE_ANNOTATION = PREFIX + "mode"
+POOL_ANNOTATION = PREFIX + "ip-pool"
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,20 @@ class Port:
         return {"name": name, "port": self.port, "targetPort": self.target, "protocol": self.protocol}
 
 
-def deployment(name: str, replicas: int, *, node: str = "") -> Object:
-    """Servers that listen on TCP_PORTS and UDP_PORTS; on any nodes, or all on one."""
+def deployment(name: str, replicas: int, *, node: str = "", linger: int = 0, ready: bool = True) -> Object:
+    """Servers that listen on TCP_PORTS and UDP_PORTS; on any nodes, or all on one. ``linger``: for how many seconds
+    they go on serving after they have been asked to end; ``ready``: whether they ever say that they are."""
     labels = {"app": name}
     ports = [
         *({"containerPort": port, "protocol": "TCP"} for port in TCP_PORTS),
         *({"containerPort": port, "protocol": "UDP"} for port in UDP_PORTS),
     ]
-    container = {"name": "server", "image": "server", "ports": ports}
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 5, "nodeName": node}
+    container: Object = {"name": "server", "image": "server", "ports": ports}
+    if linger:
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": linger}}}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": linger + 5, "nodeName": node}
+    if not ready:
+        spec["readinessGates"] = [{"conditionType": "lab/never"}]
     return {
         "metadata": {"name": name},
         "spec": {
@@ -70,10 +77,32 @@ class Workspace:
     def create(self) -> None:
         self.api.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
 
-    def deploy(self, name: str, replicas: int, *, node: str = "") -> None:
+    def deploy(self, name: str, replicas: int, *, node: str = "", linger: int = 0) -> None:
         """Make a deployment and wait until all its pods are ready."""
-        self.api.create(self.deployments, deployment(name, replicas, node=node))
+        self.api.create(self.deployments, deployment(name, replicas, node=node, linger=linger))
         self.wait_replicas(name, replicas)
+
+    def roll_out(self, name: str, version: str) -> None:
+        """Have a deployment's pods replaced by others, and wait until those before are gone and the new ones ready."""
+        template = {"metadata": {"annotations": {"version": version}}}
+        changed = self.api.patch(f"{self.deployments}/{name}", {"spec": {"template": template}})
+        generation, replicas = changed["metadata"]["generation"], changed["spec"]["replicas"]
+
+        def done() -> bool:
+            status = self.api.get(f"{self.deployments}/{name}")["status"]
+            counts = {status.get(kind, 0) for kind in ("replicas", "updatedReplicas", "availableReplicas")}
+            return bool(status["observedGeneration"] >= generation and counts == {replicas})
+
+        wait_for(f"the rollout {version} of {name}", done)
+
+    def pods(self, app: str) -> list[Object]:
+        """The pods of a deployment."""
+        return self.api.items(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=f"app={app}")
+
+    def annotate(self, name: str, **annotations: str | None) -> None:
+        """Set annotations of ours on a Service, and take those away that are None; "_" stands for "-"."""
+        body = {PREFIX + key.replace("_", "-"): value for key, value in annotations.items()}
+        self.api.patch(f"{self.services}/{name}", {"metadata": {"annotations": body}})
 
     def scale(self, name: str, replicas: int) -> None:
         self.api.patch(f"{self.deployments}/{name}", {"spec": {"replicas": replicas}})
@@ -98,8 +127,12 @@ class Workspace:
 
     def address(self, name: str) -> str:
         """The address that a Service shows now; "" without one."""
+        return next(iter(self.addresses(name)), "")
+
+    def addresses(self, name: str) -> list[str]:
+        """All addresses that a Service shows now."""
         ingress = self.get(name)["status"].get("loadBalancer", {}).get("ingress", [])
-        return str(ingress[0].get("ip", "")) if ingress else ""
+        return [str(entry.get("ip", "")) for entry in ingress]
 
     def wait_address(self, name: str, *, timeout: float = 30) -> str:
         return wait_for(f"an address of Service {name}", lambda: self.address(name), timeout=timeout)

@@ -1,0 +1,168 @@
+"""Scenarios of backends that leave while traffic goes on."""
+
+import contextlib
+import time
+from functools import partial
+
+import pytest
+
+from e2e.load import load
+from e2e.scenario import DNS, MODES, WEB, Mode, Scenario
+from e2e.test_nodes import EXCLUDED
+from tests.lab.process import wait_for
+from tests.lab.traffic import Connection
+from tests.lab.workload import MODE_ANNOTATION, service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
+
+ROLLOUTS, REPLICAS = 5, 2
+ENOUGH = 0.999
+"""The part of the requests that has to be answered."""
+LINGER_SECONDS = 2
+"""For how long pods go on serving, as their deployments are told to do (the hook preStop)."""
+SECONDS_TO_ANOTHER_POD = 1.0
+CONNECTIONS = 8
+"""Of which all go through the same one of two nodes by chance in one of 128."""
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_rolling_updates_lose_nothing(scenario: Scenario, policy: str) -> None:
+    """Both modes at once, before the same pods."""
+    scenario.guest.deploy("web", REPLICAS, linger=LINGER_SECONDS)
+    addresses = [
+        scenario.exposed(f"web-{mode}", mode=mode, app="web", pods=REPLICAS, externalTrafficPolicy=policy)
+        for mode in ("nat", "dsr")
+    ]
+    with contextlib.ExitStack() as stack:
+        loads = [stack.enter_context(load(partial(scenario.ask, a, WEB))) for a in addresses]
+        for number in range(ROLLOUTS):  # the pods of one are still on their way out when the next one begins
+            scenario.guest.roll_out("web", str(number))
+        wait_for("the old pods' end", lambda: len(scenario.guest.pods("web")) == REPLICAS)
+    for address, requests in zip(addresses, loads, strict=True):
+        print(f"{address}: {requests.count} requests, {len(requests.failures)} failed")
+        assert requests.count * (1 - ENOUGH) >= 1
+        assert requests.ratio >= ENOUGH, requests.failures[:20]
+
+
+@MODES
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_datagrams_from_one_port_reach_a_new_pod_within_a_second(scenario: Scenario, mode: Mode, policy: str) -> None:
+    first, second = scenario.nodes()
+    scenario.guest.deploy("dns", 1, node=first)
+    address = scenario.exposed("dns", [DNS], mode=mode, pods=1, externalTrafficPolicy=policy)
+    with (
+        scenario.world.client.datagrams(address, DNS.port, timeout=0.1) as link,
+        load(link.ask, pause=0.02) as questions,
+    ):
+        old = wait_for("an answer", lambda: questions.successes and questions.successes[0].pod)
+        scenario.guest.move("dns", second)
+
+        def alone() -> bool:
+            pods = scenario.guest.pods("dns")
+            return [pod["metadata"]["name"] != old for pod in pods] == [True]
+
+        wait_for("the old pod's end", alone, period=0.02)
+        ended = time.monotonic()
+
+        def another() -> bool:
+            return questions.successes[-1].pod != old
+
+        wait_for("an answer by the new pod", another)
+    first_answer = next(answer.ended for answer in questions.successes if answer.pod != old)
+    assert first_answer - ended < SECONDS_TO_ANOTHER_POD
+
+
+@MODES
+def test_connections_go_on_while_their_node_drains(scenario: Scenario, mode: Mode) -> None:
+    """What a node has keeps it until the drain time is over; new ones go elsewhere at once."""
+    first, second = scenario.nodes()
+    address = scenario.served("web", replicas=4, mode=mode)
+    api = scenario.world.api("guest")
+    with contextlib.ExitStack() as stack:
+        connections = [
+            stack.enter_context(scenario.world.client.connect(address, WEB.port)) for _ in range(CONNECTIONS)
+        ]
+        pods = [connection.get().pod for connection in connections]
+        api.patch(f"/api/v1/nodes/{first}", {"metadata": {"labels": {EXCLUDED: "true"}}})
+        try:
+            scenario.wait_backends(address, WEB, frozenset({second}))
+            assert [connection.get().pod for connection in connections] == pods
+            scenario.ask(address, WEB)
+            late = stack.enter_context(scenario.world.client.connect(address, WEB.port))
+            late_pod = late.get().pod
+        finally:
+            api.patch(f"/api/v1/nodes/{first}", {"metadata": {"labels": {EXCLUDED: None}}})
+        scenario.wait_backends(address, WEB, frozenset({first, second}))
+        assert [connection.get().pod for connection in connections] == pods
+        assert late.get().pod == late_pod
+
+
+@MODES
+def test_a_pod_that_ends_serves_while_there_is_no_other(scenario: Scenario, mode: Mode) -> None:
+    """KEP-1669: policy Local, and the last endpoint is on its way out."""
+    first, _ = scenario.nodes()
+    scenario.guest.deploy("web", 1, node=first, linger=4)
+    address = scenario.exposed("web", mode=mode, pods=1, externalTrafficPolicy="Local")
+    with scenario.world.client.connect(address, WEB.port) as connection:
+        pod = connection.get().pod
+        scenario.guest.scale("web", 0)
+
+        def ending() -> bool:
+            (found,) = scenario.guest.pods("web")
+            return "deletionTimestamp" in found["metadata"]
+
+        wait_for("the pod's end to begin", ending)
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert scenario.ask(address, WEB).pod == pod
+            assert connection.get().pod == pod
+    scenario.wait_refused(address, WEB)
+
+
+def test_a_mode_changed_in_place_cuts_nobody(scenario: Scenario) -> None:
+    address = scenario.served("web", [WEB, DNS], mode="nat", replicas=4)
+    with contextlib.ExitStack() as stack:
+        connections: list[Connection] = []
+        pods: list[str] = []
+        for mode in ("nat", "dsr", "nat", "dsr"):
+            scenario.guest.annotate("web", mode=mode)
+            scenario.wait_mode(address, WEB, mode)
+            assert [connection.get().pod for connection in connections] == pods
+            more = [stack.enter_context(scenario.world.client.connect(address, WEB.port)) for _ in range(CONNECTIONS)]
+            connections += more
+            pods += [connection.get().pod for connection in more]
+            scenario.wait_pods(address, WEB, 4)
+            scenario.wait_answer(address, DNS)
+        assert scenario.guest.address("web") == address
+
+
+def test_an_unhealthy_kube_proxy_gets_nothing_new(scenario: Scenario) -> None:
+    """A node about to be deleted says so by its kube-proxy's health (KEP-3836), also while the guest program, which
+    would tell of the taint, is away."""
+    api = scenario.world.api("guest")
+    scenario.world.add_node("node-ends")
+    address = scenario.served("web")
+    everywhere = scenario.world.traffic_nodes()
+    scenario.wait_backends(address, WEB, everywhere)
+    scenario.world.kill("guest")
+    with load(lambda: scenario.ask(address, WEB), pause=0.01) as requests:
+        taint = {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}
+        api.patch("/api/v1/nodes/node-ends", {"spec": {"taints": [taint]}})
+        scenario.wait_backends(address, WEB, everywhere - {"node-ends"})
+        scenario.world.remove_node("node-ends")
+        scenario.wait_pods(address, WEB, 2)
+    assert not requests.failures
+    scenario.world.start("guest")
+
+
+def test_services_of_every_policy_survive_a_node_that_dies(scenario: Scenario) -> None:
+    """Nobody tells of it: the node's kube-proxy, which has answered before, does no more."""
+    scenario.world.add_node("node-dies")
+    scenario.guest.deploy("web", 2)
+    scenario.guest.expose(service("web", [WEB], annotations={MODE_ANNOTATION: "auto"}))
+    address = scenario.guest.wait_address("web")
+    scenario.wait_backends(address, WEB, scenario.world.traffic_nodes())
+    left = scenario.world.traffic_nodes() - {"node-dies"}
+    scenario.world.cut_node("node-dies")
+    scenario.wait_backends(address, WEB, left)
+    scenario.wait_pods(address, WEB, 2)
