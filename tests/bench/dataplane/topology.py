@@ -46,7 +46,7 @@ class Node:
         """Those that have come so far; also what its server was too slow to read."""
 
         def read() -> int:
-            lines = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Udp:")]
+            lines = [line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines() if line.startswith("Udp:")]
             counters = dict(zip(*lines, strict=True))
             return int(counters["InDatagrams"]) + int(counters["RcvbufErrors"])
 

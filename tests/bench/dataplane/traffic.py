@@ -12,6 +12,7 @@ from typing import Any, Final
 from tests.bench.dataplane.topology import Topology
 from tests.bench.dataplane.ways import Way
 from tests.bench.report import Comparison, Report
+from tests.lab.process import LabError
 
 SECONDS: Final = 0.4
 """One measurement's length."""
@@ -93,7 +94,9 @@ def measure(topology: Topology, ways: Sequence[Way], rounds: int) -> tuple[Sampl
     samples: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     failed = dict.fromkeys((way.name for way in ways), 0)
     for way in ways:  # neighbours, routes and caches
-        topology.load("connect", SECONDS / 4, 1, way.targets)
+        told = topology.load("connect", SECONDS / 4, 1, way.targets)
+        if not told["connections"]:
+            raise LabError(f"nobody gets through by {way.name}: {told['errors']}")
     for turn in range(rounds):
         for kind in KINDS:
             for i in range(len(ways)):

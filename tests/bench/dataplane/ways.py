@@ -74,7 +74,8 @@ def nftlb(topology: Topology, number: int, folder: Path) -> Iterator[Way]:
         ]
         farm = {"family": "ipv4", "virtual-addr": str(address), "virtual-ports": str(PORT), "mode": "snat"}
         farms = [
-            {**farm, "name": protocol, "protocol": protocol, "scheduler": "weight", "state": "up", "backends": backends}
+            # It reads them in order: a farm begins with its name.
+            {"name": protocol, **farm, "protocol": protocol, "scheduler": "weight", "state": "up", "backends": backends}
             for protocol in ("tcp", "udp")
         ]
         path = folder / "nftlb.json"
