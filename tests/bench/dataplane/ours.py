@@ -2,29 +2,62 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface
 from typing import Final
 
-from cloudprovider.core.plan import Changes, Forward, ForwardMode, Group, GroupId, ListenerKey, Member, Plan, chunks, diff
+from cloudprovider.core.plan import (
+    Changes,
+    Forward,
+    ForwardMode,
+    Group,
+    GroupId,
+    ListenerKey,
+    Member,
+    Plan,
+    chunks,
+    diff,
+)
 from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.bench.dataplane.topology import BRIDGE, LAN, PORT, Topology, target
 from tests.bench.dataplane.ways import Way, own, vip
 
-MODES: Final[tuple[ForwardMode, ...]] = ("nat",)
-OTHERS: Final = 10_000
 NODES: Final = GroupId(1)
 _CHUNK: Final = 500
 _FAST: Final = Timing(between=0.005, listen=0.02)
 
 
-class Ours:
-    """One namespace of ours, forwarding TCP and UDP of ``vip(number)`` in one mode to all nodes."""
+@dataclass(frozen=True)
+class Case:
+    """A mode, beside ``others`` Services that nobody asks anything; ``changing``: while a node is on its way in."""
 
-    def __init__(self, topology: Topology, segment: KernelSegment, mode: ForwardMode, number: int) -> None:
+    mode: ForwardMode
+    others: int = 0
+    changing: bool = False
+
+    @property
+    def name(self) -> str:
+        beside = f", {self.others:,} others" if self.others else ""
+        return self.mode + beside + (", nodes changing" if self.changing else "")
+
+
+CASES: Final = (
+    Case("nat"),
+    Case("nat", others=10_000),
+    Case("dsr"),
+    Case("dsr", others=10_000),
+    Case("dsr", changing=True),
+)
+
+
+class Ours:
+    """One namespace of ours, forwarding TCP and UDP of ``vip(number)`` to all nodes."""
+
+    def __init__(self, topology: Topology, segment: KernelSegment, case: Case, number: int) -> None:
         self.segment = segment
-        self.mode = mode
+        self.case = case
         self._topology = topology
         self._vip = vip(number)
 
@@ -33,27 +66,31 @@ class Ours:
         return [ListenerKey(self._vip, "TCP", PORT), ListenerKey(self._vip, "UDP", PORT)]
 
     def forward(self) -> Forward:
-        return Forward(group=NODES, backend_port=PORT if self.mode == "nat" else 0, mode=self.mode)
+        mode = self.case.mode
+        return Forward(group=NODES, backend_port=PORT if mode == "nat" else 0, mode=mode)
 
     def group(self, *, without: int = 0) -> Group:
         """All nodes but the last ``without``."""
         nodes = self._topology.nodes[: len(self._topology.nodes) - without]
-        members: frozenset[Member] = frozenset(node.address if self.mode == "nat" else node.mac for node in nodes)
+        members: frozenset[Member] = frozenset(node.address if self.case.mode == "nat" else node.mac for node in nodes)
         return Group(members)
 
-    def way(self, others: int) -> Way:
-        beside = f", {others:,} others" if others else ""
-        return Way(self.mode + beside, (target(self._vip),), "routing" if self.mode == "nat" else "direct")
+    @property
+    def way(self) -> Way:
+        return Way(self.case.name, (target(self._vip),), "routing" if self.case.mode == "nat" else "direct")
 
-    async def serve(self, others: int) -> None:
-        """Bring it up, beside ``others`` Services that nobody asks anything."""
+    async def serve(self) -> None:
+        """Bring it up."""
         await self.segment.engine.start()
-        keys = self.listeners + [ListenerKey(LAN[64 * 256 + i], "TCP", PORT) for i in range(others)]
-        plan = Plan(groups={NODES: self.group()}, forwards=dict.fromkeys(keys, self.forward()))
+        keys = self.listeners + [ListenerKey(LAN[64 * 256 + i], "TCP", PORT) for i in range(self.case.others)]
+        group = self.group()
+        if self.case.changing:
+            group = replace(group, former=self.group(without=1).members)
+        plan = Plan(groups={NODES: group}, forwards=dict.fromkeys(keys, self.forward()))
         for part in chunks(diff(await self.segment.engine.observe(), plan), _CHUNK):
             await self.segment.engine.apply(part)
         await self.segment.announcer.claim([self._vip])
-        if self.mode == "dsr":  # what a node's kube-proxy does once the address is in the Service's status
+        if self.case.mode == "dsr":  # what a node's kube-proxy does once the address is in the Service's status
             for node in self._topology.nodes:
                 node.namespace.ip(f"address replace {self._vip}/32 dev lo")
 
@@ -64,14 +101,14 @@ class Ours:
 
 
 @contextlib.asynccontextmanager
-async def ours(topology: Topology, mode: ForwardMode, number: int, others: int = 0) -> AsyncIterator[Ours]:
+async def ours(topology: Topology, case: Case, number: int) -> AsyncIterator[Ours]:
     """A namespace of ours, for as long as the block lasts."""
     dataplane = HostDataPlane(f"ben{number}", timing=_FAST)
     own_address = IPv4Interface((LAN[own(number)], LAN.prefixlen))
     try:
         segment = await dataplane.open(NetworkConfig(name="", device=BRIDGE, address=own_address))
-        made = Ours(topology, segment, mode, number)
-        await made.serve(others)
+        made = Ours(topology, segment, case, number)
+        await made.serve()
         yield made
     finally:
         await dataplane.remove("")

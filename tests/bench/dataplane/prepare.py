@@ -48,7 +48,9 @@ def prepare() -> None:
     LOAD.parent.mkdir(exist_ok=True)
     command = ["go", "build", "-buildvcs=false", "-o", str(LOAD.resolve()), "."]
     where = Path(__file__).parent / "load"
-    _run(command, "building the load", cwd=where, settings={"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"})
+    _run(
+        command, "building the load", cwd=where, settings={"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    )
 
 
 def _is_here(name: str) -> bool:
@@ -74,7 +76,13 @@ def _unpack(packages: list[str]) -> None:
 def _run(command: list[str], what: str, *, cwd: Path | None = None, settings: dict[str, str] | None = None) -> None:
     try:
         done = subprocess.run(
-            command, cwd=cwd, env=os.environ | (settings or {}), capture_output=True, text=True, timeout=600, check=False
+            command,
+            cwd=cwd,
+            env=os.environ | (settings or {}),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
     except FileNotFoundError as error:
         raise PrepareError(f"{what}: {error.filename} is not on PATH") from error

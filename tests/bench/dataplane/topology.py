@@ -46,7 +46,11 @@ class Node:
         """Those that have come so far; also what its server was too slow to read."""
 
         def read() -> int:
-            lines = [line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines() if line.startswith("Udp:")]
+            lines = [
+                line.split()
+                for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()
+                if line.startswith("Udp:")
+            ]
             counters = dict(zip(*lines, strict=True))
             return int(counters["InDatagrams"]) + int(counters["RcvbufErrors"])
 
@@ -55,11 +59,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Topology:
-    """All of it, up."""
+    """All of it, up. ``folder``, ``logs``: where programs on it find their files and leave their logs."""
 
     switch: Switch
     client: Namespace
     nodes: Sequence[Node]
+    folder: Path
+    logs: Path
 
     def station(self, name: str, number: int) -> Namespace:
         """A balancer's namespace: it forwards; ``number`` is its place in the LAN."""
@@ -91,7 +97,7 @@ def target(address: object, port: int = PORT) -> str:
 
 
 @contextlib.contextmanager
-def topology(logs: Path) -> Iterator[Topology]:
+def topology(folder: Path, logs: Path) -> Iterator[Topology]:
     """Client, router and nodes, for as long as the block lasts; then nothing of them is left."""
     require_sandbox()
     with contextlib.ExitStack() as stack:
@@ -106,7 +112,9 @@ def topology(logs: Path) -> Iterator[Topology]:
         # So many connections from one address: more ports, and those that are closed are used again.
         netns.call(client.name, lambda: Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("1024 65535"))
         client.sysctl(ipv4__tcp_tw_reuse=1)
-        made = Topology(switch, client, [stack.enter_context(_node(switch, i, logs)) for i in range(NODES)])
+        made = Topology(
+            switch, client, [stack.enter_context(_node(switch, i, logs)) for i in range(NODES)], folder, logs
+        )
         router = made.station("benrouter", int(ROUTER) - int(LAN[0]))
         stack.callback(router.remove)
         router.ip(

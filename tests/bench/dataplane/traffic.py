@@ -14,7 +14,7 @@ from tests.bench.dataplane.ways import Way
 from tests.bench.report import Comparison, Report
 from tests.lab.process import LabError
 
-SECONDS: Final = 0.4
+SECONDS: Final = 0.3
 """One measurement's length."""
 
 
@@ -119,7 +119,17 @@ def _one(topology: Topology, kind: Kind, way: Way) -> dict[str, Any]:
 
 
 def ratio(values: Sequence[float], limit: Sequence[float]) -> float:
-    return statistics.median(value / most for value, most in zip(values, limit, strict=True))
+    return statistics.median(_ratios(values, limit))
+
+
+def spread(values: Sequence[float], limit: Sequence[float]) -> float:
+    """Half the distance between the quartiles of the rounds' ratios."""
+    first, _, third = statistics.quantiles(_ratios(values, limit), n=4)
+    return (third - first) / 2
+
+
+def _ratios(values: Sequence[float], limit: Sequence[float]) -> list[float]:
+    return [value / most for value, most in zip(values, limit, strict=True)]
 
 
 def add_rows(report: Report, ways: Sequence[Way], samples: Samples, failed: Mapping[str, int]) -> None:
@@ -133,15 +143,14 @@ def add_rows(report: Report, ways: Sequence[Way], samples: Samples, failed: Mapp
                 report.add(f"{figure.name}: {way.name}", statistics.median(found[way.name]), figure.unit)
                 continue
             aim = figure.aims.get(way.name.partition(",")[0])
-            report.add(
-                f"{figure.name}: {way.name} to {way.limit}", ratio(found[way.name], found[way.limit]), "", aim
-            )
+            report.add(f"{figure.name}: {way.name} to {way.limit}", ratio(found[way.name], found[way.limit]), "", aim)
     for way in ways:
         report.add(f"connections that failed: {way.name}", failed[way.name], "", ("<=", 0))
 
 
 def matrix(ways: Sequence[Way], samples: Samples) -> str:
-    """The ratios as one table: a line a way, a column a figure; of the limits the figures themselves."""
+    """The ratios as one table: a line a way, a column a figure; of the limits the figures themselves. The
+    ± is half the distance between the quartiles of the rounds."""
     figures = [figure for kind in KINDS for figure in kind.figures]
     lines = [["", *(f"{figure.name}" for figure in figures)]]
     for way in ways:
@@ -154,7 +163,8 @@ def matrix(ways: Sequence[Way], samples: Samples) -> str:
                 value = statistics.median(found[way.name])
                 cells.append(f"{value:,.{0 if value >= 1000 else 1}f} {figure.unit}")
             else:
-                cells.append(f"{ratio(found[way.name], found[way.limit]):.2f}")
+                pair = found[way.name], found[way.limit]
+                cells.append(f"{ratio(*pair):.2f} ± {spread(*pair):.2f}")
         lines.append(cells)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Final, Literal
 
 from tests.bench.dataplane.prepare import environment, peer
@@ -45,8 +44,9 @@ def own(number: int) -> int:
     return 2 * 256 + number
 
 
-def routing(topology: Topology) -> Way:
-    return Way("routing", tuple(target(node.routed) for node in topology.nodes), "routing")
+def routing(topology: Topology, name: str = "routing") -> Way:
+    """Under another ``name`` it is a control: how far from 1 its ratio is tells what this run's ratios are worth."""
+    return Way(name, tuple(target(node.routed) for node in topology.nodes), "routing")
 
 
 def direct(topology: Topology) -> Way:
@@ -65,7 +65,7 @@ def _balancer(topology: Topology, name: str, number: int) -> Iterator[tuple[Name
 
 
 @contextlib.contextmanager
-def nftlb(topology: Topology, number: int, folder: Path) -> Iterator[Way]:
+def nftlb(topology: Topology, number: int) -> Iterator[Way]:
     """Its rules stay when it has loaded them; mode ``snat`` masquerades, as ours does."""
     with _balancer(topology, "bennftlb", number) as (station, address):
         backends = [
@@ -78,7 +78,7 @@ def nftlb(topology: Topology, number: int, folder: Path) -> Iterator[Way]:
             {"name": protocol, **farm, "protocol": protocol, "scheduler": "weight", "state": "up", "backends": backends}
             for protocol in ("tcp", "udp")
         ]
-        path = folder / "nftlb.json"
+        path = topology.folder / "nftlb.json"
         path.write_text(json.dumps({"farms": farms}))
         settings = [f"{name}={value}" for name, value in environment().items()]
         station.run("env", *settings, str(peer("nftlb")), "-L", "stdout", "-e", "-c", str(path))
@@ -86,10 +86,10 @@ def nftlb(topology: Topology, number: int, folder: Path) -> Iterator[Way]:
 
 
 @contextlib.contextmanager
-def haproxy(topology: Topology, number: int, folder: Path, logs: Path) -> Iterator[Way]:
+def haproxy(topology: Topology, number: int) -> Iterator[Way]:
     """TCP mode, as many threads as there are processors (its default), no checks; it forwards no UDP."""
     with _balancer(topology, "benhaproxy", number) as (station, address):
-        path = folder / "haproxy.cfg"
+        path = topology.folder / "haproxy.cfg"
         servers = "".join(f"  server {node.name} {node.address}:{PORT}\n" for node in topology.nodes)
         path.write_text(
             "defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n"
@@ -98,7 +98,7 @@ def haproxy(topology: Topology, number: int, folder: Path, logs: Path) -> Iterat
         process = Process(
             "haproxy",
             [peer("haproxy"), "-db", "-f", path],
-            log=logs / "haproxy.log",
+            log=topology.logs / "haproxy.log",
             namespace=station.name,
             environment=environment(),
         )
@@ -111,11 +111,11 @@ def haproxy(topology: Topology, number: int, folder: Path, logs: Path) -> Iterat
 
 
 @contextlib.contextmanager
-def kube_proxy(topology: Topology, number: int, folder: Path, logs: Path) -> Iterator[Way]:
+def kube_proxy(topology: Topology, number: int) -> Iterator[Way]:
     """Mode nftables, before a Service of type LoadBalancer whose endpoints are the nodes."""
     settings = Settings(name="bench", address=str(HOST))
     with (
-        ControlPlane(folder / "kubernetes", logs, settings) as plane,
+        ControlPlane(topology.folder / "kubernetes", topology.logs, settings) as plane,
         _balancer(topology, "benkubeproxy", number) as (station, address),
     ):
         place = str(LAN[own(number)])
@@ -133,7 +133,7 @@ def kube_proxy(topology: Topology, number: int, folder: Path, logs: Path) -> Ite
                 f"--cluster-cidr={settings.cluster_cidr}",
                 "--conntrack-max-per-core=0",
             ],
-            log=logs / "kube-proxy.log",
+            log=topology.logs / "kube-proxy.log",
             namespace=station.name,
         )
         process.start()
