@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tests.bench.dataplane import agent, flows, rules, traffic, ways
 from tests.bench.dataplane.ours import CASES, Case, ours
-from tests.bench.dataplane.topology import Topology, topology
-from tests.bench.dataplane.ways import Way
+from tests.bench.dataplane.topology import TRACKED, Topology, topology
 from tests.bench.report import Report
 
 ROUNDS = 13
@@ -20,7 +19,12 @@ ROUNDS = 13
 async def measure_traffic(made: Topology, report: Report, cases: Sequence[Case], rounds: int) -> str:
     """All ways on one topology, in turn; return the table of ratios."""
     async with contextlib.AsyncExitStack() as stack:
-        found: list[Way] = [ways.routing(made), ways.routing(made, "routing again"), ways.direct(made)]
+        found = [
+            ways.routing(made),
+            ways.routing(made, "routing again"),
+            ways.routing(made, "routing, conntrack", TRACKED),
+            ways.direct(made),
+        ]
         numbers = iter(range(1, 100))
         mine = [await stack.enter_async_context(ours(made, case, next(numbers))) for case in cases]
         found += [one.way for one in mine]

@@ -26,20 +26,41 @@ BRIDGE: Final = "benbr"
 LAN: Final = IPv4Network("10.200.0.0/16")
 HOST: Final = LAN[1]
 CLIENT: Final = LAN[2]
-ROUTER: Final = LAN[3]
-ROUTED_CLIENT: Final = IPv4Address("10.202.0.1")
 PORT: Final = 7000
 NODES: Final = 10
 
 
 @dataclass(frozen=True)
+class Route:
+    """A way through a router, there and back: the client's and the nodes' addresses that are reached by way of it."""
+
+    name: str
+    router: IPv4Address
+    client: IPv4Address
+    nodes: IPv4Address
+
+    def node(self, number: int) -> IPv4Address:
+        """The ``number``-th node's address."""
+        return self.nodes + number
+
+
+PLAIN: Final = Route("benrouter", LAN[3], IPv4Address("10.202.0.1"), IPv4Address("10.201.0.1"))
+TRACKED: Final = Route("bentracker", LAN[4], IPv4Address("10.204.0.1"), IPv4Address("10.203.0.1"))
+"""Its router looks at the state of connections, which is what lets the kernel track them, and at nothing else."""
+_TRACKING: Final = (
+    "add table ip tracking; "
+    "add chain ip tracking forward { type filter hook forward priority filter; policy accept; }; "
+    "add rule ip tracking forward ct state invalid drop"
+)
+
+
+@dataclass(frozen=True)
 class Node:
-    """A server: ``address`` on the LAN, ``routed`` behind the router."""
+    """A server, with its ``address`` on the LAN."""
 
     namespace: Namespace
     name: str
     address: IPv4Address
-    routed: IPv4Address
     mac: MACAddress
 
     def datagrams(self) -> int:
@@ -115,23 +136,28 @@ def topology(folder: Path, logs: Path) -> Iterator[Topology]:
         made = Topology(
             switch, client, [stack.enter_context(_node(switch, i, logs)) for i in range(NODES)], folder, logs
         )
-        router = made.station("benrouter", int(ROUTER) - int(LAN[0]))
-        stack.callback(router.remove)
-        router.ip(
-            f"route add {ROUTED_CLIENT}/32 via {CLIENT}",
-            *(f"route add {node.routed}/32 via {node.address}" for node in made.nodes),
-        )
-        client.ip(
-            f"address add {ROUTED_CLIENT}/32 dev lo",
-            *(f"route add {node.routed}/32 via {ROUTER} src {ROUTED_CLIENT}" for node in made.nodes),
-        )
+        for route in (PLAIN, TRACKED):
+            router = made.station(route.name, int(route.router) - int(LAN[0]))
+            stack.callback(router.remove)
+            _lay(made, route, router)
+        Namespace(TRACKED.name).run("nft", _TRACKING)
         yield made
+
+
+def _lay(made: Topology, route: Route, router: Namespace) -> None:
+    """Give client and nodes their addresses of a route, and let each reach the other's by way of the router."""
+    made.client.ip(f"address add {route.client}/32 dev lo")
+    router.ip(f"route add {route.client}/32 via {CLIENT}")
+    for i, node in enumerate(made.nodes):
+        node.namespace.ip(f"address add {route.node(i)}/32 dev lo", f"route add {route.client}/32 via {route.router}")
+        router.ip(f"route add {route.node(i)}/32 via {node.address}")
+        made.client.ip(f"route add {route.node(i)}/32 via {route.router} src {route.client}")
 
 
 @contextlib.contextmanager
 def _node(switch: Switch, number: int, logs: Path) -> Iterator[Node]:
     name = chr(ord("a") + number)
-    address, routed = LAN[256 + 1 + number], IPv4Address("10.201.0.1") + number
+    address = LAN[256 + 1 + number]
     namespace = Namespace(f"bennode{name}")
     namespace.create()
     server = Process(
@@ -144,10 +170,9 @@ def _node(switch: Switch, number: int, logs: Path) -> Iterator[Node]:
         switch.plug(namespace, "eth0", [IPv4Interface((address, LAN.prefixlen))])
         # An address on its loopback is the node's own matter: it neither answers ARP for it nor asks by it.
         namespace.sysctl(ipv4__conf__all__arp_ignore=1, ipv4__conf__all__arp_announce=2)
-        namespace.ip(f"address add {routed}/32 dev lo", f"route add {ROUTED_CLIENT}/32 via {ROUTER}")
         mac = json.loads(namespace.run("ip", "-j", "link", "show", "eth0"))[0]["address"]
         server.start()
-        yield Node(namespace, name, address, routed, MACAddress.parse(mac))
+        yield Node(namespace, name, address, MACAddress.parse(mac))
     finally:
         server.kill()
         namespace.remove()

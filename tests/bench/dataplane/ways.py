@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from typing import Final, Literal
 
 from tests.bench.dataplane.prepare import environment, peer
-from tests.bench.dataplane.topology import HOST, LAN, PORT, Topology, target
+from tests.bench.dataplane.topology import HOST, LAN, PLAIN, PORT, Route, Topology, target
 from tests.lab.build import find
 from tests.lab.client import STRATEGIC_MERGE_PATCH
 from tests.lab.controlplane import ControlPlane, Settings
@@ -44,9 +44,10 @@ def own(number: int) -> int:
     return 2 * 256 + number
 
 
-def routing(topology: Topology, name: str = "routing") -> Way:
-    """Under another ``name`` it is a control: how far from 1 its ratio is tells what this run's ratios are worth."""
-    return Way(name, tuple(target(node.routed) for node in topology.nodes), "routing")
+def routing(topology: Topology, name: str = "routing", route: Route = PLAIN) -> Way:
+    """Under another ``name`` a control: how far from 1 the plain route's ratio to itself is tells what this run's
+    ratios are worth; the tracked one's tells what conntrack takes of what translation costs."""
+    return Way(name, tuple(target(route.node(i)) for i in range(len(topology.nodes))), "routing")
 
 
 def direct(topology: Topology) -> Way:

@@ -218,17 +218,22 @@ func answer(fd int, buffer []byte) {
 	}
 }
 
+// receive reads datagrams, and answers from the address that was asked (IP_PKTINFO).
 func receive(fd int, name byte) {
-	buffer := make([]byte, 2048)
-	reply := []byte{name}
+	check(syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, syscall.IP_PKTINFO, 1), "IP_PKTINFO")
+	buffer, control := make([]byte, 2048), make([]byte, 128)
+	var from syscall.RawSockaddrInet4
+	part := syscall.Iovec{Base: &buffer[0]}
+	header := syscall.Msghdr{Name: (*byte)(unsafe.Pointer(&from)), Iov: &part, Iovlen: 1, Control: &control[0]}
+	message := call{a: uintptr(fd), b: uintptr(unsafe.Pointer(&header))}
 	for {
-		var from syscall.RawSockaddrInet4
-		size := uint32(unsafe.Sizeof(from))
-		n, errno := raw(call{number: syscall.SYS_RECVFROM, a: uintptr(fd), b: uintptr(unsafe.Pointer(&buffer[0])),
-			c: uintptr(len(buffer)), e: uintptr(unsafe.Pointer(&from)), f: uintptr(unsafe.Pointer(&size))})
+		header.Namelen, header.Controllen, part.Len = uint32(unsafe.Sizeof(from)), uint64(len(control)), uint64(len(buffer))
+		message.number = syscall.SYS_RECVMSG
+		n, errno := raw(message)
 		if errno == 0 && n > 0 && buffer[0] == askWhere {
-			raw(call{number: syscall.SYS_SENDTO, a: uintptr(fd), b: uintptr(unsafe.Pointer(&reply[0])), c: 1,
-				e: uintptr(unsafe.Pointer(&from)), f: unsafe.Sizeof(from)})
+			buffer[0], part.Len = name, 1
+			message.number = syscall.SYS_SENDMSG
+			raw(message)
 		}
 	}
 }
