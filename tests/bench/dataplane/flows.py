@@ -14,22 +14,22 @@ LOAD_THREADS: Final = 4
 FLOWS: Final = 2000
 
 
-async def add_rows(report: Report, topology: Topology, ours: Ours) -> None:
+async def add_rows(report: Report, topology: Topology, ours: Ours, seconds: float = LOAD_SECONDS) -> None:
     """Connections that failed while slots were rewritten, and flows that moved when one node of ten left."""
-    done, failed, rewrites = await _rewritten(topology, ours)
+    done, failed, rewrites = await _rewritten(topology, ours, seconds)
     what = f"{ours.case.mode}: slots rewritten {REWRITES_PER_SECOND} times a second under load"
-    report.add(f"{what}: rewritten, in truth", rewrites / LOAD_SECONDS, "1/s")
+    report.add(f"{what}: rewritten, in truth", rewrites / seconds, "1/s")
     report.add(f"{what}: connections made", done, "")
     report.add(f"{what}: connections that failed", failed, "", ("<=", 0))
     report.add(f"{ours.case.mode}: flows moved when 1 of 10 nodes left", await _moved(topology, ours), "%", ("<", 12))
 
 
-async def _rewritten(topology: Topology, ours: Ours) -> tuple[int, int, int]:
+async def _rewritten(topology: Topology, ours: Ours, seconds: float) -> tuple[int, int, int]:
     """Connections made and failed, and how often the last node left or came back meanwhile. All nodes serve on."""
     ten, nine = ours.group(), ours.group(without=1)
     sets = [(ten, nine), (nine, ten)]
     targets = ours.way.targets
-    load = asyncio.create_task(asyncio.to_thread(topology.load, "connect", LOAD_SECONDS, LOAD_THREADS, targets))
+    load = asyncio.create_task(asyncio.to_thread(topology.load, "connect", seconds, LOAD_THREADS, targets))
     loop = asyncio.get_running_loop()
     started, turns = loop.time(), 0
     while not load.done():

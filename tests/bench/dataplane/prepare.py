@@ -45,6 +45,11 @@ def prepare() -> None:
     lacking = [name for name in PEERS if not _is_here(name)]
     if lacking:
         _unpack(lacking)
+    build_load()
+
+
+def build_load() -> None:
+    """Build the load's program; Go has all that it needs. Raises PrepareError."""
     LOAD.parent.mkdir(exist_ok=True)
     command = ["go", "build", "-buildvcs=false", "-o", str(LOAD.resolve()), "."]
     where = Path(__file__).parent / "load"

@@ -89,12 +89,14 @@ Samples = Mapping[str, Mapping[str, Sequence[float]]]
 """By figure, by way, one value a round."""
 
 
-def measure(topology: Topology, ways: Sequence[Way], rounds: int) -> tuple[Samples, Mapping[str, int]]:
-    """All kinds of load on all ways, ``rounds`` times; and the connections that failed, by way."""
+def measure(
+    topology: Topology, ways: Sequence[Way], rounds: int, seconds: float = SECONDS
+) -> tuple[Samples, Mapping[str, int]]:
+    """All kinds of load on all ways, ``rounds`` times ``seconds``; and the connections that failed, by way."""
     samples: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     failed = dict.fromkeys((way.name for way in ways), 0)
     for way in ways:  # neighbours, routes and caches
-        told = topology.load("connect", SECONDS / 4, 1, way.targets)
+        told = topology.load("connect", seconds / 4, 1, way.targets)
         if not told["connections"]:
             raise LabError(f"nobody gets through by {way.name}: {told['errors']}")
     for turn in range(rounds):
@@ -103,18 +105,18 @@ def measure(topology: Topology, ways: Sequence[Way], rounds: int) -> tuple[Sampl
                 way = ways[(i + turn) % len(ways)]
                 if kind.what == "datagrams" and not way.udp:
                     continue
-                told = _one(topology, kind, way)
+                told = _one(topology, kind, way, seconds)
                 failed[way.name] += told.get("failed", 0)
                 for figure in kind.figures:
                     samples[figure.name][way.name].append(figure.value(told))
     return samples, failed
 
 
-def _one(topology: Topology, kind: Kind, way: Way) -> dict[str, Any]:
+def _one(topology: Topology, kind: Kind, way: Way, seconds: float) -> dict[str, Any]:
     if kind.what != "datagrams":
-        return topology.load(kind.what, SECONDS, kind.count, way.targets)
+        return topology.load(kind.what, seconds, kind.count, way.targets)
     before = topology.datagrams()
-    told = topology.load(kind.what, SECONDS, kind.count, way.targets)
+    told = topology.load(kind.what, seconds, kind.count, way.targets)
     return {**told, "arrived": topology.datagrams() - before}
 
 
