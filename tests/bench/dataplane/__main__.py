@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.bench.dataplane import agent, flows, rules, traffic, ways
 from tests.bench.dataplane.ours import CASES, Case, ours
-from tests.bench.dataplane.topology import TRACKED, Topology, topology
+from tests.bench.dataplane.topology import ONE_WAY, TRACKED, Topology, topology
 from tests.bench.report import Report
 
 ROUNDS = 13
@@ -24,6 +24,7 @@ async def measure_traffic(made: Topology, report: Report, cases: Sequence[Case],
             ways.routing(made, "routing again"),
             ways.routing(made, "routing, conntrack", TRACKED),
             ways.direct(made),
+            ways.routing(made, "routing, one way", ONE_WAY, "direct"),
         ]
         numbers = iter(range(1, 100))
         mine = [await stack.enter_async_context(ours(made, case, next(numbers))) for case in cases]

@@ -32,10 +32,12 @@ NODES: Final = 10
 
 @dataclass(frozen=True)
 class Route:
-    """A way through a router, there and back: the client's and the nodes' addresses that are reached by way of it."""
+    """A way through a router: the client's and the nodes' addresses that are reached by way of it. ``back``: by whom
+    the nodes' answers go, the router or the client itself."""
 
     name: str
     router: IPv4Address
+    back: IPv4Address
     client: IPv4Address
     nodes: IPv4Address
 
@@ -44,9 +46,11 @@ class Route:
         return self.nodes + number
 
 
-PLAIN: Final = Route("benrouter", LAN[3], IPv4Address("10.202.0.1"), IPv4Address("10.201.0.1"))
-TRACKED: Final = Route("bentracker", LAN[4], IPv4Address("10.204.0.1"), IPv4Address("10.203.0.1"))
+PLAIN: Final = Route("benrouter", LAN[3], LAN[3], IPv4Address("10.202.0.1"), IPv4Address("10.201.0.1"))
+TRACKED: Final = Route("bentracker", LAN[4], LAN[4], IPv4Address("10.204.0.1"), IPv4Address("10.203.0.1"))
 """Its router looks at the state of connections, which is what lets the kernel track them, and at nothing else."""
+ONE_WAY: Final = Route("benoneway", LAN[5], CLIENT, IPv4Address("10.206.0.1"), IPv4Address("10.205.0.1"))
+"""What passing frames on costs at the least: the hop alone, without a choice of nodes."""
 _TRACKING: Final = (
     "add table ip tracking; "
     "add chain ip tracking forward { type filter hook forward priority filter; policy accept; }; "
@@ -136,7 +140,7 @@ def topology(folder: Path, logs: Path) -> Iterator[Topology]:
         made = Topology(
             switch, client, [stack.enter_context(_node(switch, i, logs)) for i in range(NODES)], folder, logs
         )
-        for route in (PLAIN, TRACKED):
+        for route in (PLAIN, TRACKED, ONE_WAY):
             router = made.station(route.name, int(route.router) - int(LAN[0]))
             stack.callback(router.remove)
             _lay(made, route, router)
@@ -149,7 +153,7 @@ def _lay(made: Topology, route: Route, router: Namespace) -> None:
     made.client.ip(f"address add {route.client}/32 dev lo")
     router.ip(f"route add {route.client}/32 via {CLIENT}")
     for i, node in enumerate(made.nodes):
-        node.namespace.ip(f"address add {route.node(i)}/32 dev lo", f"route add {route.client}/32 via {route.router}")
+        node.namespace.ip(f"address add {route.node(i)}/32 dev lo", f"route add {route.client}/32 via {route.back}")
         router.ip(f"route add {route.node(i)}/32 via {node.address}")
         made.client.ip(f"route add {route.node(i)}/32 via {route.router} src {route.client}")
 

@@ -44,10 +44,11 @@ def own(number: int) -> int:
     return 2 * 256 + number
 
 
-def routing(topology: Topology, name: str = "routing", route: Route = PLAIN) -> Way:
+def routing(topology: Topology, name: str = "routing", route: Route = PLAIN, limit: Limit = "routing") -> Way:
     """Under another ``name`` a control: how far from 1 the plain route's ratio to itself is tells what this run's
-    ratios are worth; the tracked one's tells what conntrack takes of what translation costs."""
-    return Way(name, tuple(target(route.node(i)) for i in range(len(topology.nodes))), "routing")
+    ratios are worth; the tracked one's tells what conntrack takes of what translation costs,
+    and that of the one way to the direct path what the hop takes of what passing frames on costs."""
+    return Way(name, tuple(target(route.node(i)) for i in range(len(topology.nodes))), limit)
 
 
 def direct(topology: Topology) -> Way:
