@@ -11,13 +11,15 @@ export PYTHONPATH := $(CURDIR)
 
 SERVICES ?= 1000
 SCALE ?= 5000
+ROUNDS ?= 13
+MODES ?= nat,dsr
 KEEP ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test lint types generate format bench clean
+.PHONY: help setup controlplane demo demo-stop test lint types generate format bench bench-dataplane clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the project needs (also done by whatever needs it)
 	@tests/lab/setup
@@ -50,8 +52,15 @@ format: setup ## format the code, mend what can be mended
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-bench: controlplane ## figures: a table here, JSON lines in build/bench.jsonl; SERVICES=1000 SCALE=5000
-	@$(SANDBOX) $(PYTHON) -m tests.bench.services --services $(SERVICES) --scale $(SCALE)
+bench: controlplane ## figures: tables here, JSON lines in build/bench.jsonl; SERVICES=1000 SCALE=5000 ROUNDS=13
+	@status=0; \
+	$(SANDBOX) $(PYTHON) -m tests.bench.services --services $(SERVICES) --scale $(SCALE) || status=1; \
+	$(MAKE) bench-dataplane || status=1; \
+	exit $$status
+
+bench-dataplane: controlplane ## of them those of the data plane: ours, its peers and its limits on one network
+	@$(PYTHON) -m tests.bench.dataplane.prepare
+	@$(SANDBOX) $(PYTHON) -m tests.bench.dataplane --rounds $(ROUNDS) --modes $(MODES)
 
 clean: ## remove what was built or installed here (not the cached control plane)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -28,11 +28,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report:
-    """Collects rows, and writes each as soon as it is known, so that a bench that breaks off has told what it saw."""
+    """Collects rows, and writes each as soon as it is known, so that a bench that breaks off has told what it saw.
+
+    The rows that ``command`` wrote before make way, those of other commands stay.
+    """
 
     def __init__(self, path: Path, command: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        path.write_bytes(b"".join(line for line in lines if msgspec.json.decode(line, type=Row).command != command))
         self._path = path
         self._command = command
         self.rows: list[Row] = []
