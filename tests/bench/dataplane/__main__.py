@@ -51,7 +51,7 @@ def main() -> None:
     """Measure, print the tables, keep the rows in ``build/bench.jsonl``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the traffic (default: %(default)s)")
-    parser.add_argument("--modes", default="nat", help="of ours, with commas between (default: %(default)s)")
+    parser.add_argument("--modes", default="nat,dsr", help="of ours, with commas between (default: %(default)s)")
     options = parser.parse_args()
     cases = [case for case in CASES if case.mode in options.modes.split(",")]
     build = Path("build")
