@@ -9,6 +9,7 @@ import pytest
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.maglev import table_size
 from cloudprovider.core.plan import Changes, Former, Forward, Group, GroupId, ListenerKey, Plan, diff
 from cloudprovider.dataplane import ruleset_dsr, ruleset_nat
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
@@ -230,7 +231,7 @@ async def test_people_can_read_the_rules(segment: KernelSegment) -> None:
     assert f"{VIP} . udp . 53 . 10.99.0.0" in listed
     listed = run("ip netns exec lb-test-mgmt nft list table netdev cloudprovider")
     assert f"{DSR} counter packets 0 bytes 0 : 0xc0000003" in listed
-    assert "0x80000003 : goto by_client4_10007" in listed
+    assert f"0x80000003 : goto by_client4_{table_size(len(STATIONS.members))}" in listed
     assert "0x00000004 : goto tracked6" in listed
     assert json.loads(run("ip netns exec lb-test-mgmt nft -j list table netdev cloudprovider"))
     check_chains()

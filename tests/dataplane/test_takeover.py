@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudprovider.core.maglev import lookup_table, table_size
+from cloudprovider.core.maglev import lookup_table
 from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan, diff
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.dataplane.dsr import ADDRESSES, ONE, TO_ONE, VIP, WEB, Connection, group, nft, serving, started
@@ -43,7 +43,7 @@ asyncio.run(main())
 def load_first_version(tmp_path: Path, nodes: list[Station]) -> Plan:
     """Have the namespace as an agent of the first version left it, forwarding two ports in mode nat."""
     members = sorted((node.address for node in nodes), key=lambda address: address.packed)
-    table = lookup_table(members, table_size(len(members)))
+    table = lookup_table(members, 10_007)  # whatever size it would have today
     add = "add element ip cloudprovider"
     lines = [
         f"{add} listeners {{ {VIP} . tcp . 80 : {ADDRESSES} }}",
@@ -74,7 +74,7 @@ async def test_an_older_agent_s_tables_are_taken_over_without_a_gap(
     plan = load_first_version(tmp_path, nodes)
     async with serving(nodes):
         flows = [await Connection.open(client) for _ in range(10)]
-        stays = await client.ask_tcp(VIP, 81)
+        assert await client.ask_tcp(VIP, 81)
         ended = False
 
         async def knock() -> int:
@@ -88,7 +88,7 @@ async def test_an_older_agent_s_tables_are_taken_over_without_a_gap(
         await segment.engine.start()
         assert await segment.engine.intact()
         have = await segment.engine.observe()
-        # Their elements stand; what is new beside them (nodes' counters) lacks, and shows.
+        # Their elements stand. What is new beside them (nodes' counters) lacks, and shows as a broken group.
         assert have.forwards == plan.forwards
         await segment.engine.apply(diff(have, plan))
         assert await segment.engine.observe() == plan
@@ -97,7 +97,7 @@ async def test_an_older_agent_s_tables_are_taken_over_without_a_gap(
         ended = True
         assert sum(await asyncio.gather(*knocking)) > 0
         assert all([await flow.alive() for flow in flows])
-        assert await client.ask_tcp(VIP, 81) == stays
+        assert len({await client.ask_tcp(VIP, 81) for _ in range(10)}) == 1
         for flow in flows:
             flow.close()
 
