@@ -164,10 +164,11 @@ class ForwardingTable:
         return self._networks[network].kernel
 
     def followed(self, network: str) -> frozenset[IPAddress]:
-        """The nodes whose MACs are to be known on a network."""
+        """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
+        is forwarded in mode nat, so that a change to dsr finds them."""
         found: set[IPAddress] = set()
-        for question, choice in self._choices.items():
-            if question.network == network and choice.mode == "dsr":
+        for question in self._choices:
+            if question.network == network:
                 nodes = _addresses(self._clusters.get(question.cluster, {}))
                 found |= {node for node in nodes if node in question.subnet}
         return frozenset(found)

@@ -196,6 +196,15 @@ def test_where_all_nodes_stand_on_the_network_frames_go_to_their_macs() -> None:
     assert tested.plan("").groups == {group: Group(frozenset({MACS["n1"], MACS["n2"]}), former=frozenset({MACS["n1"]}))}
 
 
+def test_nodes_are_known_before_a_change_to_dsr() -> None:
+    tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP))
+    assert tested.followed("") == {ip_address("10.0.0.11")}
+    tested.set_sightings("", seen("n1"))
+    tested.set_load_balancer(lb("a", "10.0.0.100", HTTP, mode="dsr"))
+    forward = tested.plan("").forwards[key("10.0.0.100")]
+    assert (forward.mode, forward.former) == ("dsr", Former("nat"))
+
+
 def test_it_is_looked_for_nodes_until_all_have_been_asked() -> None:
     tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP, mode="dsr"))
     tested.set_sightings("", seen(awaited=("n1",)))
