@@ -155,8 +155,8 @@ def test_an_unhealthy_kube_proxy_gets_nothing_new(scenario: Scenario) -> None:
     scenario.world.start("guest")
 
 
-def test_services_of_every_policy_survive_a_node_that_dies(scenario: Scenario) -> None:
-    """Nobody tells of it: the node's kube-proxy, which has answered before, does no more."""
+def test_a_node_that_falls_silent_gets_nothing_new(scenario: Scenario) -> None:
+    """Its object stays, and nobody tells of it but that it answers no more."""
     scenario.world.add_node("node-dies")
     scenario.guest.deploy("web", 2)
     scenario.guest.expose(service("web", [WEB], annotations={MODE_ANNOTATION: "auto"}))
