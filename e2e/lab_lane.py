@@ -59,9 +59,7 @@ class LabWorld:
         return Client(self.lab.nodes.runner.namespace_of(uid))
 
     def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
-        found = snapshot.read_kernel(self.lab).backends.get((address, protocol.lower(), port))
-        names = {a: name for name, node in self.lab.nodes.nodes.items() for a in (*node.pods.addresses, node.mac)}
-        return None if found is None else frozenset(names.get(a, a) for a in found)
+        return snapshot.nodes_behind(self.lab, (address, protocol.lower(), port))
 
     def mode(self, address: str, protocol: str, port: int) -> str:
         kernel, listener = snapshot.read_kernel(self.lab), (address, protocol.lower(), port)

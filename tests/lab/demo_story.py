@@ -101,10 +101,11 @@ class Demo:
     def pools(self) -> None:
         self.say.headline("The host's operator has made two pools of addresses")
         for pool in self.lab.host_plane.api.items(POOLS_PATH):
-            (addresses,), (scope,) = pool["spec"]["ranges"], pool["spec"]["selector"]["scope"]
+            (scope,) = pool["spec"]["selector"]["scope"]
             whom = f"guest cluster {scope['guestCluster']}" if scope["guestCluster"] != "*" else "everybody"
-            name, first, last = pool["metadata"]["name"], addresses["rangeStart"], addresses["rangeEnd"]
-            self.say.detail(f"{name:<10}{first:>11} to {last:<14} for {whom}")
+            for one in pool["spec"]["ranges"]:
+                name, first, last = pool["metadata"]["name"], one["rangeStart"], one["rangeEnd"]
+                self.say.detail(f"{name:<10}{first:>14} to {last:<14} for {whom}")
 
     def first_service(self) -> None:
         self.say.headline("A user of the guest deploys a web server, and exposes it: two TCP ports and a UDP port")
@@ -138,11 +139,11 @@ class Demo:
                 self.guest.scale("web", replicas)
                 told(wait_for(f"{replicas} pods to answer", partial(self._who_answers, replicas)))
         with self.say.step("Node node-3 joins: the host sends to") as told:
-            node = self.lab.add_node("node-3", 3)
-            told(self._wait_backends({node.address}, present=True))
+            self.lab.add_node("node-3", 3)
+            told(self._wait_backends())
         with self.say.step("Node node-3 leaves: the host sends to") as told:
             self.lab.remove_node("node-3")
-            told(self._wait_backends({node.address}, present=False))
+            told(self._wait_backends())
 
     def refuse(self) -> None:
         with self.say.step("Scale web to 0: the client, not left waiting, is") as told:
@@ -199,10 +200,10 @@ class Demo:
             return ""
         return ", ".join(f"{pod.rpartition('-')[2]} {times}x" for pod, times in sorted(pods.items()))
 
-    def _wait_backends(self, nodes: set[str], *, present: bool) -> str:
+    def _wait_backends(self) -> str:
         def there() -> str:
-            found = snapshot.read_kernel(self.lab).backends.get((self.web, "tcp", WEB.port), frozenset())
-            return ", ".join(sorted(found)) if bool(nodes & found) == present else ""
+            found = snapshot.nodes_behind(self.lab, (self.web, "tcp", WEB.port))
+            return ", ".join(sorted(found)) if found and found == self.lab.nodes.nodes.keys() else ""
 
         return wait_for("the host's rules to follow", there)
 

@@ -29,11 +29,6 @@ class Proxy:
     mode: Literal["nftables", "iptables"]
     health: str
 
-    @property
-    def health_is_open(self) -> bool:
-        """Whether others than the node itself can ask for its health."""
-        return self.health != "127.0.0.1"
-
 
 OPEN = Proxy("nftables", "0.0.0.0")
 """Kubernetes' newest mode; health as Kubernetes has it by itself."""

@@ -135,6 +135,13 @@ def read_kernel(lab: Lab) -> Kernel:
     return kernel
 
 
+def nodes_behind(lab: Lab, listener: Listener) -> frozenset[str] | None:
+    """The names of the nodes that a listener is sent to, whatever the mode; None: there is no such listener."""
+    found = read_kernel(lab).backends.get(listener)
+    names = {a: name for name, node in lab.nodes.nodes.items() for a in (*node.pods.addresses, node.mac)}
+    return None if found is None else frozenset(names.get(a, a) for a in found)
+
+
 def _rules(ruleset: list[Object], families: Sequence[str]) -> Rules:
     found = Rules()
     for item in ruleset:
