@@ -12,7 +12,7 @@ from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.resources import IPBLOCKS, IPPOOLS, LOADBALANCERS
-from tests.host.walks.expected import Record, handed, path, records, reserved
+from tests.host.walks.expected import Place, Record, handed, path, records, reserved
 
 KINDS: Final[tuple[Resource[Any], ...]] = (LOADBALANCERS, IPPOOLS, IPBLOCKS)
 Write = tuple[int, str, bool, KubeObject]
@@ -32,6 +32,16 @@ class Witness:
         self._blocks: dict[str, IPBlock] = {}
         self._pools: dict[str, list[IPPool]] = defaultdict(list)
         """As they were since the last look: a decision may be a moment behind the pool."""
+        self._shared: dict[Place, set[frozenset[str]]] = defaultdict(set)
+        """Who has ever shared an address by its record."""
+
+    def may_share(self, place: Place, one: tuple[str, str], other: tuple[str, str]) -> bool:
+        """Whether two load balancers, by (namespace, name), have ever had an address together, or each with a third."""
+        found, before = {"/".join(one)}, 0
+        while len(found) > before:
+            before = len(found)
+            found = found.union(*(owners for owners in self._shared[place] if not found.isdisjoint(owners)))
+        return "/".join(other) in found
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator["Witness"]:
@@ -103,6 +113,7 @@ class Witness:
         before = {r.ip: r for r in records([old])} if old is not None else {}
         after = {r.ip: r for r in records([block])}
         for ip, record in after.items():
+            self._shared[self._network(record.pool), ip].add(frozenset(owner for owner, _ in record.owners))
             if (self._network(record.pool), ip) in others:
                 yield f"{ip} is given twice: {record}"
             if ip not in before:
@@ -157,10 +168,14 @@ class Witness:
             if status.lease is not None:
                 yield f"{record.ip} is taken from {owner} before its lease"
         elif conflict:
-            if record.ip not in {f.ip for f in status.foreign_addresses}:
+            if not any(record.ip in _foreign(self._lbs.get(mate)) for mate, _ in record.owners):
                 yield f"{record.ip} is taken from {owner} for a conflict that nobody found"
         elif (record.pool, record.ip) in named:
             yield f"{record.ip} is taken from {owner}, which shows it"
+
+
+def _foreign(lb: LoadBalancer | None) -> set[str]:
+    return set() if lb is None else {f.ip for f in lb.status.foreign_addresses}
 
 
 def _with(pools: list[IPPool], one: IPPool) -> list[IPPool]:
