@@ -107,10 +107,12 @@ def stranger(lb: LoadBalancer, group: Group, held: Held, owners: Sequence[str]) 
     shared = group.shared()
     if named and shared and all((h.pool, h.address) != (held.pool, held.address) for h in shared):
         return f'the address of the Service "{named}"'
-    mine = owner_of(lb)
-    if len(owners) > 1 and owners[0] != mine and group.owners.isdisjoint(owners):
-        return "an address of its own"
-    return ""
+    return "an address of its own" if is_left_over(lb, group, owners) else ""
+
+
+def is_left_over(lb: LoadBalancer, group: Group, owners: Sequence[str]) -> bool:
+    """Whether it had joined those who have an address, and none of them belongs to its group any more."""
+    return len(owners) > 1 and owners[0] != owner_of(lb) and group.owners.isdisjoint(owners)
 
 
 def _suits(lb: LoadBalancer, shared: Iterable[Held], views: Mapping[str, PoolView]) -> bool:

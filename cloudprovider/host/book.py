@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from ipaddress import ip_address
@@ -22,7 +22,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
 from cloudprovider.core.ranges import PoolRanges, Version, bit_of, block_of
 from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
-from cloudprovider.core.sharing import Group, Member, join, stranger
+from cloudprovider.core.sharing import Group, Member, is_left_over, join, stranger
 from cloudprovider.core.wants import Release, Reopen, Want
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.hints import Hints
@@ -136,8 +136,12 @@ class AddressBook:
                 primary = self._member(one)
             else:
                 found_others.append(one)
-        others = tuple(self._member(o) for o in found_others if o.metadata.uid != lb.metadata.uid)
-        return Group(primary, others, self._member(lb) if named and primary is None else None)
+        group = Group(primary, tuple(self._member(o) for o in found_others if o.metadata.uid != lb.metadata.uid))
+        if not named or primary is not None:
+            return group
+        owners_of = self.ledger.owners_of
+        fit = tuple(h for h in self._member(lb).fit if not is_left_over(lb, group, owners_of(h.pool, h.address)))
+        return replace(group, follower=Member(lb, fit))
 
     def choose(self, lb: LoadBalancer) -> Choice:
         """Return what to ask for on behalf of ``lb``, by its request and the pools as they are now."""
