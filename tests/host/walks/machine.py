@@ -120,6 +120,8 @@ class Walks(RuleBasedStateMachine):
         """Whether a block has been lost since."""
         self.doubled = False
         """Whether two hosts have run since."""
+        self.killed = False
+        """Whether a host has been killed since."""
         self.asked: dict[str, list[LoadBalancer]] = {}
         """What has been asked for since the last rest, by the objects' paths."""
         self.stack = AsyncExitStack()
@@ -172,6 +174,7 @@ class Walks(RuleBasedStateMachine):
         self.hosts.append((await stack.enter_async_context(self.world.host()), stack))
 
     async def _kill_host(self) -> None:
+        self.killed = True
         _, stack = self.hosts.pop(0)
         await stack.aclose()
 
@@ -475,6 +478,9 @@ class Walks(RuleBasedStateMachine):
         found += faults(state, served=self.agent is not None)
         found += self._moves(state)
         found += self._over_limits(state)
+        if self.doubled or self.killed or self.lost:
+            self.witness.excuse_halves()
+        found += self.witness.halves()
         return found
 
     async def _state(self) -> State:
@@ -494,7 +500,7 @@ class Walks(RuleBasedStateMachine):
         )
         self.asked.clear()
         self.loosest.clear()
-        self.lost = False
+        self.lost = self.killed = False
         self.intruded = set(self.link.intruders)
         self.doubled = len(self.hosts) > 1
 
