@@ -117,6 +117,8 @@ class Draft:
         if adopt is not None and view is not None:
             if (joined := self._join(want, adopt)) is not None:
                 return joined
+            if self._is_recorded(want.pool, adopt):  # whether its request is for another one is to be asked first
+                return Refused(want, "AddressInUse", self._in_use(want, adopt, view))
             if self._adoptable(adopt, view) and self._free(adopt, view):
                 return self._take(want, adopt)
         held = self._held(want, want.fixed)
@@ -228,15 +230,17 @@ class Draft:
         """Refuse what is beyond a quota. What an owner is about to move from does not count twice."""
         if not want.tenant:
             return None
+        held, before = self._held_by(want.owner), self.ledger.held_by(want.owner)
+        replaced_too = {h.address.version for h in held if h not in before or h.address not in want.leaving}
         for pool, limit in (("", want.quota), (want.pool, view.pool.spec.addresses_per_tenant or None)):
             if limit is None:
                 continue
             count = self.ledger.count(want.tenant, pool) + self._counted[want.tenant, pool]
-            moves = any(
-                h.address.version == want.version
+            moves = sum(
+                (h.address.version == want.version or (h.address.version in replaced_too and h.address in want.leaving))
                 and pool in ("", h.pool)
                 and self.ledger.owners_of(h.pool, h.address) == (want.owner,)
-                for h in self._held_by(want.owner)
+                for h in held
             )
             if count - moves >= limit:
                 return Refused(want, "QuotaExceeded", quota_exceeded(want, pool, limit))
@@ -315,6 +319,10 @@ class Draft:
 
     def _free(self, address: IPAddress, view: PoolView) -> bool:
         return not self._taken(block_of(address), view.network) & bit_of(address)
+
+    def _is_recorded(self, pool: str, address: IPAddress) -> bool:
+        place = self._place(pool, address)
+        return place.text.write(address) in self._records(place.name)
 
     def _conflict(self, pool: str, address: IPAddress) -> AddressConflict | None:
         place = self._place(pool, address)

@@ -233,7 +233,8 @@ def _address(lb: LoadBalancer, held: Held, view: PoolView | None) -> Address:
     known = next((a for a in lb.status.addresses if _identity(a) == (held.pool, str(held.address))), None)
     if known is not None:
         return known
-    return Address(ip=str(held.address), ip_pool=held.pool, prefix_length=held.address.max_prefixlen)
+    network = "" if view is None else view.network  # its ranges may reach no longer: it is on its network all the same
+    return Address(ip=str(held.address), ip_pool=held.pool, prefix_length=held.address.max_prefixlen, network=network)
 
 
 def _mask(address: Address) -> str:

@@ -5,14 +5,15 @@ order in which they come and go does not matter, and the address stays until the
 and port) belongs to the one that was there first.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cloudprovider.core.addressing import Refusal, tenant_of
+from cloudprovider.core.addressing import Refusal, misfit, tenant_of
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.audit import owner_of
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held
+from cloudprovider.core.pools import PoolView
 from cloudprovider.core.wants import Want
 
 
@@ -26,10 +27,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """The others of a load balancer's group. ``primary`` None: it is the primary itself, or there is none (yet)."""
+    """The others of a load balancer's group. ``primary`` None: it is the primary itself, or there is none (yet); then
+    ``follower`` is the load balancer itself, if it names one."""
 
     primary: Member | None = None
     others: tuple[Member, ...] = ()
+    follower: Member | None = None
 
     @property
     def owners(self) -> frozenset[str]:
@@ -46,13 +49,17 @@ class Group:
         return keys[0] if keys else lb.status.address_key or lb.metadata.uid
 
     def shared(self) -> tuple[Held, ...]:
-        """Return the addresses to share: the primary's, or without one those of the rest."""
+        """Return the addresses to share: the primary's, or without one those of the oldest that has any, which all of
+        the group must agree about."""
         if self.primary is not None:
             return self.primary.fit
-        return next((m.fit for m in sorted(self.others, key=lambda m: _age(m.lb)) if m.fit), ())
+        rest = self.others if self.follower is None else (self.follower, *self.others)
+        return next((m.fit for m in sorted(rest, key=lambda m: _age(m.lb)) if m.fit), ())
 
 
-def join(lb: LoadBalancer, group: Group, held: Sequence[Held]) -> tuple[Want, ...] | Refusal | None:
+def join(
+    lb: LoadBalancer, group: Group, held: Sequence[Held], views: Mapping[str, PoolView]
+) -> tuple[Want, ...] | Refusal | None:
     """Return how ``lb`` gets the addresses of its group; None: it is a primary that has to get some of its own."""
     named = lb.spec.primary_service
     primary = group.primary
@@ -71,7 +78,7 @@ def join(lb: LoadBalancer, group: Group, held: Sequence[Held]) -> tuple[Want, ..
             message = f'there is no Service "{named}" with a load balancer in the guest cluster: create it'
             return Refusal("PrimaryNotFound", message)
         return Refusal("WaitingForPrimary", f'the Service "{named}", whose address it is to share, has none yet')
-    if not named and not _suits(lb, shared):
+    if not named and not _suits(lb, shared, views):
         return None
     if (taken := _taken(lb, group, shared)) is not None:
         return taken
@@ -100,19 +107,19 @@ def stranger(lb: LoadBalancer, group: Group, held: Held, owners: Sequence[str]) 
     shared = group.shared()
     if named and shared and all((h.pool, h.address) != (held.pool, held.address) for h in shared):
         return f'the address of the Service "{named}"'
-    mine = owner_of(lb)
-    if owners[:1] != [mine] and len(owners) > 1 and group.owners.isdisjoint(owners):
-        return "an address of its own"
-    return ""
+    return "an address of its own" if is_left_over(lb, group, owners) else ""
 
 
-def _suits(lb: LoadBalancer, shared: Iterable[Held]) -> bool:
-    """Whether a primary that asks for something of its own can have what its group has already."""
+def is_left_over(lb: LoadBalancer, group: Group, owners: Sequence[str]) -> bool:
+    """Whether it had joined those who have an address, and none of them belongs to its group any more."""
+    return len(owners) > 1 and owners[0] != owner_of(lb) and group.owners.isdisjoint(owners)
+
+
+def _suits(lb: LoadBalancer, shared: Iterable[Held], views: Mapping[str, PoolView]) -> bool:
+    """Whether a primary that asks for something of its own can have what its group has already: what it would give
+    back at once it must not join."""
     asked = set(lb.spec.addresses)
-    return all(
-        lb.spec.ipam != "dhcp" and lb.spec.ip_pool in ("", h.pool) and (not asked or str(h.address) in asked)
-        for h in shared
-    )
+    return all(not misfit(lb, h, views) and (not asked or str(h.address) in asked) for h in shared)
 
 
 def _taken(lb: LoadBalancer, group: Group, shared: Sequence[Held]) -> Refusal | None:

@@ -38,6 +38,8 @@ FULL: Final = 25
 """A batch of BURST or more lets the next one wait for FULL, MAX_SECONDS at most."""
 LIMIT: Final = 1000
 """Load balancers in one batch: what a decision may take of the loop's time (some 0.1 ms each)."""
+ROUNDS: Final = 16
+"""So often it is decided anew for those who need two addresses and get in each other's way."""
 WRITES: Final = 4
 """Blocks written at the same time."""
 BACKOFF: Final = Backoff(base=0.2, limit=10.0)
@@ -71,6 +73,8 @@ class Batches:
         self._releases: dict[tuple[str, str, str], Release] = {}
         self._reopened: dict[tuple[str, str], Reopen] = {}
         self._decided: dict[Key, Refusal | None] = {}
+        self._without_second: set[Key] = set()
+        """Those of ``_decided`` that could do without an address of a second family, and would like to have one."""
         self._giving_back: set[Key] = set()
         self._pending = asyncio.Event()
         self._full = asyncio.Event()
@@ -78,7 +82,7 @@ class Batches:
 
     def want(self, key: Key) -> None:
         """Let the load balancer have what it lacks."""
-        self._decided.pop(key, None)
+        self.forget(key)
         self._wants[key] = None
         self._wake()
 
@@ -109,6 +113,7 @@ class Batches:
     def forget(self, key: Key) -> None:
         """Its request has changed, or it is gone: what was decided no longer counts."""
         self._decided.pop(key, None)
+        self._without_second.discard(key)
 
     def reconsider(self, key: Key) -> None:
         """Decide anew, if it was decided that there is nothing to be had; what was said stays said until then."""
@@ -196,7 +201,7 @@ class Batches:
             choice = self._book.choose(lb)
             if not choice.wants:
                 if not self._book.lacks(lb):
-                    self._decided.pop(key, None)
+                    self.forget(key)
                     self._done(key)  # it has it already: an earlier write had come through
                 else:
                     self._decide(key, choice.refusal)
@@ -233,31 +238,40 @@ class Batches:
     ) -> Proposal:
         """Propose; one that can't get all that it must have gets nothing new, rather than half."""
         now = rfc3339(self._now())
-        proposal = self._book.propose(asked, releases, reopened, now=now)
+        refused: list[Granted | Refused] = []
+        for left in range(ROUNDS, -1, -1):
+            proposal = self._book.propose(asked, releases, reopened, now=now)
+            short = self._short(proposal, lbs)
+            halves = dict.fromkeys(
+                o.want.owner
+                for o in proposal.outcomes
+                if isinstance(o, Granted) and o.want.adopt is None and o.block and o.want.owner in short
+            )
+            if not halves:
+                break
+            # What one lacks another may have half of: who comes first makes room, and the rest is decided anew.
+            gone = {next(iter(halves))} | {h for h in halves if not _is_blocked(h, halves, proposal)} if left else short
+            refused += (o for o in proposal.outcomes if isinstance(o, Refused) and o.want.owner in gone)
+            asked = [w for w in asked if w.owner not in gone]
+        return replace(proposal, outcomes=(*proposal.outcomes, *refused))
+
+    def _short(self, proposal: Proposal, lbs: dict[str, LoadBalancer]) -> set[str]:
+        """Who does not get all that it must have."""
         granted = _versions(proposal)
-        short = {
+        return {
             o.want.owner
             for o in proposal.outcomes
             if isinstance(o, Refused)
             and o.want.adopt is None
             and not self._book.is_optional(o.want, lbs[o.want.owner], granted[o.want.owner])
         }
-        halves = {o.want.owner for o in proposal.outcomes if isinstance(o, Granted) and o.block} & short
-        if not halves:
-            return proposal
-        refused = tuple(o for o in proposal.outcomes if isinstance(o, Refused) and o.want.owner in halves)
-        rest = [w for w in asked if w.owner not in halves]
-        again = self._book.propose(rest, releases, reopened, now=now)
-        return replace(again, outcomes=(*again.outcomes, *refused))
 
     def _tell_grants(self, proposal: Proposal, written: dict[str, bool], lbs: dict[str, LoadBalancer]) -> None:
         refusals: dict[str, Refusal | None] = {}
+        lost_to_others: set[str] = set()
+        without_second: set[str] = set()
         granted = _versions(proposal)
-        in_part = {
-            o.want.owner
-            for o in proposal.outcomes
-            if isinstance(o, Granted) and o.block and (o.want.group or o.address == o.want.adopt)
-        }
+        in_part = {o.want.owner for o in proposal.outcomes if isinstance(o, Granted) and o.block}
         for outcome in proposal.outcomes:
             owner = outcome.want.owner
             if isinstance(outcome, Granted):
@@ -273,19 +287,27 @@ class Batches:
                 )
                 if optional:
                     refusals.setdefault(owner, None)
+                    without_second.add(owner)
+                elif outcome.want.adopt is not None and outcome.reason == "AddressInUse":
+                    refusals.setdefault(owner, None)
+                    lost_to_others.add(owner)
                 else:
                     refusals[owner] = Refusal(outcome.reason, outcome.message)
         for owner, refusal in refusals.items():
             key = lbs[owner].key
             if refusal is None and not self._book.lacks(lbs[owner]):
-                self._decided.pop(key, None)
+                self.forget(key)
                 self._done(key)  # it has all that it could have: nothing to remember
-            elif refusal is None and owner in in_part:
-                self.want(key)  # it has what it uses already, or shares; what else it needs has not been looked at
+            elif owner in lost_to_others or (refusal is None and owner in in_part and owner not in without_second):
+                self.want(key)  # it has got what was asked for; what else it needs has not been looked at
             else:
-                self._decide(key, refusal)
+                self._decide(key, refusal, without_second=owner in without_second)
 
-    def _decide(self, key: Key, refusal: Refusal | None) -> None:
+    def _decide(self, key: Key, refusal: Refusal | None, *, without_second: bool = False) -> None:
+        if without_second:
+            self._without_second.add(key)
+        else:
+            self._without_second.discard(key)
         known = self._decided.get(key)
         if key in self._decided and known == refusal:
             return
@@ -295,7 +317,8 @@ class Batches:
     def _room(self, room: Room) -> None:
         """Something was freed, or pools changed: all that were refused for it are asked about again."""
         for key, refusal in list(self._decided.items()):
-            if room is Room.POOLS_CHANGED or (refusal is not None and refusal.reason in _ROOM_REASONS):
+            waits = key in self._without_second if refusal is None else refusal.reason in _ROOM_REASONS
+            if waits or room is Room.POOLS_CHANGED:
                 self._wants[key] = None  # what was decided stays said until it is decided anew
         if self._wants:
             self._wake()
@@ -338,6 +361,20 @@ class Batches:
                 _log.warning("A block could not be read anew.", extra={"block": name, "error": str(error)})
                 return False
         return True
+
+
+def _is_blocked(owner: str, halves: Iterable[str], proposal: Proposal) -> bool:
+    """Whether what an owner lacks could be what others of ``halves`` have, or what their tenant may have no more."""
+    taken = {
+        (o.want.pool, o.want.version)
+        for o in proposal.outcomes
+        if isinstance(o, Granted) and o.want.owner != owner and o.want.owner in halves
+    }
+    return any(
+        o.reason == "QuotaExceeded" or (o.want.pool, o.want.version) in taken
+        for o in proposal.outcomes
+        if isinstance(o, Refused) and o.want.owner == owner
+    )
 
 
 def _versions(proposal: Proposal) -> defaultdict[str, list[Version]]:

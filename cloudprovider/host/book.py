@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from ipaddress import ip_address
@@ -22,7 +22,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
 from cloudprovider.core.ranges import PoolRanges, Version, bit_of, block_of
 from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
-from cloudprovider.core.sharing import Group, Member, join, stranger
+from cloudprovider.core.sharing import Group, Member, is_left_over, join, stranger
 from cloudprovider.core.wants import Release, Reopen, Want
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.hints import Hints
@@ -51,7 +51,8 @@ class AddressBook:
     What a guest shows and no block records (``hints``) is kept for it as well.
 
     ``on_room`` is called when a request refused before may be granted now, ``on_pool`` with a pool whose summary may
-    differ, ``on_unrecorded`` with the owner of a record that is gone: by ourselves, or by somebody's hand.
+    differ, ``on_unrecorded`` with the owner of a record that is gone (by ourselves, or by somebody's hand) and
+    ``on_recorded`` with that of a new one.
     """
 
     def __init__(self, caches: Caches, hints: Hints) -> None:
@@ -63,6 +64,7 @@ class AddressBook:
         self._room: list[Callable[[Room], None]] = []
         self._pools: list[Callable[[str], None]] = []
         self._unrecorded: list[Callable[[tuple[str, str]], None]] = []
+        self._recorded: list[Callable[[tuple[str, str]], None]] = []
         caches.pools.on_change(self._pool_changed)
         caches.blocks.on_change(self._block_changed)
         hints.on_dropped(self._freed)
@@ -83,6 +85,10 @@ class AddressBook:
     def on_unrecorded(self, callback: Callable[[tuple[str, str]], None]) -> None:
         """See the class."""
         self._unrecorded.append(callback)
+
+    def on_recorded(self, callback: Callable[[tuple[str, str]], None]) -> None:
+        """See the class."""
+        self._recorded.append(callback)
 
     def views(self) -> Mapping[str, PoolView]:
         """Return the pools as they may be used, by name."""
@@ -130,7 +136,12 @@ class AddressBook:
                 primary = self._member(one)
             else:
                 found_others.append(one)
-        return Group(primary, tuple(self._member(o) for o in found_others if o.metadata.uid != lb.metadata.uid))
+        group = Group(primary, tuple(self._member(o) for o in found_others if o.metadata.uid != lb.metadata.uid))
+        if not named or primary is not None:
+            return group
+        owners_of = self.ledger.owners_of
+        fit = tuple(h for h in self._member(lb).fit if not is_left_over(lb, group, owners_of(h.pool, h.address)))
+        return replace(group, follower=Member(lb, fit))
 
     def choose(self, lb: LoadBalancer) -> Choice:
         """Return what to ask for on behalf of ``lb``, by its request and the pools as they are now."""
@@ -150,12 +161,12 @@ class AddressBook:
                 return Choice(refusal=Refusal("NoPoolMatches", message))
             limits, leased = TenantLimits.of(cluster.spec), self._caches.leases_of(Tenant(*cluster.key))
             quota = max(0, cluster.spec.quota.addresses - leased)
-        joined = join(lb, group, held)
+        views = self.views()
+        joined = join(lb, group, held, views)
         if isinstance(joined, Refusal):
             return Choice(refusal=joined)
         if joined is not None and (joined or lb.spec.primary_service):
             return Choice(joined)  # a primary that has all there is to share may need one of another family besides
-        views = self.views()
         reserved = reserved_for(lb, views.values())
         preferred = self._hints.of(lb.key)
         try:
@@ -335,15 +346,12 @@ class AddressBook:
         if old is not None:
             for address, record in old.spec.allocations.items():
                 if (now := left.get(address)) is not record:
-                    self._tell_unrecorded(_owners(record) - (_owners(now) if now is not None else frozenset()))
+                    _tell(self._unrecorded, _owners(record) - (_owners(now) if now is not None else frozenset()))
+        known = old.spec.allocations if old is not None else {}
+        for address in left.keys() - known.keys():
+            _tell(self._recorded, _owners(left[address]))
         if before - after or (old is not None and old.spec.allocations.keys() - left.keys()):
             self._freed()  # also where an address is somebody else's now: it no longer counts for its tenant
-
-    def _tell_unrecorded(self, owners: Iterable[str]) -> None:
-        for owner in owners:
-            namespace, _, name = owner.partition("/")
-            for callback in self._unrecorded:
-                callback((namespace, name))
 
     def _freed(self) -> None:
         for callback in self._room:
@@ -366,6 +374,13 @@ class AddressBook:
     def _tell_pool(self, name: str) -> None:
         for callback in self._pools:
             callback(name)
+
+
+def _tell(callbacks: Iterable[Callable[[tuple[str, str]], None]], owners: Iterable[str]) -> None:
+    for owner in owners:
+        namespace, _, name = owner.partition("/")
+        for callback in callbacks:
+            callback((namespace, name))
 
 
 def _taken(block: IPBlock) -> frozenset[str]:

@@ -74,6 +74,7 @@ class LoadBalancers:
         caches.namespaces.on_change(self._namespace_changed)
         book.on_room(self._pools_changed)
         book.on_unrecorded(self._unrecorded)
+        book.on_recorded(self._recorded)
         hints.on_told(self._told)
 
     async def run(self) -> None:
@@ -248,6 +249,12 @@ class LoadBalancers:
         if self._caches.load_balancers.get(*key) is not None:
             self.batches.forget(key)
             self.queue.add(key)
+
+    def _recorded(self, key: Key) -> None:
+        """Its record was gone as long as it shows an address already: those who would share that can have it now."""
+        lb = self._caches.load_balancers.get(*key)
+        if lb is not None and lb.status.addresses:
+            self._tell_group(None, lb)
 
     def _pools_changed(self, room: Room) -> None:
         """A pool's gateway, subnet or network stands in the status of everybody who has an address of it."""

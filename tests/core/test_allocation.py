@@ -293,9 +293,11 @@ def test_preferred_addresses_come_first_as_far_as_they_are_free_and_in_the_pool(
 def test_an_address_in_use_is_adopted_even_outside_of_the_ranges() -> None:
     target = allocator(pool("p", "10.0.0.0/24=10.0.0.10-10.0.0.20"))
     assert grant(target, want("a", adopt=IPv4Address("10.0.0.99"))) == ["10.0.0.99"]
-    # never a gateway, a network or broadcast address, another subnet's, or somebody else's
-    for odd in ("10.0.0.1", "10.0.0.0", "10.0.0.255", "10.0.1.9", "10.0.0.99"):
+    # never a gateway, a network or broadcast address, or another subnet's
+    for odd in ("10.0.0.1", "10.0.0.0", "10.0.0.255", "10.0.1.9"):
         assert grant(target, want(f"b{odd}", adopt=ip_address(odd)))[0] in {f"10.0.0.{n}" for n in range(10, 21)}
+    # what is somebody else's tells nothing of what else to give: that is to be asked by its request
+    assert refusal(target, want("c", adopt=IPv4Address("10.0.0.99"))).reason == "AddressInUse"
 
 
 def test_the_address_in_use_counts_more_than_another_record() -> None:
@@ -305,7 +307,7 @@ def test_the_address_in_use_counts_more_than_another_record() -> None:
     assert grant(target, want("a", adopt=IPv4Address("10.0.0.9"))) == ["10.0.0.9"]
     assert held(target, "a") == ["10.0.0.2", "10.0.0.9"]  # the audit gives the first one back
     grant(target, want("b"))
-    assert grant(target, want("b", adopt=IPv4Address("10.0.0.9"))) == ["10.0.0.3"]
+    assert refusal(target, want("b", adopt=IPv4Address("10.0.0.9"))).reason == "AddressInUse"
 
 
 def test_what_an_owner_holds_outlives_a_pool_that_is_gone_or_wrong() -> None:

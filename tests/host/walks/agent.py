@@ -38,7 +38,8 @@ class Link:
     """Address by the UID of the load balancer."""
     silent: bool = False
     """The DHCP server gives nothing new."""
-    faults: list[str] = field(default_factory=list)
+    together: list[tuple[Place, Key, Key]] = field(default_factory=list)
+    """What has come up for one beside another one: they must share it."""
 
     def offer(self, uid: str) -> str:
         """Lease an address; the same one as long as it is leased. Empty: there is none."""
@@ -51,11 +52,13 @@ class Link:
         self.leases[uid] = left[0]
         return left[0]
 
-    def bring_up(self, lb: LoadBalancer, place: Place, others: Mapping[Key, LoadBalancer]) -> None:
-        """Bring an address up beside whoever shows it too (whether they may is for who reads the blocks)."""
-        for key, places in self.up.items():
-            if place in places and key != lb.key and (key not in others or place not in _shown(others[key])):
-                self.faults.append(f"{place} is up for {key}, and comes up for {lb.key}")
+    def has(self, place: Place) -> bool:
+        """Whether it is up for anybody: then it is not asked for, but defended."""
+        return any(place in places for places in self.up.values())
+
+    def bring_up(self, lb: LoadBalancer, place: Place) -> None:
+        """Bring an address up, also beside others (whether they may have it at once is for who reads the blocks)."""
+        self.together += ((place, key, lb.key) for key, places in self.up.items() if place in places and key != lb.key)
         self.up.setdefault(lb.key, {})[place] = lb.metadata.uid
 
 
@@ -107,13 +110,13 @@ class Agent:
             if place in up:
                 continue
             await self._takes_time()
-            if place in self._link.intruders:
+            if place in self._link.intruders and not self._link.has(place):
                 foreign.add(place)
                 continue
             foreign.discard(place)
             if self.lbs.get(*key) is not lb:
                 break  # something has changed meanwhile: begin anew
-            self._link.bring_up(lb, place, self.lbs.objects)
+            self._link.bring_up(lb, place)
         for place in [p for p in up if p not in wanted]:
             await self._takes_time()
             del up[place]
@@ -184,7 +187,3 @@ class Agent:
         except NotFound:
             return
         self.lbs.observe(written)
-
-
-def _shown(lb: LoadBalancer) -> list[Place]:
-    return [(a.network, a.ip) for a in (*lb.status.addresses, *lb.status.next_addresses)]

@@ -171,11 +171,13 @@ def fits(lb: LoadBalancer, pool: str, ip: str, network: str) -> bool:
     wanted = lb.metadata.annotations.get(NETWORK_ANNOTATION, "")
     version = ip_address(ip).version
     fixed = [a for a in spec.addresses if ip_address(a).version == version]
+    # Without a word a guest's Service is of the management network, a machine's load balancer of whichever.
+    anywhere = not wanted and (spec.service is None or bool(spec.ip_pool or spec.primary_service))
     return (
         spec.ipam != "dhcp"
         and spec.ip_pool in ("", pool)
         and (not fixed or ip in fixed)
-        and wanted in ("", network)
+        and (anywhere or wanted == network)
         and version in (*must(lb, {4, 6}, {version}), *may(lb))
     )
 

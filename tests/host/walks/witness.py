@@ -12,7 +12,7 @@ from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.resources import IPBLOCKS, IPPOOLS, LOADBALANCERS
-from tests.host.walks.expected import Record, handed, path, records, reserved
+from tests.host.walks.expected import Place, Record, handed, path, records, reserved
 
 KINDS: Final[tuple[Resource[Any], ...]] = (LOADBALANCERS, IPPOOLS, IPBLOCKS)
 Write = tuple[int, str, bool, KubeObject]
@@ -32,6 +32,20 @@ class Witness:
         self._blocks: dict[str, IPBlock] = {}
         self._pools: dict[str, list[IPPool]] = defaultdict(list)
         """As they were since the last look: a decision may be a moment behind the pool."""
+        self._shared: dict[Place, set[frozenset[str]]] = defaultdict(set)
+        """Who has ever shared an address by its record."""
+        self._asked: dict[str, list[LoadBalancer]] = defaultdict(list)
+        """As they were since the last look."""
+        self._granted: dict[str, set[int]] = defaultdict(set)
+        """The versions that a load balancer, by UID, has been given as one that must have both; others: all."""
+
+    def may_share(self, place: Place, one: tuple[str, str], other: tuple[str, str]) -> bool:
+        """Whether two load balancers, by (namespace, name), have ever had an address together, or each with a third."""
+        found, before = {"/".join(one)}, 0
+        while len(found) > before:
+            before = len(found)
+            found = found.union(*(owners for owners in self._shared[place] if not found.isdisjoint(owners)))
+        return "/".join(other) in found
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator["Witness"]:
@@ -73,7 +87,22 @@ class Witness:
             self.faults += self._judge(obj, gone=gone)
         for name, known in self._pools.items():
             self._pools[name] = known[-1:]
+        for name, asked in self._asked.items():
+            self._asked[name] = asked[-1:]
         return True
+
+    def halves(self) -> Iterator[str]:
+        """Yield who must have an address of both families and has been given one of one: it is to have all or nothing.
+        What two hosts write at once, or one that is killed meanwhile, are two writes."""
+        for name, lb in self._lbs.items():
+            have = {r.version for r in records(self._blocks.values()) if (name, lb.metadata.uid) in r.owners}
+            if len(have) == 1 and self._granted[lb.metadata.uid] == have:
+                yield f"{name} must have both families, and has been given IPv{have} alone"
+
+    def excuse_halves(self) -> None:
+        """What stands now is no fault any more."""
+        for lb in self._lbs.values():
+            self._granted[lb.metadata.uid] |= {4, 6}
 
     def _judge(self, obj: KubeObject, *, gone: bool) -> Iterator[str]:
         match obj:
@@ -84,6 +113,7 @@ class Witness:
                         yield f"{path(obj)} is gone with {last.status.holder} and {last.status.lease}"
                 else:
                     self._lbs[path(obj)] = obj
+                    self._asked[path(obj)].append(obj)
             case IPPool():
                 known = self._pools[obj.metadata.name]
                 if not known or known[-1].spec != obj.spec:  # else its summary alone
@@ -103,11 +133,18 @@ class Witness:
         before = {r.ip: r for r in records([old])} if old is not None else {}
         after = {r.ip: r for r in records([block])}
         for ip, record in after.items():
+            self._shared[self._network(record.pool), ip].add(frozenset(owner for owner, _ in record.owners))
             if (self._network(record.pool), ip) in others:
                 yield f"{ip} is given twice: {record}"
             if ip not in before:
                 yield from self._judge_grant(record, old)
         for ip, record in before.items():
+            if (
+                ip not in after
+                and ip not in block.spec.conflicts
+                and block.spec.history.get(ip) not in dict(record.owners)
+            ):
+                yield f"{ip} is given back by {record.owners}, and its history is {block.spec.history.get(ip)}"
             for owner, uid in set(record.owners) - set(after[ip].owners if ip in after else ()):
                 yield from self._judge_release(record, owner, uid, conflict=ip in block.spec.conflicts)
 
@@ -118,6 +155,7 @@ class Witness:
         owner = record.owners[0][0]
         lb = self._lbs.get(owner)
         shown = {a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)} if lb is not None else set()
+        self._granted[record.owners[0][1]] |= {record.version} if _must_have_both(self._asked[owner]) else {4, 6}
         if lb is None or record.ip in shown:
             return  # what it shows already is its, wherever it lies
         now = [known[-1] for known in self._pools.values()]
@@ -157,10 +195,25 @@ class Witness:
             if status.lease is not None:
                 yield f"{record.ip} is taken from {owner} before its lease"
         elif conflict:
-            if record.ip not in {f.ip for f in status.foreign_addresses}:
+            if not any(record.ip in _foreign(self._lbs.get(mate)) for mate, _ in record.owners):
                 yield f"{record.ip} is taken from {owner} for a conflict that nobody found"
         elif (record.pool, record.ip) in named:
             yield f"{record.ip} is taken from {owner}, which shows it"
+
+
+def _foreign(lb: LoadBalancer | None) -> set[str]:
+    return set() if lb is None else {f.ip for f in lb.status.foreign_addresses}
+
+
+def _must_have_both(asked: list[LoadBalancer]) -> bool:
+    """Whether it has asked for both families all the time, from pools, and shows nothing that would be a half."""
+    return bool(asked) and all(
+        lb.spec.ip_family_policy == "RequireDualStack"
+        and lb.spec.ipam != "dhcp"
+        and not lb.spec.primary_service
+        and not lb.status.addresses
+        for lb in asked
+    )
 
 
 def _with(pools: list[IPPool], one: IPPool) -> list[IPPool]:
