@@ -116,7 +116,7 @@ def controlled_status(
     """Return the part of the status that is the controller's. ``key``: what decides which host owns the addresses.
     ``now``: RFC 3339."""
     addresses = list(placement.addresses)
-    if refusal is None and lb.spec.ipam == "dhcp" and lb.status.lease is None:
+    if refusal is None and lb.spec.ipam == "dhcp" and _leased(lb) is None:
         refusal = _no_lease(lb)
     conditions = carry_times(lb.status.conditions, _conditions(lb, placement, refusal), now)
     if not addresses:
@@ -159,7 +159,7 @@ def _choose(lb: LoadBalancer, options: Sequence[_Option]) -> tuple[Address, Addr
         return None if best is None else (best, None)
     if best is None or _identity(best) == _identity(current):
         return current, None
-    is_up = _up(lb)[best.ip] > (best.ip == current.ip)  # the same address on another network is up itself
+    is_up = _is_of_now(lb) and _up(lb)[best.ip] > (best.ip == current.ip)  # the same on another network is up itself
     return (best, None) if is_up else (current, best)
 
 
@@ -173,6 +173,11 @@ def _up(lb: LoadBalancer) -> Counter[str]:
     return Counter(lb.status.holder.addresses if lb.status.holder is not None else ())
 
 
+def _is_of_now(lb: LoadBalancer) -> bool:
+    """Whether the holder speaks of what is asked for now: before, it may name an address that it is about to withdraw."""
+    return lb.status.holder is not None and lb.status.holder.generation == lb.metadata.generation
+
+
 def _unrecorded(lb: LoadBalancer, held: Sequence[Held]) -> list[Address]:
     if held or lb.status.lease is not None:
         return []
@@ -184,6 +189,10 @@ def _leased(lb: LoadBalancer) -> Address | None:
     lease = lb.status.lease
     if lease is None:
         return None
+    said = find(lb.status.conditions, LEASED)
+    named = {a.ip for a in (*lb.status.addresses, *lb.status.next_addresses) if not a.ip_pool}
+    if lease.ip not in named and (said is None or said.observed_generation != lb.metadata.generation):
+        return None  # what an agent said before it knew of this: it may be about to give that lease back
     return Address(ip=lease.ip, prefix_length=lease.prefix_length, gateway=lease.gateway, network=lease.network)
 
 

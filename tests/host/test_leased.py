@@ -26,11 +26,16 @@ async def agent_says(
     conditions: tuple[Condition, ...] = (),
 ) -> None:
     """Write all that the agent owns of the status."""
+    generation = seen(host, lb).metadata.generation
+    if lease is not None:
+        leased = Condition(type="Leased", status="True", reason="Leased", observed_generation=generation)
+        conditions = (*conditions, leased)
     status: dict[str, Any] = {"conditions": msgspec.to_builtins(list(conditions))}
     if lease is not None:
         status["lease"] = msgspec.to_builtins(lease)
     if up:
-        status["holder"] = msgspec.to_builtins(Holder(node="h", generation=1, addresses=list(up), mode="nat"))
+        holder = Holder(node="h", generation=generation, addresses=list(up), mode="nat")
+        status["holder"] = msgspec.to_builtins(holder)
     patch = {
         "apiVersion": LOADBALANCERS.api_version,
         "kind": LOADBALANCERS.kind,
@@ -97,6 +102,35 @@ async def test_from_pool_to_dhcp_and_back(world: World) -> None:
         await agent_says(world, host, vm(), None, coming.ip)
         await until_allocated(world, host, {coming.ip})
         assert seen(host, vm()).status.addresses == [coming]
+
+
+async def test_a_lease_that_is_about_to_be_given_back_is_no_lease_for_who_asks_again(world: World) -> None:
+    """To DHCP again while the agent still shows the lease, and the address, that it withdraws."""
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+    await world.client.create(LOADBALANCERS, vm(ipam="dhcp"))
+    async with world.host() as host:
+        lb = vm()
+        await refused(host, lb, "WaitingForLease")
+        await agent_says(world, host, lb, LEASE, LEASE.ip)
+        await given(host, lb)
+        await world.client.merge_patch(LOADBALANCERS, *lb.key, {"spec": {"ipam": "pool"}})
+        await eventually(lambda: bool(seen(host, lb).status.next_addresses))
+        (coming,) = seen(host, lb).status.next_addresses
+        await agent_says(world, host, lb, LEASE, LEASE.ip, coming.ip)
+        await eventually(lambda: seen(host, lb).status.addresses == [coming])
+        await world.client.merge_patch(LOADBALANCERS, *lb.key, {"spec": {"ipam": "dhcp"}})
+
+        def kept() -> bool:
+            found = condition(host, lb)
+            return found is not None and found.reason == "AddressKept"
+
+        await eventually(kept, "the pool's address kept")
+        assert (seen(host, lb).status.addresses, seen(host, lb).status.next_addresses) == ([coming], [])
+        another = msgspec.structs.replace(LEASE, ip="10.0.0.201")
+        await agent_says(world, host, lb, another, coming.ip)
+        await eventually(lambda: [a.ip for a in seen(host, lb).status.next_addresses] == [another.ip])
+        await agent_says(world, host, lb, another, coming.ip, another.ip)
+        await eventually(lambda: seen(host, lb).status.address == another.ip)
 
 
 async def test_a_deleted_one_goes_when_its_lease_is_given_back(world: World) -> None:

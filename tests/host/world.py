@@ -184,11 +184,13 @@ class Agent:
                     await self._apply(lb, {})
                 continue
             addresses = [a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)]
-            if addresses != (lb.status.holder.addresses if lb.status.holder is not None else []):
-                if not addresses:
+            generation = lb.metadata.generation
+            wanted = Holder(node=self._node, generation=generation, addresses=addresses, mode="nat")
+            holder = wanted if addresses else None
+            if holder != lb.status.holder:
+                if holder is None:
                     await self._apply(lb, {})
                     continue
-                holder = Holder(node=self._node, generation=1, addresses=addresses, mode="nat")
                 await self._apply(lb, {"holder": msgspec.to_builtins(holder)})
 
     async def _apply(self, lb: LoadBalancer, status: dict[str, object]) -> None:
