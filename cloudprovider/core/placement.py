@@ -174,7 +174,7 @@ def _up(lb: LoadBalancer) -> Counter[str]:
 
 
 def _is_of_now(lb: LoadBalancer) -> bool:
-    """Whether the holder speaks of what is asked for now: before, it may name an address that it is about to withdraw."""
+    """Whether the holder speaks of what is asked for now: before, it may name an address that it is withdrawing."""
     return lb.status.holder is not None and lb.status.holder.generation == lb.metadata.generation
 
 

@@ -275,7 +275,7 @@ class ServiceController:
             if not waiting:
                 record.waiting_since = None
         elif ours is not None and lease_is_over(state):
-            ours = []
+            ours, problem = [], problem or pending_problem(state)
         elif problem is None:
             if not self._overdue(record):
                 return self._until_notice(record)
