@@ -18,8 +18,8 @@ from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.informer import Informer
 from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.resources import LOADBALANCERS
-from tests.host.walks.expected import Place
 from tests.host.walks.scene import LEASES
+from tests.host.walks.state import Place
 
 Key = tuple[str, str]
 MAC = "02:00:00:00:00:99"

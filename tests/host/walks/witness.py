@@ -12,7 +12,9 @@ from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.resources import IPBLOCKS, IPPOOLS, LOADBALANCERS
-from tests.host.walks.expected import Place, Record, handed, path, records, reserved
+from tests.host.walks.handed import handed
+from tests.host.walks.state import Place, Record, path, records
+from tests.host.walks.wishes import reserved
 
 KINDS: Final[tuple[Resource[Any], ...]] = (LOADBALANCERS, IPPOOLS, IPBLOCKS)
 Write = tuple[int, str, bool, KubeObject]
