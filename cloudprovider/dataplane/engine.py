@@ -20,7 +20,7 @@ from cloudprovider.dataplane.held import READERS, Held
 from cloudprovider.dataplane.ledger import Ledger, changing
 from cloudprovider.dataplane.nftables import Element, Nftables, SetName, Transaction, each_element, element
 from cloudprovider.dataplane.pins import PIN_SETS, Listeners
-from cloudprovider.dataplane.ruleset import NAT_FAMILY, TABLE, VERSIONS, StaticTable
+from cloudprovider.dataplane.ruleset import TABLE, VERSIONS, StaticTable
 from cloudprovider.dataplane.shared import Shared
 from cloudprovider.dataplane.standing import Standing
 from cloudprovider.dataplane.tables import BROKEN_GROUP, GroupElements
@@ -49,11 +49,11 @@ class NftablesEngine:
         self._nftables = nftables
         self._standing = standing
         self._static: Sequence[StaticTable] = (
-            ruleset_dsr.table(standing),
+            *([ruleset_dsr.table(standing)] if standing.dsr else ()),
             *(ruleset_nat.table(version, standing) for version in VERSIONS if version == 4 or standing.ipv6),
         )
-        families = {table.family for table in self._static}
-        self._readers = {name: read for name, read in READERS.items() if name.family in families}
+        self._families = {table.family for table in self._static}
+        self._readers = {name: read for name, read in READERS.items() if name.family in self._families}
         self._ledger = Ledger()
         self._held = Held()
         self._shared = Shared()
@@ -317,9 +317,7 @@ class NftablesEngine:
         return found
 
     async def _items(self, name: SetName) -> AsyncIterator[Element]:
-        """The elements of a set; none where the namespace has no such table."""
-        if name.family == NAT_FAMILY[6] and not self._standing.ipv6:
-            return
+        """The elements of a set."""
         async with self._reading:
             parts = await self._slices(name)
         for part in parts:
@@ -328,7 +326,10 @@ class NftablesEngine:
             await asyncio.sleep(0)
 
     async def _slices(self, name: SetName) -> list[memoryview]:
-        """A set's elements, as they were at one moment but for what was applied meanwhile."""
+        """A set's elements, as they were at one moment but for what was applied meanwhile; none where the namespace
+        has no such table."""
+        if name.family not in self._families:
+            return []
         for _ in range(_DUMPS_BESIDE_CHANGES):
             parts: list[memoryview] = []
             whole = True

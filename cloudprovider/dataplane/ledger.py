@@ -228,6 +228,10 @@ def _check_forward(key: ListenerKey, forward: Forward, standing: Standing) -> No
             )
         if not forward.group:
             raise _refused(f"{_name(key)}: in mode dsr there is no group 0; use mode nat to refuse")
+        if not standing.dsr:
+            raise _refused(
+                f"{_name(key)} can't be forwarded in mode dsr: this kernel can't pass frames on; use mode nat"
+            )
     for source in forward.sources:
         if source.version != key.vip.version:
             raise _refused(

@@ -14,6 +14,8 @@ from cloudprovider.dataplane.announcer import KernelAnnouncer, Timing
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.conntrack import Conntrack
 from cloudprovider.dataplane.engine import NftablesEngine
+from cloudprovider.dataplane.features import Features
+from cloudprovider.dataplane.features import find as find_features
 from cloudprovider.dataplane.linkwatch import LinkMonitor
 from cloudprovider.dataplane.naming import LINK, Names
 from cloudprovider.dataplane.neighbours import Neighbours
@@ -87,16 +89,28 @@ class _Sockets:
             self.monitor = LinkMonitor()
             made.callback(self.monitor.close)
             sysctls.write(sysctls.IPV4)  # now that the kernel has loaded what some of them belong to
-            made.pop_all()
+            self._made = made.pop_all()
+
+    def close(self) -> None:
+        """Close them all, unused."""
+        self._made.close()
 
 
 class HostDataPlane:
     """All namespaces of one ``instance`` on this host. Raises ConfigurationError for an unusable instance."""
 
-    def __init__(self, instance: str, *, timing: Timing | None = None, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        instance: str,
+        *,
+        timing: Timing | None = None,
+        pace: Pace | None = None,
+        features: Callable[[], Features] = find_features,
+    ) -> None:
         self._names = Names(instance)
         self._timing = timing or Timing()
         self._pace = pace or Pace()
+        self._features = features
         self._open: dict[str, KernelSegment] = {}
 
     async def open(self, config: NetworkConfig) -> KernelSegment:
@@ -110,13 +124,21 @@ class HostDataPlane:
         def enter(function: Callable[[], None]) -> None:
             namespace.call_in(path, function)
 
+        features = await asyncio.to_thread(namespace.call_in, path, self._features)
+        if features.nat:
+            sockets.close()
+            raise DataPlaneError(f"network {config.name or 'management'}: {features.nat}")
         neighbours = sockets.neighbours
         announcer = KernelAnnouncer(sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing)
         nodes = KernelNodes(neighbours, config.address, pace=self._pace)
         segment = KernelSegment(
             path,
             sockets.link.mac,
-            engine=NftablesEngine(enter, sockets.nftables, Standing.of(config, sockets.link.mac, ipv6=neighbours.ipv6)),
+            engine=NftablesEngine(
+                enter,
+                sockets.nftables,
+                Standing.of(config, sockets.link.mac, ipv6=neighbours.ipv6, dsr=not features.dsr),
+            ),
             connections=sockets.conntrack,
             announcer=announcer,
             nodes=nodes,
@@ -129,7 +151,7 @@ class HostDataPlane:
                 announcer=announcer,
                 nodes=nodes,
             ),
-            dsr_obstacle=joined.dsr_obstacle,
+            dsr_obstacle=features.dsr or joined.dsr_obstacle,
             host_obstacle=joined.host_obstacle,
             forget=lambda: self._open.pop(config.name, None),
         )

@@ -9,7 +9,8 @@ from cloudprovider.dataplane.api import NetworkConfig
 
 @dataclass(frozen=True)
 class Standing:
-    """The link's ``mac``; the namespace's own addresses; whether the link has IPv6; what the configuration says."""
+    """The link's ``mac``; the namespace's own addresses; whether the link has IPv6; what the configuration says;
+    whether the kernel can pass frames on (``dsr``)."""
 
     mac: MACAddress
     own: IPv4Interface | None = None
@@ -17,9 +18,10 @@ class Standing:
     ipv6: bool = True
     answer_ping: bool = True
     masquerade: bool = True
+    dsr: bool = True
 
     @classmethod
-    def of(cls, config: NetworkConfig, mac: str, *, ipv6: bool) -> "Standing":
+    def of(cls, config: NetworkConfig, mac: str, *, ipv6: bool, dsr: bool = True) -> "Standing":
         """That of a network's namespace, whose link has this address."""
         return cls(
             mac=MACAddress.parse(mac),
@@ -28,4 +30,5 @@ class Standing:
             ipv6=ipv6,
             answer_ping=config.answer_ping,
             masquerade=config.masquerade,
+            dsr=dsr,
         )
