@@ -22,7 +22,7 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import IPAddress, ListenerKey
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Claim, Segment
 
@@ -289,10 +289,8 @@ class NetworkForwarder:
                 self._held -= surplus
             if self._resync:
                 await self._repair(segment)
-            elif changes:
-                await segment.engine.apply(changes)
-                for listener in changes.forwards:
-                    self._refused_listeners.pop(listener, None)
+            else:
+                await self._apply(segment, changes)
             await self._flush(segment)
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
@@ -315,6 +313,12 @@ class NetworkForwarder:
             self._report(key)
         return delay
 
+    async def _apply(self, segment: Segment, changes: Changes) -> None:
+        if changes:
+            await segment.engine.apply(changes)
+            for listener in changes.forwards:
+                self._refused_listeners.pop(listener, None)
+
     async def _repair(self, segment: Segment) -> None:
         found = await bring_in_line(segment.engine, self._table.plan(self._network))
         forwards = found.changes.forwards
@@ -325,14 +329,19 @@ class NetworkForwarder:
         concerned = self._owners({*found.refused, *self._refused_listeners})
         self._refused_listeners = dict(found.refused)
         self._concern(concerned)
-        if not found.changes:
+        if not (found.changes or found.rules):
             return
         log.info(
             "kernel brought in line",
-            extra={"network": self._network, "forwards": len(forwards), "groups": len(found.changes.groups)},
+            extra={
+                "network": self._network,
+                "rules": found.rules,
+                "forwards": len(forwards),
+                "groups": len(found.changes.groups),
+            },
         )
         if self._disturbed:
-            self._mended(self._owners(forwards))
+            self._mended(self._owners(self._table.plan(self._network).forwards if found.rules else forwards))
 
     def _owners(self, listeners: Iterable[ListenerKey]) -> frozenset[LoadBalancerKey]:
         owners = (self._table.owner(self._network, listener) for listener in listeners)
@@ -358,6 +367,8 @@ class NetworkForwarder:
             await segment.connections.forget_backends(due.udp, protocol="UDP")
             await segment.connections.forget_backends(due.tcp, protocol="TCP")
             if due.pins:
+                # First there is no way back: a flow that is unpinned before would be pinned anew by its next packet.
+                await self._apply(segment, self._table.take_changes(self._network))
                 await segment.engine.unpin(due.pins)
         except DataPlaneError:
             transitions.again(due, self._table.clock())
