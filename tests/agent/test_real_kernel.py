@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from cloudprovider.probe.fake import FakeProber, FakeTargets
 from tests.agent.world import World, running, until
 from tests.core.test_forwarding import HTTP, lb
 from tests.dataplane.dsr import connections, nft, serving
-from tests.dataplane.lan import CONFIG, Station, bridge, station
+from tests.dataplane.lan import CONFIG, Station, bridge, run, station
 from tests.lab.sandbox import ENVIRONMENT_MARK
 
 pytestmark = pytest.mark.kernel
@@ -178,3 +179,44 @@ async def test_auto_is_nat_while_a_node_stands_elsewhere_and_cuts_nobody(host: H
             await until(lambda: host.world.says_in("Programmed", "Mode dsr", "auto"))
             assert all([await flow.alive() for flow in flows])
             assert {await client.ask_tcp(vip, HTTP.port) for _ in range(40)} == {"n1", "n2", "n3"}
+
+
+async def test_a_node_with_another_mac_is_sent_to_by_it(host: Host, client: Station) -> None:
+    """Also when it does not say so itself; connections of the others go on."""
+    async with running(host.agent), serving(host.nodes):
+        await host.serves("dsr")
+        vip, changed = VIPS["dsr"], host.nodes[0]
+        await until(partial(answered, client, vip))
+        async with connections(client, 20, vip) as flows:
+            run(f"ip -n {changed.name} link set eth0 address 02:00:00:00:77:01")
+
+            async def all_answer() -> bool:
+                return all([await answered(client, vip) for _ in range(20)])
+
+            await until(all_answer, SECONDS)
+            async with connections(client, 30, vip) as later:
+                assert {flow.node for flow in later} == {"n1", "n2", "n3"}
+            assert all([await flow.alive() for flow in flows if flow.node != changed.name])
+
+
+@MODES
+async def test_a_node_that_answers_for_the_address_itself_is_named(host: Host, client: Station, mode: Mode) -> None:
+    """As kube-proxy in mode ipvs makes it, without strictARP: it asks for its client's MAC by the address."""
+    async with running(host.agent), serving(host.nodes):
+        await host.serves(mode)
+        vip, careless = VIPS[mode], host.nodes[0]
+        await until(partial(answered, client, vip))
+        for name in ("arp_ignore", "arp_announce"):
+            run(f"ip netns exec {careless.name} sysctl -qw net.ipv4.conf.all.{name}=0")
+        run(f"ip -n {careless.name} neigh flush dev eth0")
+        assert await told_of_claim(host, mode) == ""
+        with careless.socket(socket.SOCK_DGRAM, address=vip) as answer:
+            answer.sendto(b"?", (str(client.address), 9))
+        await until(lambda: told_of_claim(host, mode))
+        assert "Node n1 " in await told_of_claim(host, mode)
+        assert "strictARP" in await told_of_claim(host, mode)
+
+
+async def told_of_claim(host: Host, name: str) -> str:
+    events = (await host.world.client.list(EVENTS)).items
+    return "".join(e.message for e in events if (e.reason, e.involved_object.name) == ("AddressClaimedByOther", name))
