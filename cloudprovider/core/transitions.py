@@ -121,7 +121,8 @@ class Transitions:
         if _choice(before) == _choice(wanted):
             self._put(key, replace(wanted, former=before.former, pinned=before.pinned))
             return
-        if before.mode == wanted.mode or wanted.group == REFUSE:  # in another mode they are the same nodes
+        # In another mode they are the same nodes; where nobody was, or nobody is left, it is of no mode.
+        if before.mode == wanted.mode or REFUSE in (before.group, wanted.group):
             self._left(key, self._members(before.group), self._members(wanted.group), now)
         former = before.former or _former(before)
         if "dsr" not in (before.mode, wanted.mode, former.mode):  # conntrack knows what is under way

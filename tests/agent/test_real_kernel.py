@@ -24,7 +24,7 @@ from cloudprovider.probe.fake import FakeProber, FakeTargets
 from tests.agent.world import World, running, until
 from tests.core.test_forwarding import HTTP, lb
 from tests.dataplane.dsr import connections, nft, serving
-from tests.dataplane.lan import CONFIG, Station, bridge, run, station
+from tests.dataplane.lan import BRIDGE, CONFIG, Station, bridge, run, station
 from tests.lab.sandbox import ENVIRONMENT_MARK
 
 pytestmark = pytest.mark.kernel
@@ -197,6 +197,25 @@ async def test_a_node_with_another_mac_is_sent_to_by_it(host: Host, client: Stat
             async with connections(client, 30, vip) as later:
                 assert {flow.node for flow in later} == {"n1", "n2", "n3"}
             assert all([await flow.alive() for flow in flows if flow.node != changed.name])
+
+
+@MODES
+async def test_connections_go_on_after_the_interface_was_down(host: Host, client: Station, mode: Mode) -> None:
+    """For so long that in mode dsr all nodes were lost, and connections were refused."""
+    vip = VIPS[mode]
+    async with running(host.agent), serving(host.nodes):
+        await host.serves(mode)
+        await until(partial(answered, client, vip))
+        async with connections(client, 20, vip) as flows:
+            run(f"ip link set {BRIDGE} down")
+            if mode == "dsr":
+                await until(lambda: host.world.says("Ready", "NoNodes", mode), SECONDS)
+            assert not await answered(client, vip)
+            run(f"ip link set {BRIDGE} up")
+            await until(lambda: host.world.says("Ready", "Ready", mode), SECONDS)
+            await until(partial(answered, client, vip), SECONDS)
+            assert all([await flow.alive() for flow in flows])
+            assert {await client.ask_tcp(vip, HTTP.port) for _ in range(40)} == {"n1", "n2", "n3"}
 
 
 @MODES

@@ -117,6 +117,15 @@ def test_a_node_that_comes_back_in_time_is_not_cut() -> None:
     assert not tested.due(1000)
 
 
+def test_where_all_had_left_and_are_back_in_time_none_is_cut() -> None:
+    """As when the host's link was down for a while."""
+    for forward in (PASSED, TRANSLATED):
+        tested = started(forward)
+        tested.set_forward(WEB, Forward(REFUSE, 30080), 10, drain=60)
+        tested.set_forward(WEB, forward, 20, drain=60)
+        assert not tested.due(1000)
+
+
 def test_translated_flows_of_a_left_node_end_udp_at_once_tcp_in_time() -> None:
     tested = started(TRANSLATED)
     tested.set_forward(DNS, TRANSLATED, 0, drain=60)
