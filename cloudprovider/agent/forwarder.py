@@ -428,7 +428,9 @@ class NetworkForwarder:
             await asyncio.sleep(PASS_EVERY * (0.9 + 0.2 * self._jitter()))
             try:
                 if transitions.has_pinned and look % PINS_EVERY == 0:
-                    transitions.release({listener for listener, _ in await segment.engine.pins()})
+                    pins = await segment.engine.pins()
+                    transitions.release({listener for listener, _ in pins})
+                    transitions.drain_strays(pins, self._table.clock())
                     self._wake.set()
                 if self._table.followed(self._network):
                     for listener, mac in await segment.engine.returned():

@@ -23,7 +23,7 @@ from cloudprovider.kube.resources import EVENTS, GUESTCLUSTERS, LOADBALANCERS
 from cloudprovider.probe.fake import FakeProber, FakeTargets
 from tests.agent.world import World, running, until
 from tests.core.test_forwarding import HTTP, lb
-from tests.dataplane.dsr import connections, nft, serving
+from tests.dataplane.dsr import Connection, connections, nft, serving
 from tests.dataplane.lan import BRIDGE, CONFIG, Station, bridge, run, station
 from tests.lab.sandbox import ENVIRONMENT_MARK
 
@@ -43,10 +43,14 @@ class Host:
     def __init__(self, dataplane: HostDataPlane, nodes: list[Station]) -> None:
         self.world = World()
         self.nodes = nodes
-        self.agent = Agent(
+        self._dataplane = dataplane
+        self.agent = self.new_agent()
+
+    def new_agent(self) -> Agent:
+        return Agent(
             AgentConfig(node_name="h1", instance="test", networks=(CONFIG,)),
             FakeKubeClient(self.world.cluster, program="h1"),
-            dataplane,
+            self._dataplane,
             random.Random(1),
             connect=self.world.connect,
             make_prober=lambda _segment, _network: FakeProber(FakeTargets()),
@@ -124,10 +128,9 @@ async def test_what_somebody_breaks_is_mended_within_seconds_and_told(
             await until(partial(answered, client, vip))
         for command in commands:
             nft(command)
-        assert not any([await answered(client, vip) for vip in both])
+        await until(lambda: told(host, set(FIXED)), SECONDS)
         for vip in both:
-            await until(partial(answered, client, vip), SECONDS)
-        await until(lambda: told(host, set(FIXED)))
+            await until(partial(answered, client, vip))
 
 
 async def told(host: Host, names: set[str]) -> bool:
@@ -161,6 +164,32 @@ async def test_a_connection_is_reset_when_its_node_s_time_to_drain_is_over(
             assert min(ended.values()) >= DRAIN_SECONDS
             assert all([await flow.alive() for flow in staying])
             assert {await client.ask_tcp(vip, HTTP.port) for _ in range(20)} == {"n2", "n3"}
+
+
+async def test_a_node_that_left_before_an_agent_came_is_drained_by_it(host: Host, client: Station) -> None:
+    vip = VIPS["dsr"]
+    async with serving(host.nodes):
+        async with running(host.agent):
+            await host.serves("dsr", drain_seconds=3 * DRAIN_SECONDS)
+            await until(partial(answered, client, vip))
+            flows = [await Connection.open(client, vip) for _ in range(30)]
+            assert {flow.node for flow in flows} == {"n1", "n2", "n3"}
+            await host.has_nodes(host.nodes[1:])
+
+            async def left() -> bool:
+                return {await client.ask_tcp(vip, HTTP.port) for _ in range(20)} == {"n2", "n3"}
+
+            await until(left, 2 * DRAIN_SECONDS)
+            assert all([await flow.alive() for flow in flows])
+        async with running(host.new_agent()):
+
+            async def over() -> bool:
+                return not any([await flow.alive() for flow in flows if flow.node == "n1"])
+
+            await until(over, 2 * SECONDS)
+            assert all([await flow.alive() for flow in flows if flow.node != "n1"])
+        for flow in flows:
+            flow.close()
 
 
 async def test_auto_is_nat_while_a_node_stands_elsewhere_and_cuts_nobody(host: Host, client: Station) -> None:

@@ -209,6 +209,27 @@ def test_the_agent_before_left_a_change_under_way() -> None:
     assert fresh.groups[ONE].pinned
 
 
+def test_nodes_that_had_left_before_the_agent_came_are_drained_too() -> None:
+    def adopted(found: Plan) -> Transitions:
+        fresh = Transitions()
+        fresh.set_group(ONE, nodes(A), 100)
+        fresh.set_forward(WEB, PASSED, 100, drain=60)
+        fresh.adopt(found, 100)
+        return fresh
+
+    changing = adopted(Plan(groups={ONE: Group(nodes(A), former=nodes(A, B))}, forwards={WEB: PASSED}))
+    assert not changing.due(159)
+    assert changing.due(160).pins == {B: {WEB}}
+    moved = replace(PASSED, former=Former("dsr", TWO))
+    changing = adopted(Plan(groups={ONE: Group(nodes(A)), TWO: Group(nodes(A, C))}, forwards={WEB: moved}))
+    assert changing.due(160).pins == {C: {WEB}}
+    changed = adopted(Plan(groups={ONE: Group(nodes(A), pinned=True)}, forwards={WEB: PASSED}))
+    changed.drain_strays([(WEB, A), (WEB, B), (WEB, STACK), (DNS, B)], 110)
+    changed.drain_strays([(WEB, B)], 120)
+    assert not changed.due(169)
+    assert changed.due(170).pins == {B: {WEB}}
+
+
 def test_what_has_changed_while_no_agent_ran_is_a_change() -> None:
     fresh = Transitions()
     fresh.set_group(ONE, nodes(A, C), 1)
