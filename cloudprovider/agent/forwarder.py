@@ -22,7 +22,7 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import IPAddress, ListenerKey
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Claim, Segment
 
@@ -91,6 +91,9 @@ class NetworkForwarder:
         self._claiming: set[IPAddress] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[IPAddress] = set()
+        self._claimed_for: dict[IPAddress, frozenset[LoadBalancerKey]] = {}
+        """Who wanted an address when it was brought up: they are told when it is off the link, also one that they gave
+        up while it was on its way."""
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
         self._failed: dict[IPAddress, Problem] = {}
@@ -287,12 +290,12 @@ class NetworkForwarder:
             if surplus:
                 await segment.announcer.withdraw(surplus)
                 self._held -= surplus
+                for vip in surplus:
+                    self._concern(self._claimed_for.pop(vip, ()))
             if self._resync:
                 await self._repair(segment)
-            elif changes:
-                await segment.engine.apply(changes)
-                for listener in changes.forwards:
-                    self._refused_listeners.pop(listener, None)
+            else:
+                await self._apply(segment, changes)
             await self._flush(segment)
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
@@ -315,6 +318,12 @@ class NetworkForwarder:
             self._report(key)
         return delay
 
+    async def _apply(self, segment: Segment, changes: Changes) -> None:
+        if changes:
+            await segment.engine.apply(changes)
+            for listener in changes.forwards:
+                self._refused_listeners.pop(listener, None)
+
     async def _repair(self, segment: Segment) -> None:
         found = await bring_in_line(segment.engine, self._table.plan(self._network))
         forwards = found.changes.forwards
@@ -325,14 +334,19 @@ class NetworkForwarder:
         concerned = self._owners({*found.refused, *self._refused_listeners})
         self._refused_listeners = dict(found.refused)
         self._concern(concerned)
-        if not found.changes:
+        if not (found.changes or found.rules):
             return
         log.info(
             "kernel brought in line",
-            extra={"network": self._network, "forwards": len(forwards), "groups": len(found.changes.groups)},
+            extra={
+                "network": self._network,
+                "rules": found.rules,
+                "forwards": len(forwards),
+                "groups": len(found.changes.groups),
+            },
         )
         if self._disturbed:
-            self._mended(self._owners(forwards))
+            self._mended(self._owners(self._table.plan(self._network).forwards if found.rules else forwards))
 
     def _owners(self, listeners: Iterable[ListenerKey]) -> frozenset[LoadBalancerKey]:
         owners = (self._table.owner(self._network, listener) for listener in listeners)
@@ -358,6 +372,8 @@ class NetworkForwarder:
             await segment.connections.forget_backends(due.udp, protocol="UDP")
             await segment.connections.forget_backends(due.tcp, protocol="TCP")
             if due.pins:
+                # First there is no way back: a flow that is unpinned before would be pinned anew by its next packet.
+                await self._apply(segment, self._table.take_changes(self._network))
                 await segment.engine.unpin(due.pins)
         except DataPlaneError:
             transitions.again(due, self._table.clock())
@@ -373,6 +389,7 @@ class NetworkForwarder:
         if not free or len(self._tasks) >= CLAIMS_AT_ONCE:
             return
         self._claiming |= free
+        self._claimed_for.update({vip: self._table.users_of(self._network, vip) for vip in free})
         task = asyncio.create_task(self._claim_all(segment, sorted(free, key=lambda a: (a.version, int(a)))))
         self._tasks.add(task)
         task.add_done_callback(self._claimed)
@@ -417,7 +434,9 @@ class NetworkForwarder:
             await asyncio.sleep(PASS_EVERY * (0.9 + 0.2 * self._jitter()))
             try:
                 if transitions.has_pinned and look % PINS_EVERY == 0:
-                    transitions.release({listener for listener, _ in await segment.engine.pins()})
+                    pins = await segment.engine.pins()
+                    transitions.release({listener for listener, _ in pins})
+                    transitions.drain_strays(pins, self._table.clock())
                     self._wake.set()
                 if self._table.followed(self._network):
                     for listener, mac in await segment.engine.returned():

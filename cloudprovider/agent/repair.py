@@ -19,9 +19,10 @@ _UNFIT: Final = frozenset({errno.EINVAL, errno.ENOENT, errno.EADDRNOTAVAIL})
 
 @dataclass(frozen=True)
 class Repair:
-    """What was different, and what of it could not be mended, with the reason."""
+    """What was different, and what of it could not be mended, with the reason. ``rules``: the static ones were, too."""
 
     changes: Changes
+    rules: bool
     refused: Mapping[ListenerKey, str] = field(default_factory=dict)
 
 
@@ -31,7 +32,8 @@ async def bring_in_line(engine: Engine, want: Plan) -> Repair:
     One listener or group that the engine refuses keeps no other one from its place. Raises DataPlaneError where the
     kernel can't do it now.
     """
-    if not await engine.intact():
+    broken = not await engine.intact()
+    if broken:
         await engine.start()
     changes = diff(await engine.observe(), want)
     refused: dict[ListenerKey, str] = {}
@@ -45,7 +47,7 @@ async def bring_in_line(engine: Engine, want: Plan) -> Repair:
             lacking.update(dict.fromkeys((g for g, group in part.groups.items() if group is not None), str(err)))
             refused.update(await _one_by_one(engine, part, lacking))
         await asyncio.sleep(0)  # others' turn: a whole table takes a while
-    return Repair(changes, refused)
+    return Repair(changes, broken, refused)
 
 
 async def _one_by_one(engine: Engine, part: Changes, lacking: Mapping[int, str]) -> dict[ListenerKey, str]:

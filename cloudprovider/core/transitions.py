@@ -70,6 +70,11 @@ class Transitions:
             self.set_group(number, group.members, now)
         for key, forward in forwards.items():
             self.set_forward(key, forward, now, drain=drains[key])
+        for key, forward in self.forwards.items():  # since when nodes have left is not known: their time begins anew
+            way = forward.former.group if forward.former is not None else forward.group
+            if way in self.groups and forward.mode == "dsr":
+                before = self.groups[way].former | self.groups[way].members
+                self._left(key, before, self._members(forward.group), now)
         self._drop_unused(list(self._unwanted))
 
     def _start(self, found: Plan, wanted: Collection[ListenerKey], now: float) -> None:
@@ -121,7 +126,8 @@ class Transitions:
         if _choice(before) == _choice(wanted):
             self._put(key, replace(wanted, former=before.former, pinned=before.pinned))
             return
-        if before.mode == wanted.mode or wanted.group == REFUSE:  # in another mode they are the same nodes
+        # In another mode they are the same nodes; where nobody was, or nobody is left, it is of no mode.
+        if before.mode == wanted.mode or REFUSE in (before.group, wanted.group):
             self._left(key, self._members(before.group), self._members(wanted.group), now)
         former = before.former or _former(before)
         if "dsr" not in (before.mode, wanted.mode, former.mode):  # conntrack knows what is under way
@@ -166,6 +172,16 @@ class Transitions:
             self._put(key, replace(self.forwards[key], pinned=False))
         for number in [n for n in self._pinned_groups if self._users.get(n, set()).isdisjoint(pinned)]:
             self._put_group(number, replace(self.groups[number], pinned=False))
+
+    def drain_strays(self, pins: Iterable[tuple[ListenerKey, MACAddress]], now: float) -> None:
+        """``pins``: all that there are. A node of which nothing is known but that flows are pinned to it, has left
+        before this agent came: its time begins."""
+        for key, node in pins:
+            forward = self.forwards.get(key)
+            if forward is None or forward.mode != "dsr" or not any(node.packed) or (key, node) in self._leaving:
+                continue
+            if node not in self._members(forward.group):
+                self._leaving[key, node] = now + (self._drains.get(key, 0.0) if key.protocol == "TCP" else 0.0)
 
     def ends_at(self, now: float) -> bool:
         """Whether any flow's time is over."""

@@ -5,6 +5,7 @@
     by_*_N     (group, Maglev slot) → node, (address, protocol, port) → port on it
     forward    nothing but what was translated; counts by node
     source     answers come back here: the namespace's own address is what nodes see
+    output     tells nobody of a shorter way (IPv6)
     refuse     what is left at input, quickly and with a bounded rate: RST, ICMP; ping is answered
 
 The choice of a node is two-stage, so that a listener costs two elements however many nodes there are, and a group's
@@ -141,6 +142,13 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
         ],
         "restricted": ruleset.source_rules(version, "sources_{}"),
     }
+    if version == 6:
+        # What is passed on comes and goes by the same link, so the kernel tells its sender of a way past this host,
+        # on which nothing is translated. IPv4 has a switch for it (see sysctls), IPv6 has none.
+        found["output"] = [
+            "type filter hook output priority filter; policy accept;",
+            "icmpv6 type nd-redirect drop",
+        ]
     for size in SIZES:
         for by_client in (False, True):
             client = ruleset.client(version, by_client=by_client)

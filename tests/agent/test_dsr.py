@@ -124,8 +124,7 @@ async def test_a_lost_node_leaves_and_its_connections_end_after_their_time() -> 
 
         def left() -> bool:
             groups = list(tested.network.ledger.plan().groups.values())
-            both = frozenset({MACS["n1"], MACS["n2"]})
-            return groups == [Group(frozenset({MACS["n2"]}), former=both)]
+            return groups == [Group(frozenset({MACS["n2"]}), pinned=True)]  # nothing goes to it any more
 
         await until(left)
         await until(lambda: tested.network.pins == {(WEB, MACS["n2"]): 2})

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, ip_address
 
@@ -16,8 +16,8 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
 from cloudprovider.core.wanted import LoadBalancerKey
-from cloudprovider.dataplane.api import NetworkConfig, Segment
-from cloudprovider.dataplane.fake import FakeDataPlane, FakeFlow, FakeNetwork
+from cloudprovider.dataplane.api import Claim, NetworkConfig, Segment
+from cloudprovider.dataplane.fake import FakeAnnouncer, FakeDataPlane, FakeFlow, FakeNetwork
 from tests.core.test_forwarding import HTTP, cluster, key, lb
 
 CONFIG = NetworkConfig("", "mgmt-br", IPv4Interface("10.0.0.2/24"))
@@ -165,6 +165,28 @@ async def test_an_address_of_somebody_else_is_not_announced_but_told(monkeypatch
         world.network.neighbours.clear()
         await world.until(world.in_line)
     assert world.forwarder.problem([VIP]) is None
+
+
+async def test_an_address_given_up_on_its_way_up_is_told_when_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    probed = asyncio.Event()
+    claim = FakeAnnouncer.claim
+
+    async def slow(announcer: FakeAnnouncer, addresses: Sequence[IPAddress]) -> list[Claim]:
+        await probed.wait()
+        return await claim(announcer, addresses)
+
+    monkeypatch.setattr(FakeAnnouncer, "claim", slow)
+    async with world.running():
+        world.put()
+        await world.until(lambda: A in world.reported)
+        world.delete()
+        await world.until(lambda: world.forwarder.generation(A) == 0)
+        assert world.forwarder.on_link([VIP])
+        world.reported.clear()
+        probed.set()
+        await world.until(lambda: A in world.reported and not world.forwarder.on_link([VIP]))
+        assert not world.network.vips
 
 
 async def test_a_conflict_is_forgotten_with_the_address() -> None:

@@ -117,6 +117,15 @@ def test_a_node_that_comes_back_in_time_is_not_cut() -> None:
     assert not tested.due(1000)
 
 
+def test_where_all_had_left_and_are_back_in_time_none_is_cut() -> None:
+    """As when the host's link was down for a while."""
+    for forward in (PASSED, TRANSLATED):
+        tested = started(forward)
+        tested.set_forward(WEB, Forward(REFUSE, 30080), 10, drain=60)
+        tested.set_forward(WEB, forward, 20, drain=60)
+        assert not tested.due(1000)
+
+
 def test_translated_flows_of_a_left_node_end_udp_at_once_tcp_in_time() -> None:
     tested = started(TRANSLATED)
     tested.set_forward(DNS, TRANSLATED, 0, drain=60)
@@ -198,6 +207,27 @@ def test_the_agent_before_left_a_change_under_way() -> None:
     assert fresh.forwards == {WEB: PASSED}
     fresh.settle(1 + MOVING_SECONDS)
     assert fresh.groups[ONE].pinned
+
+
+def test_nodes_that_had_left_before_the_agent_came_are_drained_too() -> None:
+    def adopted(found: Plan) -> Transitions:
+        fresh = Transitions()
+        fresh.set_group(ONE, nodes(A), 100)
+        fresh.set_forward(WEB, PASSED, 100, drain=60)
+        fresh.adopt(found, 100)
+        return fresh
+
+    changing = adopted(Plan(groups={ONE: Group(nodes(A), former=nodes(A, B))}, forwards={WEB: PASSED}))
+    assert not changing.due(159)
+    assert changing.due(160).pins == {B: {WEB}}
+    moved = replace(PASSED, former=Former("dsr", TWO))
+    changing = adopted(Plan(groups={ONE: Group(nodes(A)), TWO: Group(nodes(A, C))}, forwards={WEB: moved}))
+    assert changing.due(160).pins == {C: {WEB}}
+    changed = adopted(Plan(groups={ONE: Group(nodes(A), pinned=True)}, forwards={WEB: PASSED}))
+    changed.drain_strays([(WEB, A), (WEB, B), (WEB, STACK), (DNS, B)], 110)
+    changed.drain_strays([(WEB, B)], 120)
+    assert not changed.due(169)
+    assert changed.due(170).pins == {B: {WEB}}
 
 
 def test_what_has_changed_while_no_agent_ran_is_a_change() -> None:

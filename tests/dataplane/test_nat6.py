@@ -5,14 +5,14 @@ import collections
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import Changes, Forward, Group, GroupId, IPAddress, ListenerKey
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
-from tests.dataplane.dsr import ONE, VIP, VIP6, Connection, connections, started
+from tests.dataplane.dsr import FAST, ONE, VIP, VIP6, Connection, connections, started
 from tests.dataplane.lan import CONFIG, HOST, LIMIT, OWN, Station, run
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_families")]
@@ -148,6 +148,38 @@ async def test_without_masquerading_nodes_see_the_client(
             assert {await client.ask_tcp(vip, 80) for _ in range(40)} == {"n1", "n2", "n3"}
             assert {source for sources in came.values() for source in sources} == {seen}
             assert {await nodes[0].ask_tcp(vip, 80) for _ in range(40)} == {"n1", "n2", "n3"}
+
+
+@BOTH
+async def test_without_masquerading_another_host_goes_on_with_connections(
+    dataplane: HostDataPlane, client: Station, nodes: list[Station], vip: IPAddress
+) -> None:
+    """It knows nothing of them: their next packet, whichever side sends it, goes by the same table to the same node."""
+    open_to_all = replace(CONFIG6, masquerade=False)
+    first = await started(dataplane, open_to_all)
+    members = group(nodes) if vip == VIP6 else Group(frozenset(node.address for node in nodes))
+    plan = Changes(groups={ONE: members}, forwards={ListenerKey(vip, "TCP", 80): TO_ONE})
+    await first.engine.apply(plan)
+    back = (f"{client.address}/32", OWN.ip, "10.99.0.3") if vip == VIP else ("fd99::50/128", OWN6.ip, "fd99::3")
+    rival = HostDataPlane("other", timing=FAST)
+    try:
+        other = await rival.open(
+            replace(open_to_all, address=IPv4Interface("10.99.0.3/24"), address6=IPv6Interface("fd99::3/64"))
+        )
+        await other.engine.start()
+        await other.engine.apply(plan)
+        for node in nodes:
+            run(f"ip -n {node.name} route add {back[0]} via {back[1]}")
+        async with serving(nodes), connections(client, 30, vip) as flows:
+            assert {flow.node for flow in flows} == {"n1", "n2", "n3"}
+            await first.announcer.withdraw([vip])
+            await first.connections.forget_listeners(plan.forwards)
+            await other.announcer.claim([vip])
+            for node in nodes:
+                run(f"ip -n {node.name} route replace {back[0]} via {back[2]}")
+            assert all([await flow.alive() for flow in flows])
+    finally:
+        await rival.remove("")
 
 
 async def test_members_of_the_other_family_are_refused(segment: KernelSegment) -> None:

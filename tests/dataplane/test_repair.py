@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
@@ -57,6 +58,10 @@ def check_chains() -> None:
 
 def nft(command: str) -> None:
     run(f"ip netns exec lb-test-mgmt nft {command}")
+
+
+def run_script(nft: str, script: str) -> None:
+    subprocess.run([*nft.split(), "-f", "-"], input=script, text=True, check=True)
 
 
 @pytest.fixture
@@ -190,6 +195,43 @@ async def test_a_predecessor_with_other_maps_is_replaced(segment: KernelSegment)
     await segment.engine.start()
     await segment.engine.apply(diff(await segment.engine.observe(), PLAN))
     assert await segment.engine.observe() == PLAN
+
+
+async def test_tables_of_others_stay_as_they_are(dataplane: HostDataPlane) -> None:
+    """On the host and in our namespace: while ours are made, changed, mended and replaced, and (on the host) after."""
+    script = "".join(
+        f"add table {family} firewall\nadd set {family} firewall known {{ type {kind}; elements = {{ {one} }}; }}\n"
+        f"add chain {family} firewall input {{ type filter hook prerouting priority -5; policy accept; }}\n"
+        f"add rule {family} firewall input counter\n"
+        for family, kind, one in (("ip", "ipv4_addr", VIP), ("ip6", "ipv6_addr", VIP6), ("inet", "ipv4_addr", VIP))
+    )
+    inside, here = "ip netns exec lb-test-mgmt nft", "nft"
+
+    def listed(nft: str) -> list[str]:
+        lines = [line for f in ("ip", "ip6", "inet") for line in run(f"{nft} -s list table {f} firewall").splitlines()]
+        return lines + [line for line in run(f"{nft} list tables").splitlines() if not line.endswith(" cloudprovider")]
+
+    run_script(here, script)
+    before = listed(here)
+    opened = await dataplane.open(CONFIG)
+    run_script(inside, script)
+    assert listed(inside) == before
+    await opened.engine.start()
+    await opened.engine.apply(diff(Plan(), PLAN))
+    assert await opened.engine.observe() == PLAN
+    nft("delete table ip cloudprovider")
+    nft("flush chain netdev cloudprovider out")
+    assert not await opened.engine.intact()
+    await opened.engine.start()
+    await opened.engine.apply(diff(await opened.engine.observe(), PLAN))
+    await opened.engine._load(afresh=True)
+    await opened.engine.start()
+    await opened.engine.apply(diff(await opened.engine.observe(), Plan()))
+    assert listed(inside) == before
+    await opened.close()
+    assert listed(here) == before
+    await dataplane.remove("")
+    assert listed(here) == before
 
 
 async def test_changing_what_somebody_took_away_is_refused_and_heals(segment: KernelSegment) -> None:
