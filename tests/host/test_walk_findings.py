@@ -267,6 +267,34 @@ async def test_a_second_family_is_asked_for_again_when_there_is_room(world: Worl
         await eventually(lambda: len(seen(host, vm()).status.addresses) == 2, "both families")
 
 
+async def test_an_address_in_use_whose_record_is_lost_goes_to_nobody_who_waits_for_it(
+    world: World, cluster: FakeCluster
+) -> None:
+    """Not even while who shows it is being worked on."""
+    world.connect = lambda: FakeKubeClient(cluster, program="host")
+    held_up, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_up(call: Call) -> None:
+        if call.program == "host" and (call.verb, call.name) == ("apply", "vm"):
+            held_up.set()
+            await may_go_on.wait()
+
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24", "192.0.2.2", "192.0.2.3")))
+    late = vm("late", addresses=["192.0.2.2"])
+    async with world.host() as host:
+        await world.client.create(LOADBALANCERS, vm())
+        await given(host, vm())
+        await world.client.create(LOADBALANCERS, late)
+        await refused(host, late, "AddressInUse")
+        cluster.before = hold_up
+        await world.client.merge_patch(LOADBALANCERS, *vm().key, {"spec": {"ipPool": "none"}})
+        await held_up.wait()
+        (block,) = await world.blocks()
+        await lose(world, host, block)
+        may_go_on.set()
+        assert await world.allocations() == {"192.0.2.2": "team-a/vm"}
+
+
 async def lose(world: World, host: Host, block: IPBlock) -> None:
     """Delete a block by hand, and wait for the one that takes its place."""
     name = block.metadata.name
