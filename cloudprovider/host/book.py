@@ -255,6 +255,10 @@ class AddressBook:
         """Return the gateways of all pools."""
         return frozenset(g for v in self.views().values() if v.configured is not None for g in v.configured.gateways)
 
+    def may_take_back(self, lb: LoadBalancer) -> bool:
+        """Whether it shows an address that no block records for anybody."""
+        return bool(self._adoptions(lb, self.held(lb)))
+
     def anothers(self, lb: LoadBalancer) -> frozenset[str]:
         """Return what its status shows and somebody else has by right: not to be used any longer."""
         held = self.held(lb)

@@ -246,8 +246,10 @@ class LoadBalancers:
 
     def _unrecorded(self, key: Key) -> None:
         """Whoever shows an address whose record is gone has it recorded again, before somebody else gets it."""
-        if self._caches.load_balancers.get(*key) is not None:
+        if (lb := self._caches.load_balancers.get(*key)) is not None:
             self.batches.forget(key)
+            if not lb.metadata.deletion_timestamp and self._book.may_take_back(lb):
+                self.batches.want(key)  # at once: who waits for room is about to be asked again
             self.queue.add(key)
 
     def _recorded(self, key: Key) -> None:

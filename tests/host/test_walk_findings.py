@@ -1,6 +1,7 @@
 """Faults that the walks (test_walks.py) have found, each as short as it can be told."""
 
 import asyncio
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from cloudprovider.bridge.api import QuotaExceeded
 from cloudprovider.core.addressing import Refusal
 from cloudprovider.core.api.guestcluster import GuestClusterSpec, Quota
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION
-from cloudprovider.core.api.pool import IPBlock
+from cloudprovider.core.api.pool import Allocation, IPBlock
 from cloudprovider.core.errors import Conflict
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest, ServiceKey
+from cloudprovider.core.wants import Release
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
@@ -168,6 +170,129 @@ async def test_who_waits_for_an_address_can_not_get_round_the_quota_by_dhcp(worl
         request = LoadBalancerRequest(listeners=(Listener("", "TCP", 81, 30081),), ipam="dhcp")
         with pytest.raises(QuotaExceeded):
             await host.backend.ensure(TENANT, ServiceKey("default", "more", "uid-more"), request, ())
+
+
+async def test_a_release_that_waited_takes_nothing_that_is_shown(world: World) -> None:
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+    async with world.host() as host:
+        await world.client.create(LOADBALANCERS, vm())
+        await given(host, vm())
+        late = Release(pool="p", address=ip_address("192.0.2.2"), owner="team-a/vm", uid=seen(host, vm()).metadata.uid)
+        host.controller.load_balancers.batches.release([late])
+        await world.client.create(LOADBALANCERS, vm("next"))  # is decided with it, or later
+        await given(host, vm("next"))
+        assert await world.allocations() == {"192.0.2.2": "team-a/vm", "192.0.2.3": "team-a/next"}
+
+
+async def test_an_address_shown_that_is_anothers_is_let_go(world: World) -> None:
+    """It was kept for ever."""
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24", "192.0.2.2", "192.0.2.2")))
+    async with world.host() as host:
+        await world.client.create(LOADBALANCERS, vm())
+        await given(host, vm())
+    other = await world.client.create(LOADBALANCERS, vm("other"))
+    (block,) = await world.blocks()
+    block.spec.allocations["192.0.2.2"] = Allocation(
+        owner="team-a/other", uid=other.metadata.uid, since="2026-01-01T00:00:00Z", tenant="team-a"
+    )
+    await world.client.replace(IPBLOCKS, block)
+    async with world.host() as host:
+        await eventually(lambda: not seen(host, vm()).status.addresses, "that it is let go")
+        assert await given(host, other) == "192.0.2.2"
+
+
+async def test_who_waits_for_a_quota_is_asked_again_when_a_conflict_frees_some(world: World) -> None:
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24", "192.0.2.2", "192.0.2.2")))
+    await world.client.create(IPPOOLS, pool("q", subnet("198.51.100.0/24")))
+    spec = GuestClusterSpec(quota=Quota(addresses=1), node_cidrs=["10.0.0.0/8"])
+    await world.client.create(GUESTCLUSTERS, guest_cluster(TENANT, spec))
+    web, more = lb("web", 80, ip_pool="p"), lb("more", 81, ip_pool="q")
+    async with world.host() as host:
+        await world.client.create(LOADBALANCERS, web)
+        await given(host, web)
+        await world.client.create(LOADBALANCERS, more)
+        await refused(host, more, "QuotaExceeded")
+        foreign = [{"ip": "192.0.2.2", "hardwareAddress": "02:00:00:00:00:99"}]
+        patch = {
+            "apiVersion": LOADBALANCERS.api_version,
+            "kind": LOADBALANCERS.kind,
+            "metadata": {"uid": seen(host, web).metadata.uid},
+            "status": {"foreignAddresses": foreign},
+        }
+        await world.client.apply(
+            LOADBALANCERS, *web.key, patch, field_manager="cloudprovider-agent", subresource="status"
+        )
+        assert await given(host, more) == "198.51.100.2"
+
+
+async def test_of_two_that_need_two_addresses_each_one_gets_them(world: World) -> None:
+    """Each had half of what the other one lacked: both went without."""
+    v4, v6 = subnet("192.0.2.0/24"), subnet("2001:db8::/124", "2001:db8::2", "2001:db8::2")
+    await world.client.create(IPPOOLS, pool("p", v4, v6))
+    await world.client.create(LOADBALANCERS, vm("first", addresses=["192.0.2.9"]))
+    async with world.host() as host:
+        await given(host, vm("first"))
+    hopeless = vm("a", addresses=["192.0.2.9"], ip_family_policy="RequireDualStack")
+    await world.client.create(LOADBALANCERS, hopeless)
+    await world.client.create(LOADBALANCERS, vm("b", **DUAL))
+    async with world.host() as host:
+        await given(host, vm("b"))
+        assert len(seen(host, vm("b")).status.addresses) == 2
+        await refused(host, hopeless, "AddressInUse")
+        assert len(await world.allocations()) == 3
+
+
+async def test_a_move_of_two_families_counts_twice_for_no_limit(world: World) -> None:
+    for name, v4, v6 in (("p", "192.0.2.0/24", "2001:db8::/112"), ("q", "198.51.100.0/24", "2001:db8:1::/112")):
+        await world.client.create(IPPOOLS, pool(name, subnet(v4), subnet(v6)))
+    spec = GuestClusterSpec(quota=Quota(addresses=2), node_cidrs=["10.0.0.0/8"])
+    await world.client.create(GUESTCLUSTERS, guest_cluster(TENANT, spec))
+    web = lb("web", 80, ip_pool="p", **DUAL)
+    async with world.host() as host, world.agent(host):
+        await world.client.create(LOADBALANCERS, web)
+        await given(host, web)
+        await world.client.merge_patch(LOADBALANCERS, *web.key, {"spec": {"ipPool": "q"}})
+        await until_allocated(world, host, {"198.51.100.2", "2001:db8:1::2"})
+
+
+async def test_a_second_family_is_asked_for_again_when_there_is_room(world: World) -> None:
+    v6 = subnet("2001:db8::/124", "2001:db8::2", "2001:db8::2")
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24"), v6))
+    async with world.host() as host:
+        await world.client.create(LOADBALANCERS, vm("first", ip_families=["IPv6"]))
+        await given(host, vm("first"))
+        await world.client.create(LOADBALANCERS, vm(ip_family_policy="PreferDualStack"))
+        assert await given(host, vm()) == "192.0.2.2"
+        await world.client.delete(LOADBALANCERS, *vm("first").key)
+        await eventually(lambda: len(seen(host, vm()).status.addresses) == 2, "both families")
+
+
+async def test_an_address_in_use_whose_record_is_lost_goes_to_nobody_who_waits_for_it(
+    world: World, cluster: FakeCluster
+) -> None:
+    """Not even while who shows it is being worked on."""
+    world.connect = lambda: FakeKubeClient(cluster, program="host")
+    held_up, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_up(call: Call) -> None:
+        if call.program == "host" and (call.verb, call.name) == ("apply", "vm"):
+            held_up.set()
+            await may_go_on.wait()
+
+    await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24", "192.0.2.2", "192.0.2.3")))
+    late = vm("late", addresses=["192.0.2.2"])
+    async with world.host() as host:
+        await world.client.create(LOADBALANCERS, vm())
+        await given(host, vm())
+        await world.client.create(LOADBALANCERS, late)
+        await refused(host, late, "AddressInUse")
+        cluster.before = hold_up
+        await world.client.merge_patch(LOADBALANCERS, *vm().key, {"spec": {"ipPool": "none"}})
+        await held_up.wait()
+        (block,) = await world.blocks()
+        await lose(world, host, block)
+        may_go_on.set()
+        assert await world.allocations() == {"192.0.2.2": "team-a/vm"}
 
 
 async def lose(world: World, host: Host, block: IPBlock) -> None:

@@ -176,6 +176,8 @@ class Frame(RuleBasedStateMachine):
     async def _settle(self) -> None:
         found = await self.rest(self._wrong)
         self.failed = bool(found)
+        if found:
+            print(*found, sep="\n")  # on a real API server it may not come about again, which is all that would be told
         assert not found, "\n".join(found)
         self._note(await self._state())
         self.restless = False

@@ -259,7 +259,7 @@ class Walks(Frame):
         self.count("rest")
         self.run(self._settle())
 
-    @precondition(lambda self: len(self.hosts) == 1 and self.agent is not None)
+    @precondition(lambda self: len(self.hosts) == 1)
     @rule(agent_too=st.booleans())
     def restart_and_nothing_changes(self, agent_too: bool) -> None:
         self.count("restart")
