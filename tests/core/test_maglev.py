@@ -1,3 +1,4 @@
+import random
 import time
 from collections import Counter
 from ipaddress import IPv4Address
@@ -29,30 +30,26 @@ def test_it_is_decided_by_the_nodes_alone(addresses: set[IPv4Address], data: st.
     assert gone not in {rest[i] for i in lookup_table(rest, SMALL)}
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 8, 10, 20, 50, 100])
-def test_a_node_that_leaves_moves_little_more_than_its_own_slots(count: int) -> None:
+@pytest.mark.parametrize("count", [*range(2, 12), 20, 50, 100])
+def test_a_node_that_leaves_moves_little_more_than_its_own_flows(count: int) -> None:
+    """Each set of nodes with the size that it has in truth: between two sizes nearly all flows would move."""
     nodes = [NODES[0] + i for i in range(count)]
-    size = table_size(count)
-    before = [nodes[i] for i in lookup_table(nodes, size)]
+    hashes = random.Random(count).sample(range(1 << 32), 20_000)
+
+    def chosen(some: list[IPv4Address]) -> list[IPv4Address]:
+        size = table_size(len(some))
+        table = lookup_table(some, size)
+        return [some[table[number % size]] for number in hashes]
+
+    before = chosen(nodes)
     for leaving in range(min(count, 5)):
-        rest = nodes[:leaving] + nodes[leaving + 1 :]
-        after = [rest[i] for i in lookup_table(rest, size)]
-        moved = sum(b != a for b, a in zip(before, after, strict=True)) / size
+        after = chosen(nodes[:leaving] + nodes[leaving + 1 :])
+        moved = sum(b != a for b, a in zip(before, after, strict=True)) / len(hashes)
         assert moved < 1 / count + 0.02
 
 
 def test_the_size_grows_with_the_nodes_and_has_a_hundred_slots_for_each() -> None:
-    assert [table_size(n) for n in (1, 3, 4, 6, 7, 100, 101, 655, 5000)] == [
-        1_021,
-        1_021,
-        2_039,
-        2_039,
-        10_007,
-        10_007,
-        65_537,
-        65_537,
-        65_537,
-    ]
+    assert [table_size(n) for n in (1, 2, 100, 101, 655, 5000)] == [1_021, 10_007, 10_007, 65_537, 65_537, 65_537]
     assert all(table_size(n) >= 100 * n for n in range(1, 656))
 
 
