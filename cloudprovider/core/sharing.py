@@ -78,8 +78,11 @@ def join(
             message = f'there is no Service "{named}" with a load balancer in the guest cluster: create it'
             return Refusal("PrimaryNotFound", message)
         return Refusal("WaitingForPrimary", f'the Service "{named}", whose address it is to share, has none yet')
-    if not named and not _suits(lb, shared, views):
-        return None
+    if not named:
+        own = {h.address.version for h in held if not misfit(lb, h, views)}
+        shared = tuple(h for h in shared if h.address.version not in own)  # its group comes to what it has itself
+        if not shared or not _suits(lb, shared, views):
+            return None
     if (taken := _taken(lb, group, shared)) is not None:
         return taken
     have = {(h.pool, h.address) for h in held}

@@ -51,7 +51,7 @@ class AddressBook:
     What a guest shows and no block records (``hints``) is kept for it as well.
 
     ``on_room`` is called when a request refused before may be granted now, ``on_pool`` with a pool whose summary may
-    differ, ``on_unrecorded`` with the owner of a record that is gone (by ourselves, or by somebody's hand) and
+    differ, ``on_unrecorded`` with all owners of a record that one of them is gone from (by us, or by hand) and
     ``on_recorded`` with that of a new one.
     """
 
@@ -350,7 +350,9 @@ class AddressBook:
         if old is not None:
             for address, record in old.spec.allocations.items():
                 if (now := left.get(address)) is not record:
-                    _tell(self._unrecorded, _owners(record) - (_owners(now) if now is not None else frozenset()))
+                    before_it, after_it = _owners(record), _owners(now) if now is not None else frozenset()
+                    if not before_it <= after_it:  # whoever stays may keep now what was another's
+                        _tell(self._unrecorded, before_it)
         known = old.spec.allocations if old is not None else {}
         for address in left.keys() - known.keys():
             _tell(self._recorded, _owners(left[address]))

@@ -251,6 +251,7 @@ class LoadBalancers:
             if not lb.metadata.deletion_timestamp and self._book.may_take_back(lb):
                 self.batches.want(key)  # at once: who waits for room is about to be asked again
             self.queue.add(key)
+            self._tell_group(None, lb)
 
     def _recorded(self, key: Key) -> None:
         """Its record was gone as long as it shows an address already: those who would share that can have it now."""

@@ -127,3 +127,41 @@ async def test_a_primary_gets_the_second_family_that_it_needs_besides_what_it_sh
         await world.client.create(LOADBALANCERS, web)
         await asyncio.sleep(SETTLED)
         assert addresses(host, web) == ["192.0.2.2", "2001:db8::2"]
+
+
+@virtually(a_shop)
+async def test_a_primary_that_has_an_address_of_its_own_joins_no_other_one(world: World) -> None:
+    """It joined and left that of its group for ever, where they could not come to its own."""
+    web, api, first = lb("web", 80, ip_pool="q"), lb("api", 81, ip_pool="p"), lb("first", 81, "web")
+    async with world.host() as host:
+        for each in (api, web, first):
+            await world.client.create(LOADBALANCERS, each)
+            await given(host, each)
+        await change(world, api, primaryService="default/web", ipPool="")  # its port is taken there
+        only_v4 = {"spec": {"ranges": [{"subnet": "192.0.2.0/24"}]}}
+        await world.client.merge_patch(IPPOOLS, "", "p", only_v4)
+        await change(world, web, ipPool="", ipFamilies=["IPv4"], ipFamilyPolicy="RequireDualStack")
+        await asyncio.sleep(SETTLED)
+        before = [b.metadata.resource_version for b in await world.blocks()]
+        await asyncio.sleep(SETTLED)
+        assert [b.metadata.resource_version for b in await world.blocks()] == before
+        assert addresses(host, web) == ["198.51.100.2"]
+
+
+@virtually(a_shop)
+async def test_what_was_anothers_and_is_left_alone_is_ones_own(world: World) -> None:
+    web, api = lb("web", 80), lb("api", 81, "web")
+    async with world.host() as host, world.agent(host):
+        await world.client.create(LOADBALANCERS, web)
+        await given(host, web)
+        await world.client.create(LOADBALANCERS, api)
+        await given(host, api)
+        await change(world, api, primaryService="default/none")
+        await asyncio.sleep(SETTLED)
+        await change(world, api, primaryService="", addresses=["192.0.2.2"])
+        await asyncio.sleep(SETTLED)
+        await change(world, web, addresses=["192.0.2.9"])
+        await asyncio.sleep(SETTLED)
+        assert addresses(host, web) == ["192.0.2.9"]
+        assert addresses(host, api) == ["192.0.2.2"]
+        assert reason(host, api) == "Allocated"

@@ -114,7 +114,7 @@ class Agent:
                 foreign.add(place)
                 continue
             foreign.discard(place)
-            if self.lbs.get(*key) is not lb:
+            if self.lbs.get(*key) is not lb or self._link.leases.get(lb.metadata.uid, "") != leased:
                 break  # something has changed meanwhile: begin anew
             self._link.bring_up(lb, place)
         for place in [p for p in up if p not in wanted]:
@@ -124,6 +124,7 @@ class Agent:
             leased = self._lease(lb)
         if self._is_over(lb, leased, up):
             self._link.leases.pop(lb.metadata.uid, None)
+            self.look_again()  # who was offered nothing asks again, and again
             leased = ""
         await self._report(lb, wanted, up, leased)
 
@@ -149,6 +150,7 @@ class Agent:
         if not leased or ("", leased) not in foreign:
             return False
         del self._link.leases[lb.metadata.uid]
+        self.look_again()
         return True
 
     def _is_over(self, lb: LoadBalancer, leased: str, up: Mapping[Place, str]) -> bool:

@@ -38,10 +38,16 @@ def _of_sharers(state: State, record: Record) -> Iterator[str]:
     for lb in sharers[1:]:
         told = find(lb.status.conditions, "Allocated")
         others = {path(other) for other in state.group(lb)}
+        if lb.status.holder is not None and record.ip in lb.status.holder.addresses and not _shows(lb, record):
+            continue  # it has left, and waits for an agent to withdraw it
         if lb.spec.ip_family_policy == "PreferDualStack":
             continue  # it may keep one of a family of which it can't have another, and do without
         if told is not None and told.reason == "Allocated" and others.isdisjoint({path(s) for s in sharers}):
             yield f"{record.ip} is shared by {path(lb)}, which has nothing to do with {[path(s) for s in sharers]}"
+
+
+def _shows(lb: LoadBalancer, record: Record) -> bool:
+    return any((a.ip_pool, a.ip) == (record.pool, record.ip) for a in lb.status.addresses)
 
 
 def _of_one(state: State, lb: LoadBalancer, *, served: bool) -> Iterator[str]:
@@ -69,7 +75,7 @@ def _of_one(state: State, lb: LoadBalancer, *, served: bool) -> Iterator[str]:
         if status.next_addresses and not status.foreign_addresses:
             yield f"it is moving to {status.next_addresses} for ever"
     leased = [a.ip for a in (*status.addresses, *status.next_addresses) if not a.ip_pool]
-    if leased != ([] if status.lease is None else [status.lease.ip]):
+    if leased != ([] if status.lease is None else [status.lease.ip]) and (served or leased):
         yield f"it shows {leased} by DHCP, its lease is {status.lease}"
     yield from _of_condition(state, lb)
 
