@@ -19,7 +19,8 @@ SIZES: Final = (1_021, 2_039, 10_007, 65_537)
 
 _UP_TO: Final = ((3, 1_021), (6, 2_039), (100, 10_007))
 """So many nodes, that size. Each node has 100 slots and more, and one that leaves N moves at most 1/N of the flows and
-two points (one of ten: 10.8 %); a small table takes the kernel less memory, and less time to load and to read."""
+two points (one of ten: 10.8 %); a small table takes the kernel less memory, and less time to load and to read. The
+price: between two sizes most flows move (3 to 4 nodes: 75 %, 6 to 7: 86 %)."""
 
 
 def table_size(nodes: int) -> int:
