@@ -14,13 +14,14 @@ from typing import Final
 
 from cloudprovider.core.plan import Member
 
-SIZES: Final = (1_021, 10_007, 65_537)
+SIZES: Final = (1_021, 4_099, 10_007, 65_537)
 """The table sizes in use, ascending. Primes, so that every step size visits every slot."""
 
-_UP_TO: Final = ((1, 1_021), (100, 10_007))
+_UP_TO: Final = ((1, 1_021), (20, 4_099), (100, 10_007))
 """So many nodes, that size. Each node has 100 slots and more, and one that leaves N moves at most 1/N of the flows and
-two points (one of ten: 10.6 %). Between two sizes nearly all flows move, so there is one for all clusters but the
-biggest; a single node has all of a small table, too, and of that nothing moves but the next one's share."""
+two points (one of ten: 11 %). Between two sizes nearly all flows move, so there is one for all but big clusters; a
+single node has all of a small table, too, and of that nothing moves but the next one's share. No bigger than needed:
+the kernel takes 80 bytes a slot, and reads a set back in a time that grows with the square of it."""
 
 
 def table_size(nodes: int) -> int:

@@ -94,15 +94,15 @@ async def segment(dataplane: HostDataPlane) -> KernelSegment:
         f"add element ip cloudprovider sources_8 {{ {VIP} . tcp . 9 . 10.0.0.0 }}",
         f"delete element ip cloudprovider sources_24 {{ {VIP} . udp . 53 . 10.99.0.0 }}",
         "delete element ip cloudprovider tables { 1 }",
-        "add element ip cloudprovider tables { 9 : goto by_flow_10007 }",
+        "add element ip cloudprovider tables { 9 : goto by_flow_4099 }",
         "add element ip cloudprovider tables { 0x41000009 : drop }",
-        "delete element ip cloudprovider slots_10007 { 1 . 77 }",
-        "add element ip cloudprovider slots_10007 { 9 . 0 : 10.99.0.66 }",
-        "add element ip cloudprovider slots_10007 { 1 . 20000 : 10.99.0.66 }",
-        'add element ip cloudprovider slots_10007 { 0x80000001 . 5 comment "no" : 10.99.0.66 }',
+        "delete element ip cloudprovider slots_4099 { 1 . 77 }",
+        "add element ip cloudprovider slots_4099 { 9 . 0 : 10.99.0.66 }",
+        "add element ip cloudprovider slots_4099 { 1 . 20000 : 10.99.0.66 }",
+        'add element ip cloudprovider slots_4099 { 0x80000001 . 5 comment "no" : 10.99.0.66 }',
         "add element ip cloudprovider slots_65537 { 1 . 0 : 10.99.0.66 }",
         "flush map ip cloudprovider listeners",
-        "flush map ip cloudprovider slots_10007",
+        "flush map ip cloudprovider slots_4099",
         "flush map ip cloudprovider tables",
         "delete element ip cloudprovider backends { 10.99.0.11 }",
         "add element ip cloudprovider begun { 10.99.0.66 }",
@@ -126,12 +126,12 @@ async def segment(dataplane: HostDataPlane) -> KernelSegment:
         "add element netdev cloudprovider members { 3 . 02:00:00:00:66:66 }",
         "add element netdev cloudprovider members { 0x81000003 . 02:00:00:00:66:66 }",
         "delete element netdev cloudprovider backends { 02:00:00:00:01:02 }",
-        "delete element netdev cloudprovider slots_10007 { 3 . 77 }",
-        "delete element netdev cloudprovider slots_10007 { 0x08000004 . 77 }",
-        "add element netdev cloudprovider slots_10007 { 3 . 20000 : 02:00:00:00:66:66 }",
+        "delete element netdev cloudprovider slots_4099 { 3 . 77 }",
+        "delete element netdev cloudprovider slots_4099 { 0x08000004 . 77 }",
+        "add element netdev cloudprovider slots_4099 { 3 . 20000 : 02:00:00:00:66:66 }",
         "add element netdev cloudprovider slots_65537 { 0x08000003 . 1 : 02:00:00:00:66:66 }",
-        'add element netdev cloudprovider slots_10007 { 0x80000001 . 5 comment "no" : 02:00:00:00:66:66 }',
-        "flush map netdev cloudprovider slots_10007",
+        'add element netdev cloudprovider slots_4099 { 0x80000001 . 5 comment "no" : 02:00:00:00:66:66 }',
+        "flush map netdev cloudprovider slots_4099",
     ],
 )
 async def test_broken_elements_are_seen_and_mended(segment: KernelSegment, command: str) -> None:
@@ -269,7 +269,7 @@ async def test_people_can_read_the_rules(segment: KernelSegment) -> None:
     listed = run("ip netns exec lb-test-mgmt nft list table ip cloudprovider")
     assert f"{KEY} counter packets 0 bytes 0 : 0x00000001" in listed
     assert f"{KEY} : 30080" in listed
-    assert "0x80000001 : goto by_client_10007" in listed
+    assert "0x80000001 : goto by_client_4099" in listed
     assert f"{VIP} . udp . 53 . 10.99.0.0" in listed
     listed = run("ip netns exec lb-test-mgmt nft list table netdev cloudprovider")
     assert f"{DSR} counter packets 0 bytes 0 : 0xc0000003" in listed

@@ -98,8 +98,8 @@ def without(item: Object, *path: str) -> None:
 def another_group(state: State) -> None:
     """A whole group more, with table and marks, that no listener uses."""
     number, rules = 0xABCDEF, state.kernel.nat
-    rules.slots[number, 10_007] = dict(table(state, "web"))
-    rules.tables |= {(4, number): "by_flow_10007", (4, number | BY_CLIENT): "by_client_10007"}
+    rules.slots[number, 4_099] = dict(table(state, "web"))
+    rules.tables |= {(4, number): "by_flow_4099", (4, number | BY_CLIENT): "by_client_4099"}
 
 
 def elsewhere(state: State) -> None:
@@ -349,25 +349,25 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
         lambda s: s.kernel.nat.sources.update({(STRANGER, "tcp", 80): {"0.0.0.0/0"}}),
         "is open to ['0.0.0.0/0'], not to []",
     ),
-    "slot gone": (lambda s: table(s, "web").pop(711), "has 10006 slots, not 10007"),
-    "slot more": (lambda s: table(s, "web").update({10_007: "10.77.0.21"}), "has 10008 slots, not 10007"),
+    "slot gone": (lambda s: table(s, "web").pop(711), "has 4098 slots, not 4099"),
+    "slot more": (lambda s: table(s, "web").update({4_099: "10.77.0.21"}), "has 4100 slots, not 4099"),
     "slot to a stranger": (lambda s: table(s, "web").update({711: STRANGER}), f"'{STRANGER}'], not to"),
     "table gone": (lambda s: s.kernel.nat.slots.clear(), "has tables of the sizes []"),
     "table of another size too": (
         lambda s: s.kernel.nat.slots.update({(group(s, "web"), 65_537): dict(table(s, "web"))}),
-        "has tables of the sizes [10007, 65537]",
+        "has tables of the sizes [4099, 65537]",
     ),
     "mark leads nowhere": (
         lambda s: s.kernel.nat.tables.pop((4, group(s, "web"))),
-        "leads to None, not to by_flow_10007",
+        "leads to None, not to by_flow_4099",
     ),
     "mark leads elsewhere": (
-        lambda s: s.kernel.nat.tables.update({(4, group(s, "web") | BY_CLIENT): "by_flow_10007"}),
-        "leads to by_flow_10007, not to by_client_10007",
+        lambda s: s.kernel.nat.tables.update({(4, group(s, "web") | BY_CLIENT): "by_flow_4099"}),
+        "leads to by_flow_4099, not to by_client_4099",
     ),
     "group left over": (another_group, f"kernel: groups [{0xABCDEF}] are used by no listener"),
     "mark left over": (
-        lambda s: s.kernel.nat.tables.update({(4, 0xABCDEF): "by_flow_10007"}),
+        lambda s: s.kernel.nat.tables.update({(4, 0xABCDEF): "by_flow_4099"}),
         "are used by no listener",
     ),
     "rules flushed": (

@@ -34,18 +34,18 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     ),
     "source range gone": (lambda s: s.kernel.dsr.sources.clear(), "is open to [], not to ['10.77.0.0/24']"),
     "slot to a stranger": (lambda s: direct_table(s).update({711: "02:00:00:00:00:01"}), "'02:00:00:00:00:01'"),
-    "slot gone": (lambda s: direct_table(s).pop(711), "has 10006 slots, not 10007"),
+    "slot gone": (lambda s: direct_table(s).pop(711), "has 4098 slots, not 4099"),
     "mark leads nowhere": (
         lambda s: s.kernel.dsr.tables.pop((4, direct_group(s))),
-        "leads to None, not to by_flow4_10007",
+        "leads to None, not to by_flow4_4099",
     ),
     "fragments lead nowhere": (
         lambda s: s.kernel.dsr.steps.pop((4, direct_group(s) | FRAGMENT)),
-        "leads to None, not to by_flow4_10007",
+        "leads to None, not to by_flow4_4099",
     ),
     "errors lead elsewhere": (
-        lambda s: s.kernel.dsr.steps.update({(4, direct_group(s) | ERROR): "by_flow4_10007"}),
-        "leads to by_flow4_10007, not to error_flow4_10007",
+        lambda s: s.kernel.dsr.steps.update({(4, direct_group(s) | ERROR): "by_flow4_4099"}),
+        "leads to by_flow4_4099, not to error_flow4_4099",
     ),
     "errors of a listener gone": (lambda s: with_errors(s, 1), "ICMP errors are looked up for 1 listeners of 2"),
     "fragments of an address gone": (lambda s: s.kernel.dsr.fragments.clear(), "fragments are looked up for []"),
