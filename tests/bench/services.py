@@ -25,6 +25,7 @@ from tests.bench.served import serving
 from tests.lab.controlplane import API_SERVER
 from tests.lab.lab import Lab, ProgramName
 from tests.lab.netns import set_sysctl
+from tests.lab.node import OPEN
 from tests.lab.process import Process
 
 CONNECTIONS = 8
@@ -249,7 +250,7 @@ def main() -> None:
     addresses.add_rows(report)
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Lab(Path(folder), build / "bench-logs", node_port_range=NODE_PORTS).running() as lab,
+        Lab(Path(folder), build / "bench-logs", node_port_range=NODE_PORTS, second_proxy=OPEN).running() as lab,
     ):
         try:
             asyncio.run(measure(lab, report, options.services, options.scale))

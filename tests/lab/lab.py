@@ -127,8 +127,10 @@ class Lab:
         logs: Path,
         *,
         node_port_range: str = Settings.node_port_range,
+        second_proxy: Proxy = RANCHER,
     ) -> None:
         require_sandbox()
+        self._second_proxy = second_proxy
         self.folder = folder
         self.logs = logs
         self.certificates = folder / "tenants"
@@ -226,7 +228,7 @@ class Lab:
         self.nodes.start()
         self._stack.callback(self.nodes.stop)
         self.add_node("node-1", 1, self.host_node.switch)
-        self.add_node("node-2", 2, proxy=RANCHER)
+        self.add_node("node-2", 2, proxy=self._second_proxy)
 
     def start_programs(self) -> None:
         """Our three programs, ready; the tenant's certificate issued as an operator would."""
