@@ -236,8 +236,7 @@ class NetworkForwarder:
             except DataPlaneError as err:
                 delay = self._refused(err)
                 for vip in self._table.vips(self._network):
-                    for key in self._table.users_of(self._network, vip):
-                        self._report(key)
+                    self._concern(self._table.users_of(self._network, vip))
                 await asyncio.sleep(delay)
             else:
                 return segment
@@ -314,8 +313,7 @@ class NetworkForwarder:
                 if want is None or self._network not in want.networks:
                     self._generations.pop(key, None)
         self._claim(segment)
-        for key in batch:
-            self._report(key)
+        self._concern(batch)
         return delay
 
     async def _apply(self, segment: Segment, changes: Changes) -> None:
@@ -381,8 +379,7 @@ class NetworkForwarder:
         for listener, key in forgotten.items():
             if self._forgotten.get(listener) == key:
                 del self._forgotten[listener]
-        for key in set(forgotten.values()):
-            self._report(key)
+        self._concern(set(forgotten.values()))
 
     def _claim(self, segment: Segment) -> None:
         free = self._table.vips(self._network) - self._held - self._claiming - self._failed.keys()
@@ -415,8 +412,7 @@ class NetworkForwarder:
                 self._foreign.pop(claim.address, None)
                 self._held.add(claim.address)
         for vip in vips:
-            for key in self._table.users_of(self._network, vip):
-                self._report(key)
+            self._concern(self._table.users_of(self._network, vip))
 
     def _put_off(self, vip: IPAddress, problem: Problem, seconds: float) -> None:
         log.warning("address not announced", extra={"address": str(vip), "reason": problem.message})
