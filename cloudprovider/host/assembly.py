@@ -7,12 +7,16 @@ from typing import Final
 
 from cloudprovider.core.plan import IPNetwork
 from cloudprovider.host.backend import HostBackend
+from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
+from cloudprovider.host.claimants import Claimants
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.controller import HostController
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 from cloudprovider.host.hints import READOPTION_SECONDS, Hints
+from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
+from cloudprovider.host.machines import Machines
 from cloudprovider.host.nodes import TenantNodes
 from cloudprovider.host.registration import Registration
 from cloudprovider.kube.api import KubeClient
@@ -46,14 +50,20 @@ class Host:
         self.caches = Caches(client, rng)
         hints = Hints(time, wait_seconds=readoption_seconds)
         self._events = EventRecorder(client, component=NAME, instance=identity, now=now, rng=rng)
-        self.controller = HostController(client, self.caches, hints, self._events, now=now, rng=rng)
+        book = AddressBook(self.caches, hints)
+        infrastructure = Infrastructure(self.caches, book, reserved=reserved)
+        claimants = Claimants(self.caches)
+        machines = Machines(self.caches, book, infrastructure, claimants)
+        self.controller = HostController(
+            client, self.caches, book, hints, self._events, machines=machines, now=now, rng=rng
+        )
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
-        self._nodes = TenantNodes(self.caches, self.controller.book, self._statuses, reserved=reserved, rng=rng)
+        self._nodes = TenantNodes(self.caches, infrastructure, claimants, self._statuses, rng=rng)
         self.backend = HostBackend(
             client,
             self.caches,
             hints,
-            self.controller.book,
+            book,
             statuses=self._statuses,
             registration=Registration(self._statuses, version=version),
             nodes=self._nodes,
