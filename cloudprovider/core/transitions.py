@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.plan import Former, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
+from cloudprovider.core.plan import Changes, Former, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
 
 MOVING_SECONDS = 300.0
 REFUSE = GroupId(0)
@@ -44,8 +44,8 @@ class Transitions:
     def __init__(self) -> None:
         self.groups: dict[GroupId, Group] = {}
         self.forwards: dict[ListenerKey, Forward] = {}
-        self.touched_groups: set[GroupId] = set()
-        self.touched_forwards: set[ListenerKey] = set()
+        self._touched_groups: set[GroupId] = set()
+        self._touched_forwards: set[ListenerKey] = set()
         self._drains: dict[ListenerKey, float] = {}
         self._users: dict[GroupId, set[ListenerKey]] = {}
         self._former_users: dict[GroupId, set[ListenerKey]] = {}
@@ -151,10 +151,21 @@ class Transitions:
         self._pinned_forwards.discard(key)
         for gone in [pair for pair in self._leaving if pair[0] == key] if self._leaving else ():
             del self._leaving[gone]
-        self.touched_forwards.add(key)
+        self._touched_forwards.add(key)
         self._unuse(key, before)
 
     # Time.
+
+    def take_changes(self, now: float) -> Changes:
+        """What the kernel is to be told now that it was not told before."""
+        self.settle(now)
+        changes = Changes(
+            groups={g: self.groups.get(g) for g in self._touched_groups},
+            forwards={k: self.forwards.get(k) for k in self._touched_forwards},
+        )
+        self._touched_groups.clear()
+        self._touched_forwards.clear()
+        return changes
 
     def settle(self, now: float) -> None:
         """End the moving of what has moved for long enough."""
@@ -255,7 +266,7 @@ class Transitions:
     def _put_group(self, number: GroupId, group: Group) -> None:
         if self.groups.get(number) != group:
             self.groups[number] = group
-            self.touched_groups.add(number)
+            self._touched_groups.add(number)
             (self._pinned_groups.add if group.pinned else self._pinned_groups.discard)(number)
 
     def _put(self, key: ListenerKey, forward: Forward) -> None:
@@ -263,7 +274,7 @@ class Transitions:
         if before == forward:
             return
         self.forwards[key] = forward
-        self.touched_forwards.add(key)
+        self._touched_forwards.add(key)
         (self._pinned_forwards.add if forward.pinned else self._pinned_forwards.discard)(key)
         self._users.setdefault(forward.group, set()).add(key)
         if forward.former is not None:
@@ -290,7 +301,7 @@ class Transitions:
                 self._moving_groups.pop(number, None)
                 self._pinned_groups.discard(number)
                 if self.groups.pop(number, None) is not None:
-                    self.touched_groups.add(number)
+                    self._touched_groups.add(number)
 
 
 def _discard(users: dict[GroupId, set[ListenerKey]], number: GroupId, key: ListenerKey) -> None:
