@@ -21,8 +21,9 @@ AT_ONCE = 4
 class Claims:
     """Brings up the addresses that are wanted, beside all else, and takes away those that are not.
 
-    ``users``: the load balancers that an address stands for now; ``changed``: look at these again; ``wake``: there is
-    something to claim again, or room for it.
+    Only those are looked at that may not be as they should: a change costs the same however many addresses are up.
+    ``users``: the load balancers that an address stands for now, none if it is not wanted; ``changed``: look at these
+    again; ``wake``: there is something to claim again, or room for it.
     """
 
     def __init__(
@@ -39,6 +40,9 @@ class Claims:
         self._changed = changed
         self._wake = wake
         self._jitter = jitter
+        self._unsettled: set[IPAddress] = set()
+        """All that are wanted and not up, but for those that will be ``touched`` when their time has come; and all that
+        are up and not wanted."""
         self._held: set[IPAddress] = set()
         self._claiming: set[IPAddress] = set()
         self._claimed_for: dict[IPAddress, frozenset[LoadBalancerKey]] = {}
@@ -68,27 +72,37 @@ class Claims:
         """Those that somebody else was found to have, and the MAC."""
         return self._foreign
 
-    async def take_over(self, announcer: Announcer) -> None:
+    def touch(self, vips: Iterable[IPAddress]) -> None:
+        """These may be wanted now, or not any more."""
+        self._unsettled.update(vips)
+
+    async def take_over(self, announcer: Announcer, wanted: frozenset[IPAddress]) -> None:
         """Begin with what is on the link."""
         self._claiming.clear()
         self._held = set(await announcer.held())
+        self.touch(self._held ^ wanted)
 
-    async def withdraw(self, announcer: Announcer, wanted: frozenset[IPAddress]) -> None:
-        """Take away, and forget, all but what is wanted."""
-        for known in (self._failed, self._foreign):
-            for vip in known.keys() - wanted:
-                del known[vip]
-        surplus = self._held - wanted
+    async def withdraw(self, announcer: Announcer) -> None:
+        """Take away, and forget, what is not wanted."""
+        unwanted = {vip for vip in self._unsettled if not self._users(vip)}
+        for vip in unwanted:
+            self._failed.pop(vip, None)
+            self._foreign.pop(vip, None)
+        surplus = unwanted & self._held
         if surplus:
             await announcer.withdraw(surplus)
             self._held -= surplus
             for vip in surplus:
                 self._changed(self._claimed_for.pop(vip, ()))
+        self._unsettled -= unwanted
 
-    def claim(self, announcer: Announcer, wanted: frozenset[IPAddress]) -> None:
+    def claim(self, announcer: Announcer) -> None:
         """Begin to bring up what is wanted and lacks."""
-        free = wanted - self._held - self._claiming - self._failed.keys()
-        if not free or len(self._tasks) >= AT_ONCE:
+        if len(self._tasks) >= AT_ONCE:
+            return
+        free = {v for v in self._unsettled if self._users(v)} - self._held - self._claiming - self._failed.keys()
+        self._unsettled = {v for v in self._unsettled if not self._users(v)}
+        if not free:
             return
         self._claiming |= free
         self._claimed_for.update({vip: self._users(vip) for vip in free})
@@ -105,6 +119,7 @@ class Claims:
             log.warning("address was taken away by somebody else", extra={"address": str(vip)})
         strange = held - before - self._held - self._claiming
         self._held = (self._held - lost) | strange
+        self.touch(lost | strange)
         return bool(lost or strange)
 
     async def stop(self) -> None:
@@ -127,6 +142,7 @@ class Claims:
                 self._put_off(vip, Problem("KernelRefused", f"{err} It is tried again."), CLAIM_RETRY)
             claims = []
         self._claiming -= set(vips)
+        self.touch(vips)
         for claim in claims:
             if claim.conflict:
                 self._foreign[claim.address] = claim.conflict
@@ -144,6 +160,7 @@ class Claims:
 
     def _try_again(self, vip: IPAddress) -> None:
         self._failed.pop(vip, None)
+        self.touch([vip])
         self._wake()
 
 

@@ -1,7 +1,7 @@
 """Connections of one network that are to be ended: of listeners that are gone, and of nodes whose time is over."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
@@ -30,18 +30,19 @@ class Endings:
         self._clock = clock
         self._changed = changed
         self._wake = wake
-        self._forgotten: dict[ListenerKey, LoadBalancerKey] = {}
+        self._forgotten: dict[IPAddress, dict[ListenerKey, LoadBalancerKey]] = {}
         self._flushed_at = -FLUSH_PAUSE
         self._flush_due = False
 
     def forget_listeners(self, key: LoadBalancerKey, listeners: Iterable[ListenerKey]) -> None:
         """A load balancer has given these up: their connections go before its addresses may go to others."""
-        self._forgotten.update(dict.fromkeys(listeners, key))
+        for listener in listeners:
+            self._forgotten.setdefault(listener.vip, {})[listener] = key
 
     @property
-    def vips(self) -> frozenset[IPAddress]:
+    def vips(self) -> Collection[IPAddress]:
         """The addresses that may still have connections of a listener that is gone."""
-        return frozenset(listener.vip for listener in self._forgotten)
+        return self._forgotten.keys()
 
     async def flush(self, segment: Segment, apply: Callable[[], Awaitable[None]]) -> None:
         """End connections, at most every FLUSH_PAUSE: the kernel walks its whole table each time. ``apply`` brings
@@ -57,7 +58,7 @@ class Endings:
                 loop.call_later(early, self._wake)
             return
         self._flushed_at, self._flush_due = loop.time(), False
-        forgotten = dict(self._forgotten)
+        forgotten = {listener: key for of in self._forgotten.values() for listener, key in of.items()}
         due = transitions.due(self._clock())
         try:
             await segment.connections.forget_listeners(forgotten.keys() - transitions.forwards.keys())
@@ -71,6 +72,9 @@ class Endings:
             transitions.again(due, self._clock())
             raise
         for listener, key in forgotten.items():
-            if self._forgotten.get(listener) == key:
-                del self._forgotten[listener]
+            of = self._forgotten[listener.vip]
+            if of.get(listener) == key:
+                del of[listener]
+            if not of:
+                del self._forgotten[listener.vip]
         self._changed(set(forgotten.values()))

@@ -95,6 +95,8 @@ class NetworkForwarder:
         self._refused_listeners: dict[ListenerKey, str] = {}
         self._disturbed = False
         self._segment: Segment | None = None
+        self._followed: frozenset[IPAddress] | None = None
+        """The nodes of whom it was seen last who answers; None: they must be looked at again."""
 
     # What the agent asks.
 
@@ -117,8 +119,8 @@ class NetworkForwarder:
         while that is not known yet."""
         if self._unknown:
             return any(True for _ in vips)
-        left = self._endings.vips
-        return any(v in self._claims.held or v in self._claims.claiming or v in left for v in vips)
+        somehow = (self._claims.held, self._claims.claiming, self._endings.vips)
+        return any(v in those for v in vips for those in somehow)
 
     def generation(self, key: LoadBalancerKey) -> int:
         """The generation of the spec that the kernel forwards by; 0 while none."""
@@ -190,7 +192,8 @@ class NetworkForwarder:
         for task in others:
             task.add_done_callback(self._ended)
         try:
-            segment.nodes.on_change(self._wake.set)
+            self._followed = None
+            segment.nodes.on_change(self._nodes_changed)
             if adopt:
                 await self._first_look(segment)
             self._wake.set()
@@ -221,7 +224,7 @@ class NetworkForwarder:
                 await segment.engine.start()
                 facts = NetworkFacts(self._nat_families, segment.dsr_obstacle)
                 self._concern(self._table.set_facts(self._network, facts))
-                await self._claims.take_over(segment.announcer)
+                await self._claims.take_over(segment.announcer, self._table.vips(self._network))
                 segment.announcer.on_conflict(self._defended)
             except DataPlaneError as err:
                 delay = self._refused(err)
@@ -249,9 +252,16 @@ class NetworkForwarder:
     def _sight(self, segment: Segment) -> None:
         """Follow the nodes that matter here, and tell the table who answers."""
         followed = self._table.followed(self._network)
+        if followed is self._followed:
+            return
         segment.nodes.follow(followed)
+        self._followed = followed
         awaited = frozenset(node for node in followed if not segment.nodes.settled(node))
         self._concern(self._table.set_sightings(self._network, Sightings(dict(segment.nodes.known), awaited)))
+
+    def _nodes_changed(self) -> None:
+        self._followed = None
+        self._wake.set()
 
     def _concern(self, keys: Iterable[LoadBalancerKey]) -> None:
         for key in keys:
@@ -268,11 +278,11 @@ class NetworkForwarder:
         """Bring the kernel up to the table; return the seconds to wait before the next try if it refused, else 0."""
         delay = 0.0
         self._sight(segment)
-        wanted = self._table.vips(self._network)
+        self._claims.touch(self._table.take_vips(self._network))
         batch, self._pending = self._pending, {}
         changes = self._table.take_changes(self._network)
         try:
-            await self._claims.withdraw(segment.announcer, wanted)
+            await self._claims.withdraw(segment.announcer)
             if self._resync:
                 await self._repair(segment)
             else:
@@ -294,7 +304,7 @@ class NetworkForwarder:
                 want = self._table.load_balancer(key)
                 if want is None or self._network not in want.networks:
                     self._generations.pop(key, None)
-        self._claims.claim(segment.announcer, wanted)
+        self._claims.claim(segment.announcer)
         self._concern(batch)
         return delay
 

@@ -16,7 +16,7 @@ from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.choices import Choices, ClusterKey, question_of
 from cloudprovider.core.groups import GroupIds, GroupKey, Sightings, members
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.modes import Choice, NetworkFacts
+from cloudprovider.core.modes import Choice, NetworkFacts, without_node_ports
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Member, Plan
 from cloudprovider.core.transitions import REFUSE, Transitions
 from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, WantedListener, wanted
@@ -36,6 +36,7 @@ class _Way:
 class _Network:
     seen: Sightings = field(default_factory=Sightings)
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
+    touched_vips: set[IPAddress] = field(default_factory=set)
     kernel: Transitions = field(default_factory=Transitions)
     users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
@@ -133,6 +134,13 @@ class ForwardingTable:
         """The delta since the last call; if it can't be applied, compare :meth:`plan` with what is there instead."""
         return self._networks[network].kernel.take_changes(self.clock())
 
+    def take_vips(self, network: str) -> frozenset[IPAddress]:
+        """The addresses that have come, gone or changed hands since the last call."""
+        state = self._networks[network]
+        taken = frozenset(state.touched_vips)
+        state.touched_vips.clear()
+        return taken
+
     def transitions(self, network: str) -> Transitions:
         """What of a network goes on as before, and what is due."""
         return self._networks[network].kernel
@@ -203,12 +211,7 @@ class ForwardingTable:
         lacking = [x.key for x in want.listeners if not self._serves(want, x)]
         if not lacking:
             return None
-        ports = ", ".join(sorted({f"{x.protocol} {x.port}" for x in lacking}))
-        return Problem(
-            "NoNodePort",
-            f"No node port for {ports}, which mode nat needs. Remove allocateLoadBalancerNodePorts: false from the "
-            "Service, or have its nodes on the address's own network for mode dsr.",
-        )
+        return Problem("NoNodePort", without_node_ports(lacking))
 
     def places(self, key: LoadBalancerKey) -> frozenset[Place]:
         """The addresses of a load balancer that are announced: not those that its mode can't serve."""
@@ -237,10 +240,11 @@ class ForwardingTable:
     def _replace(self, lb: LoadBalancerKey, want: Wanted | None) -> Mapping[str, frozenset[ListenerKey]]:
         before, ways = self._wanted.pop(lb, None), self._ways.pop(lb, ())
         for place in self._places.pop(lb, ()):
-            vips = self._networks[place.network].vips
-            vips[place.vip].discard(lb)
-            if not vips[place.vip]:
-                del vips[place.vip]
+            state = self._networks[place.network]
+            state.vips[place.vip].discard(lb)
+            if not state.vips[place.vip]:
+                del state.vips[place.vip]
+                state.touched_vips.add(place.vip)
         self._choices.ask(lb, before, want)
         after: tuple[_Way, ...] = ()
         if want is not None:
@@ -250,7 +254,9 @@ class ForwardingTable:
             troubled = {place for place, choice in self.choices(lb).items() if choice.trouble}
             self._places[lb] = tuple(place for place in want.places if place not in troubled)
             for place in self._places[lb]:
-                self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
+                state = self._networks[place.network]
+                state.vips.setdefault(place.vip, set()).add(lb)
+                state.touched_vips.add(place.vip)
         kept = {(way.network, way.key): way.group for way in after}
         gone = self._take_out(lb, [way for way in ways if (way.network, way.key) not in kept])
         for way in ways:
