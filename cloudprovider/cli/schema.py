@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cloudprovider.core.api.loadbalancer import Backend
 from cloudprovider.core.api.meta import FILLED_IN, Condition
 from cloudprovider.core.api.validation import RULES, Rule
 
@@ -19,7 +20,7 @@ Schema = dict[str, Any]
 
 _REFERENCE = "#/$defs/"
 _RULES: Mapping[str, tuple[Rule, ...]] = {type_.__name__: rules for type_, rules in RULES.items()}
-_MAP_KEYS: Mapping[str, list[str]] = {Condition.__name__: ["type"]}
+_MAP_KEYS: Mapping[str, list[str]] = {Condition.__name__: ["type"], Backend.__name__: ["name"]}
 """Lists that several field managers share, by the type of their items: merged by these keys in server-side apply."""
 
 

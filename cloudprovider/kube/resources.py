@@ -6,6 +6,7 @@ from cloudprovider.core.api.admission import ValidatingWebhookConfiguration
 from cloudprovider.core.api.attachment import NetworkAttachmentDefinition
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import EndpointSlice, Event, Lease, Namespace, Node, Secret, Service
+from cloudprovider.core.api.kubevirt import VirtualMachineInstance
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.kube.api import Resource
@@ -24,6 +25,9 @@ NETWORK_ATTACHMENTS: Final = Resource(
     "network-attachment-definitions",
     "NetworkAttachmentDefinition",
     NetworkAttachmentDefinition,
+)
+VIRTUAL_MACHINE_INSTANCES: Final = Resource(
+    "kubevirt.io", "v1", "virtualmachineinstances", "VirtualMachineInstance", VirtualMachineInstance
 )
 
 SERVICES: Final = Resource("", "v1", "services", "Service", Service)

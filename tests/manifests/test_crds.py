@@ -262,6 +262,8 @@ def test_defaults_are_those_of_harvesters_documentation(control_plane: ControlPl
         "failureThreshold": 3,
         "periodSeconds": 5,
         "timeoutSeconds": 3,
+        "protocol": "TCP",
+        "failedConnections": "Keep",
     }
 
 

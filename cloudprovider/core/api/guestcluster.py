@@ -71,6 +71,21 @@ class GuestNode(ApiStruct, frozen=True, kw_only=True):
     addresses: Annotated[list[AddressText], Meta(min_length=1, max_length=8, description="Its internal addresses.")]
 
 
+class MachineInterface(ApiStruct, frozen=True, kw_only=True):
+    """An interface of a virtual machine, by its definition."""
+
+    network: Annotated[str, Meta(max_length=127, description='"namespace/name"; empty is the management network.')] = ""
+    mac_address: Annotated[str, Meta(max_length=17, description="Its MAC.")]
+
+
+class NodeMachine(ApiStruct, frozen=True, kw_only=True):
+    """The virtual machine that a node of the guest cluster is, which the host knows better than the guest."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="Of the node.")]
+    virtual_machine: Annotated[str, Meta(max_length=253, description="Its name in the tenant's namespace.")]
+    interfaces: Annotated[list[MachineInterface], Meta(max_length=32, description="Where it stands.")] = []
+
+
 class InventoryRecord(ApiStruct, frozen=True, kw_only=True):
     """The last complete inventory that was accepted."""
 
@@ -81,12 +96,16 @@ class InventoryRecord(ApiStruct, frozen=True, kw_only=True):
 
 
 class GuestClusterStatus(ApiStruct, frozen=True, kw_only=True):
-    """What the bridge knows of the tenant."""
+    """What is known of the tenant: ``machines`` by the host controller, all else by the bridge."""
 
     cluster_uid: Annotated[str, Meta(description="UID of the guest's kube-system namespace, bound at first use.")] = ""
     guest_version: Annotated[str, Meta(description="Version of the guest's program.")] = ""
     last_seen_time: Annotated[str, Meta(description="RFC 3339; when the guest last called.")] = ""
     nodes: Annotated[list[GuestNode], Meta(max_length=5000, description="Its nodes that take traffic.")] = []
+    machines: Annotated[
+        list[NodeMachine],
+        Meta(max_length=5000, description="The virtual machines of these nodes, as far as the host knows them."),
+    ] = []
     inventory: InventoryRecord | None = None
     conditions: Annotated[list[Condition], Meta(description="What is wrong with the tenant, if anything.")] = []
 

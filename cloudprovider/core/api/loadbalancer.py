@@ -1,8 +1,8 @@
 """LoadBalancer, ``loadbalancer.harvesterhci.io/v1beta1``: Harvester's fields plus ours.
 
 Written by: the bridge (spec of ``workloadType: cluster``), users (``vm``); status by the host controller
-(addresses, ``Allocated``) and by the agent that owns the address (``holder``, ``lease``, ``foreignAddresses``,
-``Leased``, ``Programmed``, ``Ready``).
+(addresses, ``backendServers``, what ``backends`` are, ``Allocated``) and by the agent that owns the address
+(``holder``, ``lease``, ``foreignAddresses``, the ``backends``' health, ``Leased``, ``Programmed``, ``Ready``).
 """
 
 from typing import Annotated, Literal
@@ -30,7 +30,14 @@ MAX_LISTENERS = 250
 MAX_SOURCE_RANGES = 1000
 """Bounds of one load balancer: what the API server's rules on these lists may cost sets the first."""
 
+MAX_BACKENDS = 1000
+MAX_HEALTH_HISTORY = 10
+
 DRAIN_SECONDS, MAX_DRAIN_SECONDS = 300, 86400
+
+VIP_ON_LOOPBACK_ANNOTATION = "loadbalancer.harvesterhci.io/vip-on-loopback"
+"""On a virtual machine's instance: "true" where it carries the addresses of its load balancers on its loopback, so
+that frames may go to it unchanged (mode dsr)."""
 
 FINALIZER = "loadbalancer.harvesterhci.io/address-release"
 
@@ -48,10 +55,14 @@ class Listener(ApiStruct, frozen=True, kw_only=True):
 
 
 class HealthCheck(ApiStruct, frozen=True, kw_only=True):
-    """TCP connect check of a backend port; the defaults are those of Harvester's documentation."""
+    """How backends are checked; the defaults are those of Harvester's documentation."""
 
     port: Annotated[
-        Port | None, Meta(description="The backendPort of a TCP listener; without it nothing is checked.")
+        Port | None,
+        Meta(
+            description="Of the backends; for virtual machines the backendPort of a TCP listener."
+            " Without it nothing is checked."
+        ),
     ] = None
     success_threshold: Annotated[
         int, Meta(ge=1, le=100, description="So many successes in a row make a backend ready.")
@@ -61,6 +72,45 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
     ] = 3
     period_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds from one check to the next.")] = 5
     timeout_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds until a check has failed.")] = 3
+    protocol: Annotated[
+        Literal["TCP", "HTTP", "HTTPS", "GRPC"],
+        Meta(
+            description="TCP: a connection comes about. HTTP, HTTPS: a GET is answered with an expected code."
+            " GRPC: the standard health service says SERVING."
+        ),
+    ] = "TCP"
+    path: Annotated[str, Meta(max_length=2048, description="HTTP, HTTPS: what is asked for; empty: /.")] = ""
+    host: Annotated[
+        str,
+        Meta(
+            max_length=253,
+            description="HTTP, HTTPS, GRPC: the host asked for, and the name in its certificate; empty: the address.",
+        ),
+    ] = ""
+    expected_codes: Annotated[
+        list[Annotated[str, Meta(pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$")]],
+        Meta(
+            max_length=16,
+            description='HTTP, HTTPS: the codes of a success, such as "200" or "200-299"; empty: 200-399.'
+            " A redirect is not followed.",
+        ),
+    ] = []
+    verify_certificate: Annotated[
+        bool, Meta(description="HTTPS: whether the certificate must be valid for the host.")
+    ] = False
+    certificate_authority: Annotated[
+        str,
+        Meta(
+            max_length=65536, description="HTTPS: who may have signed it, in PEM; empty: those of the agent's system."
+        ),
+    ] = ""
+    grpc_service: Annotated[
+        str, Meta(max_length=253, description="GRPC: the service asked about; empty: the server as a whole.")
+    ] = ""
+    failed_connections: Annotated[
+        Literal["Keep", "Reset"],
+        Meta(description="What becomes of TCP connections to a backend that fails."),
+    ] = "Keep"
 
 
 class ServiceReference(ApiStruct, frozen=True, kw_only=True):
@@ -99,7 +149,7 @@ class LoadBalancerSpec(ApiStruct, frozen=True, kw_only=True):
         ),
     ] = {}
     health_check: Annotated[
-        HealthCheck | None, Meta(description="TCP check of the backends; without it all count as ready.")
+        HealthCheck | None, Meta(description="Check of the backends; without it all count as ready.")
     ] = None
 
     service: Annotated[
@@ -206,6 +256,50 @@ class ForeignAddress(ApiStruct, frozen=True, kw_only=True):
     hardware_address: Annotated[str, Meta(description="Who answered for it.")]
 
 
+class HealthChange(ApiStruct, frozen=True, kw_only=True):
+    """When a backend became healthy, or ceased to be."""
+
+    time: Annotated[str, Meta(description="RFC 3339.")]
+    healthy: Annotated[bool, Meta(description="What it was from then on.")]
+
+
+class BackendHealth(ApiStruct, frozen=True, kw_only=True):
+    """What the checks say of a backend."""
+
+    healthy: Annotated[bool, Meta(description="Whether it takes new connections.")]
+    since: Annotated[str, Meta(description="RFC 3339.")]
+    message: Annotated[str, Meta(max_length=1024, description="Why, for people.")] = ""
+    history: Annotated[
+        list[HealthChange], Meta(max_length=MAX_HEALTH_HISTORY, description="The last changes, the newest last.")
+    ] = []
+
+
+class Backend(ApiStruct, frozen=True, kw_only=True):
+    """A virtual machine that the selector matches, or a guest cluster's node that is checked.
+
+    The host controller writes what it is, the agent its health.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="Of the virtual machine, or the node.")]
+    addresses: Annotated[
+        list[AddressText], Meta(max_length=8, description="Virtual machine: where it is reached, one a family.")
+    ] = []
+    mac_address: Annotated[
+        str, Meta(max_length=17, description="Virtual machine: of its interface on the network, by its definition.")
+    ] = ""
+    direct: Annotated[
+        bool, Meta(description="Virtual machine: it says that it carries the load balancer's address (mode dsr).")
+    ] = False
+    reason: Annotated[
+        str, Meta(max_length=64, description="Why nothing is sent to it, as a word for programs; empty: it is used.")
+    ] = ""
+    message: Annotated[str, Meta(max_length=1024, description="Why, and what to do, for people.")] = ""
+    health: Annotated[
+        BackendHealth | None,
+        Meta(description="By the health check; none: not checked (yet).", extra_json_schema=ATOMIC),
+    ] = None
+
+
 class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
     """What is."""
 
@@ -225,6 +319,9 @@ class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
         str, Meta(max_length=64, description="Fixed at allocation; decides which host owns the addresses.")
     ] = ""
     backend_servers: Annotated[list[str], Meta(description="Addresses of the virtual machines.")] = []
+    backends: Annotated[
+        list[Backend], Meta(max_length=MAX_BACKENDS, description="What it sends to, each with its health.")
+    ] = []
     holder: Annotated[
         Holder | None,
         Meta(description="The host that has the addresses up; while set they are not freed.", extra_json_schema=ATOMIC),
