@@ -63,6 +63,15 @@ class Scenario:
         """The names of the guest's nodes, sorted."""
         return sorted(node["metadata"]["name"] for node in self.guest.api.items("/api/v1/nodes"))
 
+    def node_address(self, name: str) -> str:
+        """The first address of a node of the guest."""
+        node = self.guest.api.get(f"/api/v1/nodes/{name}")
+        return str(node["status"]["addresses"][0]["address"])
+
+    def node_port(self, name: str) -> int:
+        """The NodePort of a Service's first port."""
+        return int(self.guest.get(name)["spec"]["ports"][0]["nodePort"])
+
     def ask(self, address: str, port: Port) -> Answer:
         """One request from the client. Raises ConnectionRefusedError, TimeoutError or another OSError."""
         return self.world.client.request(port.protocol, address, port.port)
