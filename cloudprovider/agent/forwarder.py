@@ -82,7 +82,9 @@ class NetworkForwarder:
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
-        self._endings = Endings(table.transitions(network), table.clock, changed=self._concern, wake=self._wake.set)
+        self._endings = Endings(
+            partial(table.transitions, network), table.clock, changed=self._concern, wake=self._wake.set
+        )
         self._claims = Claims(
             network, partial(table.users_of, network), changed=self._concern, wake=self._wake.set, jitter=jitter
         )
@@ -285,6 +287,8 @@ class NetworkForwarder:
             await self._claims.withdraw(segment.announcer)
             if self._resync:
                 await self._repair(segment)
+                if self._unknown:
+                    await self._endings.find_strays(segment.connections)
             else:
                 await self._apply(segment, changes)
             await self._endings.flush(segment, lambda: self._apply(segment, self._table.take_changes(self._network)))
@@ -318,7 +322,7 @@ class NetworkForwarder:
         found = await bring_in_line(segment.engine, self._table.plan(self._network))
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
-            await segment.connections.forget_listeners(left)  # of load balancers that went while no agent ran
+            await segment.connections.forget_listeners(left)
         for key, why in found.refused.items():
             log.error("listener refused", extra={"network": self._network, "listener": _name(key), "error": why})
         concerned = self._owners({*found.refused, *self._refused_listeners})
@@ -344,9 +348,9 @@ class NetworkForwarder:
 
     async def _pass(self, segment: Segment) -> None:
         """See what time has changed: flows to be ended, changes that nobody needs any more, frames that came back."""
-        transitions = self._table.transitions(self._network)
         for look in itertools.count(1):
             await asyncio.sleep(PASS_EVERY * (0.9 + 0.2 * self._jitter()))
+            transitions = self._table.transitions(self._network)
             try:
                 if transitions.has_pinned and look % PINS_EVERY == 0:
                     pins = await segment.engine.pins()

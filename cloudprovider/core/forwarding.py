@@ -121,7 +121,8 @@ class ForwardingTable:
 
     def adopt(self, network: str, found: Plan) -> None:
         """What the agent before has left in a network's kernel, to go on from."""
-        self._networks[network].kernel.adopt(found, self.clock())
+        state = self._networks[network]
+        state.kernel = state.kernel.from_there(found, self.clock())
 
     # Out: plans.
 
