@@ -17,6 +17,7 @@ they are cut. Its UDP flows are due at once. Time is an argument, in seconds of 
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from cloudprovider.core.deadlines import Deadlines
@@ -241,6 +242,11 @@ class Transitions:
         for member, keys in (*undone.tcp.items(), *undone.pins.items()):
             for key in keys & self.forwards.keys():
                 self._leaves(key, member, now, drain=0.0)
+
+    def draining(self, addresses: AbstractSet[IPAddress]) -> AbstractSet[IPAddress]:
+        """Those of some nodes' addresses to which flows go on for a while, though they have left."""
+        left = {member for key, of in self._left_by.items() for member in of if (key, member) in self._leaving}
+        return {address for address in addresses if address in left or address in self._due_udp}
 
     @property
     def has_pinned(self) -> bool:
