@@ -13,26 +13,13 @@ from ipaddress import ip_address
 
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.exchange import Mode
+from cloudprovider.core.choices import Choices, ClusterKey, question_of
 from cloudprovider.core.groups import GroupIds, GroupKey, Sightings, members
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.modes import Choice, NetworkFacts, choose
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, IPNetwork, ListenerKey, Member, Plan
+from cloudprovider.core.modes import Choice, NetworkFacts, without_node_ports
+from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Member, Plan
 from cloudprovider.core.transitions import REFUSE, Transitions
 from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, WantedListener, wanted
-
-ClusterKey = tuple[str, str]
-"""(namespace, name) of a GuestCluster."""
-
-
-@dataclass(frozen=True, order=True)
-class _Question:
-    """What a mode is chosen for: all load balancers of a cluster with addresses in one subnet share the answer."""
-
-    cluster: ClusterKey
-    network: str
-    subnet: IPNetwork
-    asked: Mode
 
 
 @dataclass(frozen=True)
@@ -47,9 +34,9 @@ class _Way:
 
 @dataclass
 class _Network:
-    facts: NetworkFacts = field(default_factory=NetworkFacts)
     seen: Sightings = field(default_factory=Sightings)
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
+    touched_vips: set[IPAddress] = field(default_factory=set)
     kernel: Transitions = field(default_factory=Transitions)
     users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
@@ -68,8 +55,7 @@ class ForwardingTable:
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
-        self._choices: dict[_Question, Choice] = {}
-        self._askers: defaultdict[_Question, set[LoadBalancerKey]] = defaultdict(set)
+        self._choices = Choices(self._networks)
         self._ids = GroupIds()
 
     # In: objects.
@@ -77,15 +63,13 @@ class ForwardingTable:
     def set_cluster(self, cluster: GuestCluster) -> frozenset[LoadBalancerKey]:
         """Take a tenant's nodes; return the load balancers whose mode has changed by it."""
         nodes = {n.name: tuple(ip_address(a) for a in n.addresses) for n in cluster.status.nodes}
-        if self._clusters.get(cluster.key) == nodes:
+        if self._clusters.get(cluster.key, {}) == nodes:
             return frozenset()
-        self._clusters[cluster.key] = nodes
-        return self._cluster_changed(cluster.key)
+        return self._cluster_changed(cluster.key, nodes)
 
     def remove_cluster(self, key: ClusterKey) -> frozenset[LoadBalancerKey]:
         """Forget a tenant; its load balancers refuse from now on."""
-        self._clusters.pop(key, None)
-        return self._cluster_changed(key)
+        return self._cluster_changed(key, {})
 
     def set_load_balancer(self, lb: LoadBalancer) -> Mapping[str, frozenset[ListenerKey]]:
         """Take a load balancer as it is now; return the listeners that it gave up, by network."""
@@ -105,8 +89,7 @@ class ForwardingTable:
 
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
-        self._networks[network].facts = facts
-        return self._choose_again([q for q in self._choices if q.network == network])
+        return self._choose_again(self._choices.set_facts(network, facts))
 
     def set_sightings(self, network: str, seen: Sightings) -> frozenset[LoadBalancerKey]:
         """Which nodes answer on a network, and with which MAC; return the load balancers that it concerns."""
@@ -149,15 +132,14 @@ class ForwardingTable:
 
     def take_changes(self, network: str) -> Changes:
         """The delta since the last call; if it can't be applied, compare :meth:`plan` with what is there instead."""
-        kernel = self._networks[network].kernel
-        kernel.settle(self.clock())
-        changes = Changes(
-            groups={g: kernel.groups.get(g) for g in kernel.touched_groups},
-            forwards={k: kernel.forwards.get(k) for k in kernel.touched_forwards},
-        )
-        kernel.touched_groups.clear()
-        kernel.touched_forwards.clear()
-        return changes
+        return self._networks[network].kernel.take_changes(self.clock())
+
+    def take_vips(self, network: str) -> frozenset[IPAddress]:
+        """The addresses that have come, gone or changed hands since the last call."""
+        state = self._networks[network]
+        taken = frozenset(state.touched_vips)
+        state.touched_vips.clear()
+        return taken
 
     def transitions(self, network: str) -> Transitions:
         """What of a network goes on as before, and what is due."""
@@ -166,12 +148,7 @@ class ForwardingTable:
     def followed(self, network: str) -> frozenset[IPAddress]:
         """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
         is forwarded in mode nat, so that a change to dsr finds them."""
-        found: set[IPAddress] = set()
-        for question in self._choices:
-            if question.network == network:
-                nodes = _addresses(self._clusters.get(question.cluster, {}))
-                found |= {node for node in nodes if node in question.subnet}
-        return frozenset(found)
+        return self._choices.followed(network)
 
     def awaited(self, network: str) -> frozenset[IPAddress]:
         """Those of them of whom it can't be told yet whether they answer."""
@@ -201,8 +178,7 @@ class ForwardingTable:
 
     def node_addresses(self, network: str) -> frozenset[IPAddress]:
         """Every node that load balancers on a network may go to."""
-        clusters = {question.cluster for question in self._choices if question.network == network}
-        return frozenset().union(*(_addresses(self._clusters.get(c, {})) for c in clusters))
+        return self._choices.node_addresses(network)
 
     def nodes_of(self, key: LoadBalancerKey) -> frozenset[str]:
         """The names of the nodes that a load balancer may go to."""
@@ -221,7 +197,7 @@ class ForwardingTable:
         want = self._wanted.get(key)
         if want is None:
             return {}
-        return {Place(x.network, x.key.vip): self._choices[_question(want, x)] for x in want.listeners}
+        return {Place(x.network, x.key.vip): self._choices[question_of(want, x)] for x in want.listeners}
 
     def trouble(self, key: LoadBalancerKey) -> Problem | None:
         """What of a load balancer its mode can't serve."""
@@ -229,18 +205,13 @@ class ForwardingTable:
         if want is None:
             return None
         for listener in want.listeners:
-            choice = self._choices[_question(want, listener)]
+            choice = self._choices[question_of(want, listener)]
             if choice.trouble:
                 return Problem("ModeNotPossible", f"{listener.key.vip}: {choice.trouble}")
         lacking = [x.key for x in want.listeners if not self._serves(want, x)]
         if not lacking:
             return None
-        ports = ", ".join(sorted({f"{x.protocol} {x.port}" for x in lacking}))
-        return Problem(
-            "NoNodePort",
-            f"No node port for {ports}, which mode nat needs. Remove allocateLoadBalancerNodePorts: false from the "
-            "Service, or have its nodes on the address's own network for mode dsr.",
-        )
+        return Problem("NoNodePort", without_node_ports(lacking))
 
     def places(self, key: LoadBalancerKey) -> frozenset[Place]:
         """The addresses of a load balancer that are announced: not those that its mode can't serve."""
@@ -269,12 +240,12 @@ class ForwardingTable:
     def _replace(self, lb: LoadBalancerKey, want: Wanted | None) -> Mapping[str, frozenset[ListenerKey]]:
         before, ways = self._wanted.pop(lb, None), self._ways.pop(lb, ())
         for place in self._places.pop(lb, ()):
-            vips = self._networks[place.network].vips
-            vips[place.vip].discard(lb)
-            if not vips[place.vip]:
-                del vips[place.vip]
-        for question in _questions(before):
-            self._askers[question].discard(lb)
+            state = self._networks[place.network]
+            state.vips[place.vip].discard(lb)
+            if not state.vips[place.vip]:
+                del state.vips[place.vip]
+                state.touched_vips.add(place.vip)
+        self._choices.ask(lb, before, want)
         after: tuple[_Way, ...] = ()
         if want is not None:
             self._wanted[lb] = want
@@ -283,7 +254,9 @@ class ForwardingTable:
             troubled = {place for place, choice in self.choices(lb).items() if choice.trouble}
             self._places[lb] = tuple(place for place in want.places if place not in troubled)
             for place in self._places[lb]:
-                self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
+                state = self._networks[place.network]
+                state.vips.setdefault(place.vip, set()).add(lb)
+                state.touched_vips.add(place.vip)
         kept = {(way.network, way.key): way.group for way in after}
         gone = self._take_out(lb, [way for way in ways if (way.network, way.key) not in kept])
         for way in ways:
@@ -294,19 +267,12 @@ class ForwardingTable:
             self._put_in(lb, way)
         for group, network in {(way.group, way.network) for way in ways}:
             self._leave(network, group)
-        for question in _questions(before):
-            if not self._askers[question]:
-                del self._askers[question], self._choices[question]
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
         found: list[_Way] = []
         for listener in want.listeners:
-            question = _question(want, listener)
-            self._askers[question].add(lb)
-            choice = self._choices.get(question)
-            if choice is None:
-                choice = self._choices[question] = self._answer(question)
+            choice = self._choices[question_of(want, listener)]
             if not self._serves(want, listener):
                 continue
             group = GroupKey(
@@ -327,7 +293,7 @@ class ForwardingTable:
         return tuple(found)
 
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
-        choice = self._choices[_question(want, listener)]
+        choice = self._choices[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
 
     def _put_in(self, lb: LoadBalancerKey, way: _Way) -> None:
@@ -407,34 +373,22 @@ class ForwardingTable:
                 state.kernel.remove_group(stale)
         return frozenset(concerned)
 
-    def _cluster_changed(self, cluster: ClusterKey) -> frozenset[LoadBalancerKey]:
-        found = set(self._choose_again([q for q in self._choices if q.cluster == cluster]))
+    def _cluster_changed(
+        self, cluster: ClusterKey, nodes: dict[str, tuple[IPAddress, ...]]
+    ) -> frozenset[LoadBalancerKey]:
+        if nodes:
+            self._clusters[cluster] = nodes
+        else:
+            self._clusters.pop(cluster, None)
+        found = set(self._choose_again(self._choices.set_nodes(cluster, _addresses(nodes))))
         for network, state in self._networks.items():
             found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) == cluster])
         return frozenset(found)
 
-    def _answer(self, question: _Question) -> Choice:
-        nodes = _addresses(self._clusters.get(question.cluster, {}))
-        return choose(question.asked, question.subnet, nodes, self._networks[question.network].facts)
-
-    def _choose_again(self, questions: Iterable[_Question]) -> frozenset[LoadBalancerKey]:
-        changed: set[LoadBalancerKey] = set()
-        for question in questions:
-            answer = self._answer(question)
-            if answer != self._choices[question]:
-                self._choices[question] = answer
-                changed |= self._askers[question]
+    def _choose_again(self, changed: frozenset[LoadBalancerKey]) -> frozenset[LoadBalancerKey]:
         for lb in sorted(changed):
             self._replace(lb, self._wanted[lb])
-        return frozenset(changed)
-
-
-def _question(want: Wanted, listener: WantedListener) -> _Question:
-    return _Question(want.cluster, listener.network, listener.subnet, want.mode)
-
-
-def _questions(want: Wanted | None) -> frozenset[_Question]:
-    return frozenset() if want is None else frozenset(_question(want, x) for x in want.listeners)
+        return changed
 
 
 def _addresses(nodes: Mapping[str, tuple[IPAddress, ...]]) -> frozenset[IPAddress]:

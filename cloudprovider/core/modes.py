@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloudprovider.core.exchange import Mode
-from cloudprovider.core.plan import ForwardMode, IPAddress, IPNetwork
+from cloudprovider.core.plan import ForwardMode, IPAddress, IPNetwork, ListenerKey
 
 _NAMED: Final = 3
 """How many nodes a sentence names."""
@@ -53,6 +53,15 @@ def choose(asked: Mode, subnet: IPNetwork, nodes: Iterable[IPAddress], facts: Ne
     if not present:
         return _nat("the cluster has no node yet", subnet, facts)
     return Choice("dsr", f"all nodes stand in {subnet}")
+
+
+def without_node_ports(listeners: Iterable[ListenerKey]) -> str:
+    """A sentence on listeners that have no node port, in mode ``nat``."""
+    ports = ", ".join(sorted({f"{x.protocol} {x.port}" for x in listeners}))
+    return (
+        f"No node port for {ports}, which mode nat needs. Remove allocateLoadBalancerNodePorts: false from the "
+        "Service, or have its nodes on the address's own network for mode dsr."
+    )
 
 
 def _nat(reason: str, subnet: IPNetwork, facts: NetworkFacts) -> Choice:

@@ -323,6 +323,7 @@ class Incremental(RuleBasedStateMachine):
         self.table = ForwardingTable([""], lambda: self.now)
         self.now = 0.0
         self.kernel = Plan()
+        self.vips: set[IPAddress] = set()
         self.lbs: dict[str, LoadBalancer] = {}
         self.cluster: GuestCluster | None = None
         self.seen = Sightings()
@@ -393,6 +394,12 @@ class Incremental(RuleBasedStateMachine):
         assert (self.kernel.groups, self.kernel.forwards) == (plan.groups, plan.forwards)
 
     @invariant()
+    def addresses_that_came_or_went_are_told(self) -> None:
+        for vip in self.table.take_vips(""):
+            (self.vips.add if self.table.users_of("", vip) else self.vips.discard)(vip)
+        assert self.vips == self.table.vips("")
+
+    @invariant()
     def groups_are_used_and_known(self) -> None:
         plan = self.table.plan("")
         used = {f.group for f in plan.forwards.values()}
@@ -410,6 +417,8 @@ class Incremental(RuleBasedStateMachine):
         fresh = table_from_scratch.plan("")
         assert plan.vips == fresh.vips
         assert plan.forwards.keys() == fresh.forwards.keys()
+        assert self.table.followed("") == table_from_scratch.followed("")
+        assert self.table.node_addresses("") == table_from_scratch.node_addresses("")
         for listener, forward in plan.forwards.items():
             if self.table.owner("", listener) == table_from_scratch.owner("", listener):
                 want = replace(fresh.forwards[listener], former=None, pinned=False)

@@ -31,6 +31,8 @@ MAX_SOURCE_RANGES = 1000
 """Bounds of one load balancer: what the API server's rules on these lists may cost sets the first."""
 
 MAX_BACKENDS = 1000
+"""The list has room for twice as many: the agent may speak yet of those that the controller has just dropped."""
+
 MAX_HEALTH_HISTORY = 10
 
 DRAIN_SECONDS, MAX_DRAIN_SECONDS = 300, 86400
@@ -325,7 +327,7 @@ class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
     ] = ""
     backend_servers: Annotated[list[str], Meta(description="Addresses of the virtual machines.")] = []
     backends: Annotated[
-        list[Backend], Meta(max_length=MAX_BACKENDS, description="What it sends to, each with its health.")
+        list[Backend], Meta(max_length=2 * MAX_BACKENDS, description="What it sends to, each with its health.")
     ] = []
     holder: Annotated[
         Holder | None,
