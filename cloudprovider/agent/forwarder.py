@@ -14,7 +14,10 @@ import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 
+from cloudprovider.agent.claims import Claims
+from cloudprovider.agent.endings import Endings
 from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.repair import bring_in_line
 from cloudprovider.core.errors import DataPlaneError
@@ -24,7 +27,7 @@ from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
 from cloudprovider.core.plan import Changes, IPAddress, ListenerKey
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
-from cloudprovider.dataplane.api import Claim, Segment
+from cloudprovider.dataplane.api import NetworkConfig, Segment
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +35,6 @@ LOOK_EVERY = 3.0
 """Seconds between two looks at whether the kernel still has the rules that it was told."""
 HELD_EVERY = 10
 """Every how many looks the addresses on the link are read back, too."""
-CONFLICT_RETRY = 60.0
-"""Seconds until an address that somebody else has is probed again (RFC 5227 section 2.1.1, RATE_LIMIT_INTERVAL)."""
-CLAIM_RETRY = 5.0
-FLUSH_PAUSE = 0.25
-"""Seconds between two walks through the connections."""
-CLAIMS_AT_ONCE = 4
 FIRST_LOOK = 2.0
 """Seconds that nodes have to answer before an agent that starts changes what the one before has left."""
 PASS_EVERY = 1.0
@@ -54,12 +51,12 @@ class NetworkForwarder:
     (vip, mac)``: somebody else claims an address that is up. ``beside``: what else works on the segment
     while it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
     ``mended(keys)``: somebody else had changed the rules of these load balancers, which are as they should be again.
-    ``nat_families``: those (4, 6) in which this host has an address of its own on the network.
+    ``config``: how this host stands on the network.
     """
 
     def __init__(
         self,
-        network: str,
+        config: NetworkConfig,
         open_segment: Callable[[], Awaitable[Segment]],
         table: ForwardingTable,
         report: Callable[[LoadBalancerKey], None],
@@ -69,10 +66,9 @@ class NetworkForwarder:
         beside: Iterable[Callable[[Segment], Coroutine[None, None, None]]],
         returned: Callable[[ListenerKey, MACAddress], None],
         mended: Callable[[Iterable[LoadBalancerKey]], None],
-        nat_families: frozenset[int],
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._network = network
+        self._network = config.name
         self._open_segment = open_segment
         self._table = table
         self._report = report
@@ -81,23 +77,18 @@ class NetworkForwarder:
         self._beside = tuple(beside)
         self._returned = returned
         self._mended = mended
-        self._nat_families = nat_families
+        self._config = config
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
-        self._forgotten: dict[ListenerKey, LoadBalancerKey] = {}
-        self._flushed_at = -FLUSH_PAUSE
-        self._flush_due = False
-        self._claiming: set[IPAddress] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._held: set[IPAddress] = set()
-        self._claimed_for: dict[IPAddress, frozenset[LoadBalancerKey]] = {}
-        """Who wanted an address when it was brought up: they are told when it is off the link, also one that they gave
-        up while it was on its way."""
+        self._endings = Endings(
+            partial(table.transitions, config.name), table.clock, changed=self._concern, wake=self._wake.set
+        )
+        self._claims = Claims(
+            config.name, partial(table.users_of, config.name), changed=self._concern, wake=self._wake.set, jitter=jitter
+        )
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
-        self._failed: dict[IPAddress, Problem] = {}
-        self._foreign: dict[IPAddress, str] = {}
         self._attempt = 0
         self._resync = True
         self._generations: dict[LoadBalancerKey, int] = {}
@@ -105,6 +96,8 @@ class NetworkForwarder:
         self._refused_listeners: dict[ListenerKey, str] = {}
         self._disturbed = False
         self._segment: Segment | None = None
+        self._followed: frozenset[IPAddress] | None = None
+        """The nodes of whom it was seen last who answers; None: they must be looked at again."""
 
     # What the agent asks.
 
@@ -115,20 +108,20 @@ class NetworkForwarder:
 
     def forget_listeners(self, key: LoadBalancerKey, listeners: Iterable[ListenerKey]) -> None:
         """A load balancer has given these up: their connections go before its addresses may go to others."""
-        self._forgotten.update(dict.fromkeys(listeners, key))
+        self._endings.forget_listeners(key, listeners)
         self._wake.set()
 
     def held(self, vips: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
         """Those of the addresses that are up and announced."""
-        return tuple(v for v in vips if v in self._held)
+        return tuple(v for v in vips if v in self._claims.held)
 
     def on_link(self, vips: Iterable[IPAddress]) -> bool:
         """Whether any of the addresses is up, on its way up, or has connections of a listener that is gone; True, too,
         while that is not known yet."""
         if self._unknown:
             return any(True for _ in vips)
-        left = {listener.vip for listener in self._forgotten}
-        return any(v in self._held or v in self._claiming or v in left for v in vips)
+        somehow = (self._claims.held, self._claims.claiming, self._endings.vips)
+        return any(v in those for v in vips for those in somehow)
 
     def generation(self, key: LoadBalancerKey) -> int:
         """The generation of the spec that the kernel forwards by; 0 while none."""
@@ -141,8 +134,8 @@ class NetworkForwarder:
     def problem(self, vips: Iterable[IPAddress]) -> Problem | None:
         """Why an address can't be served now, if the kernel or the network says so."""
         for vip in vips:
-            if vip in self._failed:
-                return self._failed[vip]
+            if vip in self._claims.failed:
+                return self._claims.failed[vip]
             for listener, why in self._refused_listeners.items():
                 if listener.vip == vip:
                     return Problem("KernelRefused", why)
@@ -150,7 +143,7 @@ class NetworkForwarder:
 
     def foreign(self, vips: Iterable[IPAddress]) -> dict[IPAddress, str]:
         """Those of the addresses that somebody else was found to have, and the MAC."""
-        return {v: self._foreign[v] for v in vips if v in self._foreign}
+        return {v: self._claims.foreign[v] for v in vips if v in self._claims.foreign}
 
     @property
     def trouble(self) -> str:
@@ -191,7 +184,6 @@ class NetworkForwarder:
 
     async def _serve(self, *, adopt: bool) -> None:
         self._unknown = adopt
-        self._claiming.clear()
         self._segment = segment = await self._opened()
         others = [
             asyncio.create_task(self._tick(segment)),
@@ -201,7 +193,8 @@ class NetworkForwarder:
         for task in others:
             task.add_done_callback(self._ended)
         try:
-            segment.nodes.on_change(self._wake.set)
+            self._followed = None
+            segment.nodes.on_change(self._nodes_changed)
             if adopt:
                 await self._first_look(segment)
             self._wake.set()
@@ -215,9 +208,10 @@ class NetworkForwarder:
                     await asyncio.sleep(delay)
                     self._wake.set()
         finally:
-            for task in (*others, *self._tasks):
+            for task in others:
                 task.cancel()
-            await asyncio.gather(*others, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._claims.stop()
             self._segment = None
             await segment.close()
 
@@ -229,9 +223,8 @@ class NetworkForwarder:
             try:
                 segment = await self._open_segment()
                 await segment.engine.start()
-                facts = NetworkFacts(self._nat_families, segment.dsr_obstacle)
-                self._concern(self._table.set_facts(self._network, facts))
-                self._held = set(await segment.announcer.held())
+                self._concern(self._table.set_facts(self._network, _facts(self._config, segment)))
+                await self._claims.take_over(segment.announcer, self._table.vips(self._network))
                 segment.announcer.on_conflict(self._defended)
             except DataPlaneError as err:
                 delay = self._refused(err)
@@ -252,16 +245,24 @@ class NetworkForwarder:
                 await asyncio.wait_for(self._wake.wait(), left)
             self._sight(segment)
         try:
-            self._table.adopt(self._network, await segment.engine.observe())
+            rules, fixed = await segment.engine.observe(), await segment.static_neighbours.observe()
+            self._concern(self._table.adopt(self._network, rules, fixed))
         except DataPlaneError as err:
             log.warning("kernel not read back", extra={"network": self._network, "error": str(err)})
 
     def _sight(self, segment: Segment) -> None:
         """Follow the nodes that matter here, and tell the table who answers."""
         followed = self._table.followed(self._network)
+        if followed is self._followed:
+            return
         segment.nodes.follow(followed)
+        self._followed = followed
         awaited = frozenset(node for node in followed if not segment.nodes.settled(node))
         self._concern(self._table.set_sightings(self._network, Sightings(dict(segment.nodes.known), awaited)))
+
+    def _nodes_changed(self) -> None:
+        self._followed = None
+        self._wake.set()
 
     def _concern(self, keys: Iterable[LoadBalancerKey]) -> None:
         for key in keys:
@@ -278,24 +279,21 @@ class NetworkForwarder:
         """Bring the kernel up to the table; return the seconds to wait before the next try if it refused, else 0."""
         delay = 0.0
         self._sight(segment)
+        self._claims.touch(self._table.take_vips(self._network))
         batch, self._pending = self._pending, {}
-        changes = self._table.take_changes(self._network)
+        changes, fixed = self._table.take_changes(self._network), self._table.take_fixed(self._network)
         try:
-            wanted = self._table.vips(self._network)
-            for known in (self._failed, self._foreign):
-                for vip in known.keys() - wanted:
-                    del known[vip]
-            surplus = self._held - wanted
-            if surplus:
-                await segment.announcer.withdraw(surplus)
-                self._held -= surplus
-                for vip in surplus:
-                    self._concern(self._claimed_for.pop(vip, ()))
+            await self._claims.withdraw(segment.announcer)
             if self._resync:
+                await segment.static_neighbours.set(self._table.fixed(self._network))
                 await self._repair(segment)
+                if self._unknown:
+                    await self._endings.find_strays(segment.connections)
             else:
+                if fixed:  # before anything is sent to whom they stand for
+                    await segment.static_neighbours.change(fixed)
                 await self._apply(segment, changes)
-            await self._flush(segment)
+            await self._endings.flush(segment, lambda: self._apply(segment, self._table.take_changes(self._network)))
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
             self._resync = True
@@ -312,7 +310,7 @@ class NetworkForwarder:
                 want = self._table.load_balancer(key)
                 if want is None or self._network not in want.networks:
                     self._generations.pop(key, None)
-        self._claim(segment)
+        self._claims.claim(segment.announcer)
         self._concern(batch)
         return delay
 
@@ -326,7 +324,7 @@ class NetworkForwarder:
         found = await bring_in_line(segment.engine, self._table.plan(self._network))
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
-            await segment.connections.forget_listeners(left)  # of load balancers that went while no agent ran
+            await segment.connections.forget_listeners(left)
         for key, why in found.refused.items():
             log.error("listener refused", extra={"network": self._network, "listener": _name(key), "error": why})
         concerned = self._owners({*found.refused, *self._refused_listeners})
@@ -350,84 +348,11 @@ class NetworkForwarder:
         owners = (self._table.owner(self._network, listener) for listener in listeners)
         return frozenset(owner for owner in owners if owner is not None)
 
-    async def _flush(self, segment: Segment) -> None:
-        """End connections, at most every FLUSH_PAUSE: the kernel walks its whole table each time."""
-        transitions = self._table.transitions(self._network)
-        loop = asyncio.get_running_loop()
-        if not (self._forgotten or transitions.ends_at(self._table.clock())):
-            return
-        early = self._flushed_at + FLUSH_PAUSE - loop.time()
-        if early > 0:
-            if not self._flush_due:
-                self._flush_due = True
-                loop.call_later(early, self._wake.set)
-            return
-        self._flushed_at, self._flush_due = loop.time(), False
-        forgotten = dict(self._forgotten)
-        due = transitions.due(self._table.clock())
-        try:
-            await segment.connections.forget_listeners(forgotten.keys() - transitions.forwards.keys())
-            await segment.connections.forget_backends(due.udp, protocol="UDP")
-            await segment.connections.forget_backends(due.tcp, protocol="TCP")
-            if due.pins:
-                # First there is no way back: a flow that is unpinned before would be pinned anew by its next packet.
-                await self._apply(segment, self._table.take_changes(self._network))
-                await segment.engine.unpin(due.pins)
-        except DataPlaneError:
-            transitions.again(due, self._table.clock())
-            raise
-        for listener, key in forgotten.items():
-            if self._forgotten.get(listener) == key:
-                del self._forgotten[listener]
-        self._concern(set(forgotten.values()))
-
-    def _claim(self, segment: Segment) -> None:
-        free = self._table.vips(self._network) - self._held - self._claiming - self._failed.keys()
-        if not free or len(self._tasks) >= CLAIMS_AT_ONCE:
-            return
-        self._claiming |= free
-        self._claimed_for.update({vip: self._table.users_of(self._network, vip) for vip in free})
-        task = asyncio.create_task(self._claim_all(segment, sorted(free, key=lambda a: (a.version, int(a)))))
-        self._tasks.add(task)
-        task.add_done_callback(self._claimed)
-
-    def _claimed(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        self._wake.set()
-
-    async def _claim_all(self, segment: Segment, vips: list[IPAddress]) -> None:
-        try:
-            claims = await segment.announcer.claim(vips)
-        except DataPlaneError as err:
-            log.error("address not brought up", extra={"network": self._network, "error": str(err)})  # noqa: TRY400
-            for vip in vips:
-                self._put_off(vip, Problem("KernelRefused", f"{err} It is tried again."), CLAIM_RETRY)
-            claims = []
-        self._claiming -= set(vips)
-        for claim in claims:
-            if claim.conflict:
-                self._foreign[claim.address] = claim.conflict
-                self._put_off(claim.address, _conflict(claim), CONFLICT_RETRY)
-            else:
-                self._foreign.pop(claim.address, None)
-                self._held.add(claim.address)
-        for vip in vips:
-            self._concern(self._table.users_of(self._network, vip))
-
-    def _put_off(self, vip: IPAddress, problem: Problem, seconds: float) -> None:
-        log.warning("address not announced", extra={"address": str(vip), "reason": problem.message})
-        self._failed[vip] = problem
-        asyncio.get_running_loop().call_later(seconds * (0.9 + 0.2 * self._jitter()), self._try_again, vip)
-
-    def _try_again(self, vip: IPAddress) -> None:
-        self._failed.pop(vip, None)
-        self._wake.set()
-
     async def _pass(self, segment: Segment) -> None:
         """See what time has changed: flows to be ended, changes that nobody needs any more, frames that came back."""
-        transitions = self._table.transitions(self._network)
         for look in itertools.count(1):
             await asyncio.sleep(PASS_EVERY * (0.9 + 0.2 * self._jitter()))
+            transitions = self._table.transitions(self._network)
             try:
                 if transitions.has_pinned and look % PINS_EVERY == 0:
                     pins = await segment.engine.pins()
@@ -439,7 +364,7 @@ class NetworkForwarder:
                         self._returned(listener, mac)
             except DataPlaneError as err:
                 log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
-            if transitions.busy:
+            if self._table.release_fixed(self._network) or transitions.busy:
                 self._wake.set()
 
     async def _tick(self, segment: Segment) -> None:
@@ -448,8 +373,10 @@ class NetworkForwarder:
             await asyncio.sleep(LOOK_EVERY * (0.9 + 0.2 * self._jitter()))
             try:
                 disturbed = not await segment.engine.undisturbed()
+                if mended := await segment.static_neighbours.repair():
+                    log.warning("neighbours put right", extra={"network": self._network, "entries": mended})
                 if look % HELD_EVERY == 0:
-                    disturbed |= await self._recount(segment)
+                    disturbed |= await self._claims.recount(segment.announcer)
             except DataPlaneError as err:
                 if err.errno == errno.ENODEV:
                     raise
@@ -459,21 +386,12 @@ class NetworkForwarder:
                 self._resync = self._disturbed = True
                 self._wake.set()
 
-    async def _recount(self, segment: Segment) -> bool:
-        """Whether somebody else took an address away, or left one, since we last knew."""
-        before = set(self._held)
-        held = await segment.announcer.held()
-        lost = (before & self._held) - held
-        for vip in lost:
-            log.warning("address was taken away by somebody else", extra={"address": str(vip)})
-        strange = held - before - self._held - self._claiming
-        self._held = (self._held - lost) | strange
-        return bool(lost or strange)
+
+def _facts(config: NetworkConfig, segment: Segment) -> NetworkFacts:
+    own = tuple(address for address in (config.address, config.address6) if address is not None)
+    gateways = frozenset(gateway for gateway in (config.gateway, config.gateway6) if gateway is not None)
+    return NetworkFacts(own, gateways, segment.dsr_obstacle)
 
 
 def _name(listener: ListenerKey) -> str:
     return f"{listener.vip} {listener.protocol} {listener.port}"
-
-
-def _conflict(claim: Claim) -> Problem:
-    return Problem("AddressConflict", f"{claim.address} is in use on this network by {claim.conflict}.")

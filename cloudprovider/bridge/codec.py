@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from cloudprovider.bridge.api import Hello
+from cloudprovider.bridge.checkcodec import check_from_wire, check_to_wire
 from cloudprovider.bridge.checker import MAX_SHOWN, Checker
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.core import patterns
@@ -142,6 +143,7 @@ def ensure_to_wire(
             primary_service=request.primary_service,
             dhcp_hostname=request.dhcp_hostname,
             drain_seconds=request.drain_seconds,
+            health_check=None if request.health_check is None else check_to_wire(request.health_check),
         ),
     )
 
@@ -189,6 +191,7 @@ def ensure_from_wire(
         ),
         dhcp_hostname=check.name("spec.dhcpHostname", spec.dhcp_hostname, patterns.HOSTNAME, 253, "host name"),
         drain_seconds=spec.drain_seconds if spec.HasField("drain_seconds") else None,
+        health_check=check_from_wire(check, spec.health_check) if spec.HasField("health_check") else None,
     )
     service = check.service("service", message.service)
     _who_gives_the_address(check, service, spec, request)

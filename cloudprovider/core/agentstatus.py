@@ -3,15 +3,24 @@ of it, and its conditions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
-from cloudprovider.core.api.loadbalancer import DhcpLease, ForeignAddress, Holder, LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.loadbalancer import (
+    Backend,
+    DhcpLease,
+    ForeignAddress,
+    Holder,
+    LoadBalancer,
+    LoadBalancerStatus,
+)
 from cloudprovider.core.api.meta import Condition
+from cloudprovider.core.backends import why_none
 from cloudprovider.core.conditions import carry_times
 from cloudprovider.core.modes import Choice
 from cloudprovider.core.plan import ForwardMode, IPAddress
-from cloudprovider.core.wanted import Problem
+from cloudprovider.core.wanted import Problem, is_for_machines
 
 LEASED = "Leased"
 PROGRAMMED = "Programmed"
@@ -99,6 +108,7 @@ def reported(lb: LoadBalancer) -> LoadBalancerStatus:
         holder=lb.status.holder,
         lease=lb.status.lease,
         foreign_addresses=lb.status.foreign_addresses,
+        backends=[Backend(name=b.name, health=b.health) for b in lb.status.backends if b.health is not None],
         conditions=_in_order(c for c in lb.status.conditions if c.type in AGENT_CONDITIONS and not _controllers(lb, c)),
     )
 
@@ -131,12 +141,7 @@ def _leased(lb: LoadBalancer, leasing: Leasing) -> Condition:
 def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition]:
     ready = seen.problem or seen.partial
     if ready is None and not seen.has_nodes:
-        ready = Problem(
-            "NoNodes",
-            "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
-            "their exclude labels and, for externalTrafficPolicy Local, where the pods run."
-            + (" In mode dsr a node must answer on the address's own network." if seen.mode == "dsr" else ""),
-        )
+        ready = why_none(lb) or (_NO_MACHINES if is_for_machines(lb) else _no_nodes(seen))
     if ready is None and seen.refused:
         ready = Problem(
             "WaitingForNodes",
@@ -165,6 +170,22 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
             )
         )
     return conditions
+
+
+_NO_MACHINES: Final = Problem(
+    "AddressNotOnNetwork",
+    "None of the virtual machines can be sent to, connections are refused: in mode nat the address of one must lie in"
+    " the network of this host's own address there (see the agent's networks file), and be nobody else's before.",
+)
+
+
+def _no_nodes(seen: Observation) -> Problem:
+    return Problem(
+        "NoNodes",
+        "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
+        "their exclude labels and, for externalTrafficPolicy Local, where the pods run."
+        + (" In mode dsr a node must answer on the address's own network." if seen.mode == "dsr" else ""),
+    )
 
 
 def _modes(seen: Observation) -> str:

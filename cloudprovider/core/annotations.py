@@ -13,9 +13,13 @@ LOAD_BALANCER_IPS: Final = PREFIX + "load-balancer-ips"
 MODE: Final = PREFIX + "mode"
 PRIMARY_SERVICE: Final = PREFIX + "primary-service"
 DRAIN_SECONDS: Final = PREFIX + "drain-seconds"
+HEALTHCHECK: Final = PREFIX + "healthcheck-"
 HEALTH_CHECKS: Final = tuple(
-    f"{PREFIX}healthcheck-{name}"
-    for name in ("port", "success-threshold", "failure-threshold", "periodseconds", "timeoutseconds")
+    HEALTHCHECK + name
+    for name in (
+        *("port", "success-threshold", "failure-threshold", "periodseconds", "timeoutseconds"),  # Harvester's
+        *("protocol", "path", "host", "expected-codes", "verify-certificate", "grpc-service", "failed-connections"),
+    )
 )
 
 KNOWN: Final = frozenset(

@@ -3,36 +3,38 @@
 :class:`ForwardingTable` is pure state. Objects go in as they change, and what is seen of nodes on the networks; out
 come, per network, the whole plan (start, repair) or just the delta since the last one that was applied. A load balancer
 costs as much as it has listeners, whatever else there is; a cluster's node that comes or goes costs the groups it is
-in. How a change goes on without cutting connections is :mod:`cloudprovider.core.transitions`' matter.
+in. The virtual machines that a load balancer chooses by label are a cluster of its own. How a node is reached is
+:mod:`cloudprovider.core.reach`'s matter, how a change goes on without cutting connections that of
+:mod:`cloudprovider.core.transitions`.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from functools import partial
 
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.exchange import Mode
-from cloudprovider.core.groups import GroupIds, GroupKey, Sightings, members
+from cloudprovider.core.backends import usable
+from cloudprovider.core.choices import Choices, ClusterKey, question_of
+from cloudprovider.core.groups import GroupIds, GroupKey, Node, Sightings, members
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.modes import Choice, NetworkFacts, choose
-from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, IPNetwork, ListenerKey, Member, Plan
+from cloudprovider.core.members import machines_of, nodes_of
+from cloudprovider.core.modes import Choice, NetworkFacts, why_not_direct, without_node_ports
+from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Member, Plan
+from cloudprovider.core.reach import Reach
 from cloudprovider.core.transitions import REFUSE, Transitions
-from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, WantedListener, wanted
-
-ClusterKey = tuple[str, str]
-"""(namespace, name) of a GuestCluster."""
-
-
-@dataclass(frozen=True, order=True)
-class _Question:
-    """What a mode is chosen for: all load balancers of a cluster with addresses in one subnet share the answer."""
-
-    cluster: ClusterKey
-    network: str
-    subnet: IPNetwork
-    asked: Mode
+from cloudprovider.core.wanted import (
+    LoadBalancerKey,
+    Place,
+    Problem,
+    Wanted,
+    WantedListener,
+    cluster_of,
+    is_for_machines,
+    wanted,
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,8 @@ class _Way:
 
 @dataclass
 class _Network:
-    facts: NetworkFacts = field(default_factory=NetworkFacts)
-    seen: Sightings = field(default_factory=Sightings)
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
+    touched_vips: set[IPAddress] = field(default_factory=set)
     kernel: Transitions = field(default_factory=Transitions)
     users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
@@ -62,36 +63,37 @@ class ForwardingTable:
     def __init__(self, networks: Iterable[str], clock: Callable[[], float]) -> None:
         self.clock = clock
         self._networks = {name: _Network() for name in networks}
-        self._clusters: dict[ClusterKey, dict[str, tuple[IPAddress, ...]]] = {}
+        self._reach = Reach(self._networks)
         self._failing: frozenset[IPAddress] = frozenset()
         self._wanted: dict[LoadBalancerKey, Wanted] = {}
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
-        self._choices: dict[_Question, Choice] = {}
-        self._askers: defaultdict[_Question, set[LoadBalancerKey]] = defaultdict(set)
+        self._choices = Choices(self._networks)
         self._ids = GroupIds()
+        self._concerned: set[LoadBalancerKey] = set()
 
     # In: objects.
 
     def set_cluster(self, cluster: GuestCluster) -> frozenset[LoadBalancerKey]:
         """Take a tenant's nodes; return the load balancers whose mode has changed by it."""
-        nodes = {n.name: tuple(ip_address(a) for a in n.addresses) for n in cluster.status.nodes}
-        if self._clusters.get(cluster.key) == nodes:
+        nodes = nodes_of(cluster)
+        if self._reach.nodes(cluster.key) == nodes:
             return frozenset()
-        self._clusters[cluster.key] = nodes
-        return self._cluster_changed(cluster.key)
+        changed = self._choices.set_nodes(cluster.key, _addresses(nodes.values()))
+        return self._nodes_changed(cluster.key, nodes, changed)
 
     def remove_cluster(self, key: ClusterKey) -> frozenset[LoadBalancerKey]:
         """Forget a tenant; its load balancers refuse from now on."""
-        self._clusters.pop(key, None)
-        return self._cluster_changed(key)
+        return self._nodes_changed(key, {}, self._choices.set_nodes(key, frozenset()))
 
     def set_load_balancer(self, lb: LoadBalancer) -> Mapping[str, frozenset[ListenerKey]]:
         """Take a load balancer as it is now; return the listeners that it gave up, by network."""
         want = wanted(lb, self._networks)
         if want is None:
             return self.remove_load_balancer(lb.key)
+        if is_for_machines(lb):
+            self._set_machines(lb)
         if self._wanted.get(lb.key) == want:
             return {}
         return self._replace(lb.key, want)
@@ -99,32 +101,40 @@ class ForwardingTable:
     def remove_load_balancer(self, key: LoadBalancerKey) -> Mapping[str, frozenset[ListenerKey]]:
         """Forget a load balancer; return the listeners that nobody serves any more, by network."""
         self._refusing.pop(key, None)
-        return self._replace(key, None)
+        before = self._wanted.get(key)
+        gone = self._replace(key, None)
+        if before is not None and self._choices.forget_machines(before.cluster):
+            self._nodes_changed(before.cluster, {}, frozenset())
+        return gone
+
+    def take_concerned(self) -> frozenset[LoadBalancerKey]:
+        """The load balancers, since the last call, that have come to have somebody to send to, or nobody any more, as
+        another one has changed: both claimed one machine's address."""
+        taken = frozenset(self._concerned)
+        self._concerned.clear()
+        return taken
 
     # In: what is seen on the networks.
 
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
-        self._networks[network].facts = facts
-        return self._choose_again([q for q in self._choices if q.network == network])
+        concerned = self._reach.set_facts(network, facts)
+        return self._choose_again(self._choices.set_facts(network, facts)) | self._refresh_all(network, concerned)
 
     def set_sightings(self, network: str, seen: Sightings) -> frozenset[LoadBalancerKey]:
         """Which nodes answer on a network, and with which MAC; return the load balancers that it concerns."""
-        state = self._networks[network]
-        if state.seen == seen:
+        if self._reach.seen(network) == seen:
             return frozenset()
-        state.seen = seen
-        return self._refresh(network, [g for g in state.users if g.mode == "dsr"])
+        in_nat = self._reach.set_seen(network, seen)
+        users = self._networks[network].users
+        return self._refresh(network, [g for g in users if g.mode == "dsr" or (g.namespace, g.cluster) in in_nat])
 
     def set_failing(self, nodes: frozenset[IPAddress]) -> frozenset[LoadBalancerKey]:
         """Nodes that probes have found unable to take traffic; return the load balancers that it concerns."""
         changed = self._failing ^ nodes
         self._failing = nodes
-        touched = {c for c, of in self._clusters.items() if changed & _addresses(of)}
-        found: set[LoadBalancerKey] = set()
-        for network, state in self._networks.items():
-            found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) in touched])
-        return frozenset(found)
+        touched = self._reach.clusters_with(changed)
+        return frozenset[LoadBalancerKey]().union(*(self._refresh_all(n, touched) for n in self._networks))
 
     def set_refusing(self, key: LoadBalancerKey, nodes: frozenset[str]) -> bool:
         """The nodes (by name) that send back what comes for this load balancer: they get nothing of it. Return
@@ -136,9 +146,13 @@ class ForwardingTable:
         self._replace(key, want)
         return True
 
-    def adopt(self, network: str, found: Plan) -> None:
-        """What the agent before has left in a network's kernel, to go on from."""
-        self._networks[network].kernel.adopt(found, self.clock())
+    def adopt(self, network: str, found: Plan, fixed: Mapping[IPAddress, MACAddress]) -> frozenset[LoadBalancerKey]:
+        """What the agent before has left in a network's kernel, rules and fixed neighbours, to go on from; return the
+        load balancers that it concerns."""
+        concerned = self._refresh_all(network, self._reach.adopt(network, fixed))
+        state = self._networks[network]
+        state.kernel = state.kernel.from_there(found, self.clock())
+        return concerned
 
     # Out: plans.
 
@@ -149,15 +163,26 @@ class ForwardingTable:
 
     def take_changes(self, network: str) -> Changes:
         """The delta since the last call; if it can't be applied, compare :meth:`plan` with what is there instead."""
-        kernel = self._networks[network].kernel
-        kernel.settle(self.clock())
-        changes = Changes(
-            groups={g: kernel.groups.get(g) for g in kernel.touched_groups},
-            forwards={k: kernel.forwards.get(k) for k in kernel.touched_forwards},
-        )
-        kernel.touched_groups.clear()
-        kernel.touched_forwards.clear()
-        return changes
+        return self._networks[network].kernel.take_changes(self.clock())
+
+    def fixed(self, network: str) -> Mapping[IPAddress, MACAddress]:
+        """The neighbours whose MAC is known without asking, whatever anybody answers for them."""
+        return self._reach.fixed(network)
+
+    def take_fixed(self, network: str) -> Mapping[IPAddress, MACAddress | None]:
+        """What has changed of them since the last call; None: not any more."""
+        return self._reach.take_fixed(network)
+
+    def release_fixed(self, network: str) -> bool:
+        """Have those forgotten that nobody claims and no connection goes to any more; return whether there are any."""
+        return self._reach.release(network, self._networks[network].kernel.draining)
+
+    def take_vips(self, network: str) -> frozenset[IPAddress]:
+        """The addresses that have come, gone or changed hands since the last call."""
+        state = self._networks[network]
+        taken = frozenset(state.touched_vips)
+        state.touched_vips.clear()
+        return taken
 
     def transitions(self, network: str) -> Transitions:
         """What of a network goes on as before, and what is due."""
@@ -166,16 +191,11 @@ class ForwardingTable:
     def followed(self, network: str) -> frozenset[IPAddress]:
         """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
         is forwarded in mode nat, so that a change to dsr finds them."""
-        found: set[IPAddress] = set()
-        for question in self._choices:
-            if question.network == network:
-                nodes = _addresses(self._clusters.get(question.cluster, {}))
-                found |= {node for node in nodes if node in question.subnet}
-        return frozenset(found)
+        return self._choices.followed(network)
 
     def awaited(self, network: str) -> frozenset[IPAddress]:
         """Those of them of whom it can't be told yet whether they answer."""
-        return self._networks[network].seen.awaited
+        return self._reach.seen(network).awaited
 
     # Out: about load balancers.
 
@@ -201,27 +221,29 @@ class ForwardingTable:
 
     def node_addresses(self, network: str) -> frozenset[IPAddress]:
         """Every node that load balancers on a network may go to."""
-        clusters = {question.cluster for question in self._choices if question.network == network}
-        return frozenset().union(*(_addresses(self._clusters.get(c, {})) for c in clusters))
+        return self._choices.node_addresses(network)
 
-    def nodes_of(self, key: LoadBalancerKey) -> frozenset[str]:
-        """The names of the nodes that a load balancer may go to."""
+    def backends_of(self, key: LoadBalancerKey) -> Mapping[str, tuple[IPAddress, ...]]:
+        """The nodes, or virtual machines, that a load balancer may go to, and their addresses, by name."""
         want = self._wanted.get(key)
-        nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
-        return frozenset(nodes if want is None or want.nodes is None else nodes.keys() & set(want.nodes))
+        if want is None:
+            return {}
+        nodes = self._reach.nodes(want.cluster)
+        return {n: node.addresses for n, node in nodes.items() if want.nodes is None or n in want.nodes}
 
     def named(self, network: str, key: LoadBalancerKey, mac: MACAddress) -> frozenset[str]:
-        """The names of a load balancer's nodes that answer on a network with this MAC."""
-        want, macs = self._wanted.get(key), self._networks[network].seen.macs
-        nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
-        return frozenset(name for name, addresses in nodes.items() if mac in (macs.get(a) for a in addresses))
+        """The names of a load balancer's nodes that have this MAC on a network."""
+        want = self._wanted.get(key)
+        nodes = self._reach.nodes(want.cluster) if want is not None else {}
+        macs = {name: {self._reach.mac(network, node, a) for a in node.addresses} for name, node in nodes.items()}
+        return frozenset(name for name, its in macs.items() if mac in its)
 
     def choices(self, key: LoadBalancerKey) -> Mapping[Place, Choice]:
         """Which mode each address of a load balancer is forwarded in, and why."""
         want = self._wanted.get(key)
         if want is None:
             return {}
-        return {Place(x.network, x.key.vip): self._choices[_question(want, x)] for x in want.listeners}
+        return {Place(x.network, x.key.vip): self._choices[question_of(want, x)] for x in want.listeners}
 
     def trouble(self, key: LoadBalancerKey) -> Problem | None:
         """What of a load balancer its mode can't serve."""
@@ -229,18 +251,13 @@ class ForwardingTable:
         if want is None:
             return None
         for listener in want.listeners:
-            choice = self._choices[_question(want, listener)]
+            choice = self._choices[question_of(want, listener)]
             if choice.trouble:
                 return Problem("ModeNotPossible", f"{listener.key.vip}: {choice.trouble}")
         lacking = [x.key for x in want.listeners if not self._serves(want, x)]
         if not lacking:
             return None
-        ports = ", ".join(sorted({f"{x.protocol} {x.port}" for x in lacking}))
-        return Problem(
-            "NoNodePort",
-            f"No node port for {ports}, which mode nat needs. Remove allocateLoadBalancerNodePorts: false from the "
-            "Service, or have its nodes on the address's own network for mode dsr.",
-        )
+        return Problem("NoNodePort", without_node_ports(lacking))
 
     def places(self, key: LoadBalancerKey) -> frozenset[Place]:
         """The addresses of a load balancer that are announced: not those that its mode can't serve."""
@@ -254,8 +271,8 @@ class ForwardingTable:
         """Whether a load balancer waits for the first of its nodes to answer on the network: it won't take long."""
         for way in self._ways.get(key, ()):
             if way.group.mode == "dsr" and not self._members(way.network, way.group):
-                nodes = self._clusters.get((way.group.namespace, way.group.cluster), {})
-                if _addresses(nodes) & self._networks[way.network].seen.awaited:
+                nodes = self._reach.nodes((way.group.namespace, way.group.cluster))
+                if _addresses(nodes.values()) & self.awaited(way.network):
                     return True
         return False
 
@@ -269,12 +286,13 @@ class ForwardingTable:
     def _replace(self, lb: LoadBalancerKey, want: Wanted | None) -> Mapping[str, frozenset[ListenerKey]]:
         before, ways = self._wanted.pop(lb, None), self._ways.pop(lb, ())
         for place in self._places.pop(lb, ()):
-            vips = self._networks[place.network].vips
-            vips[place.vip].discard(lb)
-            if not vips[place.vip]:
-                del vips[place.vip]
-        for question in _questions(before):
-            self._askers[question].discard(lb)
+            state = self._networks[place.network]
+            state.vips[place.vip].discard(lb)
+            if not state.vips[place.vip]:
+                del state.vips[place.vip]
+                state.touched_vips.add(place.vip)
+        self._choices.ask(lb, before, want)
+        self._use(before, want)
         after: tuple[_Way, ...] = ()
         if want is not None:
             self._wanted[lb] = want
@@ -283,7 +301,9 @@ class ForwardingTable:
             troubled = {place for place, choice in self.choices(lb).items() if choice.trouble}
             self._places[lb] = tuple(place for place in want.places if place not in troubled)
             for place in self._places[lb]:
-                self._networks[place.network].vips.setdefault(place.vip, set()).add(lb)
+                state = self._networks[place.network]
+                state.vips.setdefault(place.vip, set()).add(lb)
+                state.touched_vips.add(place.vip)
         kept = {(way.network, way.key): way.group for way in after}
         gone = self._take_out(lb, [way for way in ways if (way.network, way.key) not in kept])
         for way in ways:
@@ -294,19 +314,12 @@ class ForwardingTable:
             self._put_in(lb, way)
         for group, network in {(way.group, way.network) for way in ways}:
             self._leave(network, group)
-        for question in _questions(before):
-            if not self._askers[question]:
-                del self._askers[question], self._choices[question]
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
         found: list[_Way] = []
         for listener in want.listeners:
-            question = _question(want, listener)
-            self._askers[question].add(lb)
-            choice = self._choices.get(question)
-            if choice is None:
-                choice = self._choices[question] = self._answer(question)
+            choice = self._choices[question_of(want, listener)]
             if not self._serves(want, listener):
                 continue
             group = GroupKey(
@@ -327,7 +340,7 @@ class ForwardingTable:
         return tuple(found)
 
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
-        choice = self._choices[_question(want, listener)]
+        choice = self._choices[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
 
     def _put_in(self, lb: LoadBalancerKey, way: _Way) -> None:
@@ -358,8 +371,9 @@ class ForwardingTable:
     # Inside: groups and modes.
 
     def _members(self, network: str, group: GroupKey) -> frozenset[Member]:
-        nodes = self._clusters.get((group.namespace, group.cluster), {})
-        return members(group, nodes, failing=self._failing, seen=self._networks[network].seen)
+        cluster = group.namespace, group.cluster
+        reach = partial(self._reach.member, network, group.mode, cluster)
+        return members(group, self._reach.nodes(cluster), failing=self._failing, reach=reach)
 
     def _forward(self, state: _Network, key: ListenerKey, forward: Forward, number: GroupId, drain: float) -> None:
         """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
@@ -407,35 +421,45 @@ class ForwardingTable:
                 state.kernel.remove_group(stale)
         return frozenset(concerned)
 
-    def _cluster_changed(self, cluster: ClusterKey) -> frozenset[LoadBalancerKey]:
-        found = set(self._choose_again([q for q in self._choices if q.cluster == cluster]))
-        for network, state in self._networks.items():
-            found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) == cluster])
+    def _set_machines(self, lb: LoadBalancer) -> None:
+        cluster, machines = cluster_of(lb), machines_of(lb)
+        obstacle = why_not_direct(lb.spec.listeners, usable(lb.status.backends))
+        changed = self._choices.set_machines(cluster, _addresses(machines.values()), obstacle)
+        if changed or self._reach.nodes(cluster) != machines:
+            self._concerned |= self._nodes_changed(cluster, machines, changed) - {lb.key}
+
+    def _nodes_changed(
+        self, cluster: ClusterKey, nodes: Mapping[str, Node], mode_changed: frozenset[LoadBalancerKey]
+    ) -> frozenset[LoadBalancerKey]:
+        concerned = self._reach.set_nodes(cluster, nodes)
+        found = set(self._choose_again(mode_changed))
+        for network in self._networks:
+            found |= self._refresh_all(network, {cluster, *concerned.get(network, ())})
         return frozenset(found)
 
-    def _answer(self, question: _Question) -> Choice:
-        nodes = _addresses(self._clusters.get(question.cluster, {}))
-        return choose(question.asked, question.subnet, nodes, self._networks[question.network].facts)
+    def _use(self, before: Wanted | None, after: Wanted | None) -> None:
+        """A load balancer has come to be on networks, or left them."""
+        old, new = _stands(before), _stands(after)
+        for here, step in ((new - old, 1), (old - new, -1)):
+            for network, cluster in here:
+                concerned = self._reach.use(network, cluster, step)
+                self._concerned |= self._refresh_all(network, concerned)
 
-    def _choose_again(self, questions: Iterable[_Question]) -> frozenset[LoadBalancerKey]:
-        changed: set[LoadBalancerKey] = set()
-        for question in questions:
-            answer = self._answer(question)
-            if answer != self._choices[question]:
-                self._choices[question] = answer
-                changed |= self._askers[question]
+    def _refresh_all(self, network: str, clusters: AbstractSet[ClusterKey]) -> frozenset[LoadBalancerKey]:
+        """Look again who is in the groups of these clusters."""
+        users = self._networks[network].users
+        return self._refresh(network, [g for g in users if (g.namespace, g.cluster) in clusters])
+
+    def _choose_again(self, changed: frozenset[LoadBalancerKey]) -> frozenset[LoadBalancerKey]:
         for lb in sorted(changed):
             self._replace(lb, self._wanted[lb])
-        return frozenset(changed)
+        return changed
 
 
-def _question(want: Wanted, listener: WantedListener) -> _Question:
-    return _Question(want.cluster, listener.network, listener.subnet, want.mode)
+def _addresses(nodes: Iterable[Node]) -> frozenset[IPAddress]:
+    return frozenset(address for node in nodes for address in node.addresses)
 
 
-def _questions(want: Wanted | None) -> frozenset[_Question]:
-    return frozenset() if want is None else frozenset(_question(want, x) for x in want.listeners)
-
-
-def _addresses(nodes: Mapping[str, tuple[IPAddress, ...]]) -> frozenset[IPAddress]:
-    return frozenset(a for addresses in nodes.values() for a in addresses)
+def _stands(want: Wanted | None) -> frozenset[tuple[str, ClusterKey]]:
+    """On which networks it has listeners, and whose nodes they go to."""
+    return frozenset() if want is None else frozenset((x.network, want.cluster) for x in want.listeners)

@@ -17,10 +17,12 @@ they are cut. Its UDP flows are due at once. Time is an argument, in seconds of 
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
+from cloudprovider.core.deadlines import Deadlines
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.plan import Former, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
+from cloudprovider.core.plan import Changes, Former, Forward, Group, GroupId, IPAddress, ListenerKey, Member, Plan
 
 MOVING_SECONDS = 300.0
 REFUSE = GroupId(0)
@@ -44,49 +46,53 @@ class Transitions:
     def __init__(self) -> None:
         self.groups: dict[GroupId, Group] = {}
         self.forwards: dict[ListenerKey, Forward] = {}
-        self.touched_groups: set[GroupId] = set()
-        self.touched_forwards: set[ListenerKey] = set()
+        self._touched_groups: set[GroupId] = set()
+        self._touched_forwards: set[ListenerKey] = set()
         self._drains: dict[ListenerKey, float] = {}
         self._users: dict[GroupId, set[ListenerKey]] = {}
         self._former_users: dict[GroupId, set[ListenerKey]] = {}
         self._unwanted: set[GroupId] = set()
         """Groups that are there only for listeners which have left them."""
-        self._moving_groups: dict[GroupId, float] = {}
-        self._moving_forwards: dict[ListenerKey, float] = {}
+        self._moving_groups: Deadlines[GroupId] = Deadlines()
+        self._moving_forwards: Deadlines[ListenerKey] = Deadlines()
         self._pinned_groups: set[GroupId] = set()
         self._pinned_forwards: set[ListenerKey] = set()
-        self._leaving: dict[tuple[ListenerKey, Member], float] = {}
+        self._leaving: Deadlines[tuple[ListenerKey, Member]] = Deadlines()
+        self._left_by: dict[ListenerKey, set[Member]] = {}
+        """Who is in ``_leaving``, by listener."""
         self._due_udp: dict[IPAddress, set[ListenerKey]] = defaultdict(set)
 
-    # What is wanted.
-
-    def adopt(self, found: Plan, now: float) -> None:
-        """``found`` is what an agent before has left in the kernel: what is wanted counts as a change of that."""
-        groups, forwards, drains = self.groups, self.forwards, self._drains
-        fresh = Transitions()
-        fresh._start(found, forwards.keys(), now)
-        self.__dict__.update(fresh.__dict__)
-        for number, group in groups.items():
-            self.set_group(number, group.members, now)
-        for key, forward in forwards.items():
-            self.set_forward(key, forward, now, drain=drains[key])
-        for key, forward in self.forwards.items():  # since when nodes have left is not known: their time begins anew
+    def from_there(self, found: Plan, now: float) -> "Transitions":
+        """Go on from what an agent before has left in the kernel: what is wanted here counts as a change of that."""
+        made = Transitions()
+        made._drains = dict(self._drains)
+        made._start(found, self.forwards.keys(), now)
+        for number in self.groups.keys() - self._unwanted:
+            made.set_group(number, self.groups[number].members, now)
+        for key, forward in self.forwards.items():
+            made.set_forward(key, replace(forward, former=None, pinned=False), now, drain=self._drains[key])
+        for key, forward in made.forwards.items():  # since when nodes have left is not known: their time begins anew
             way = forward.former.group if forward.former is not None else forward.group
-            if way in self.groups and forward.mode == "dsr":
-                before = self.groups[way].former | self.groups[way].members
-                self._left(key, before, self._members(forward.group), now)
-        self._drop_unused(list(self._unwanted))
+            if way in made.groups and forward.mode == "dsr":
+                before = made.groups[way].former | made.groups[way].members
+                made._left(key, before, made._members(forward.group), now)
+        made._drop_unused(list(made._unwanted))
+        return made
 
     def _start(self, found: Plan, wanted: Collection[ListenerKey], now: float) -> None:
         self.groups = dict(found.groups)
         self._unwanted = set(found.groups)
-        self._moving_groups = {n: now + MOVING_SECONDS for n, group in found.groups.items() if group.former}
+        for number, group in found.groups.items():
+            if group.former:
+                self._moving_groups.set(number, now + MOVING_SECONDS)
         for key in wanted:
             forward = found.forwards.get(key)
             if forward is not None and (forward.group == REFUSE or forward.group in found.groups):
                 self._put(key, forward)
                 if forward.former is not None:
-                    self._moving_forwards[key] = now + MOVING_SECONDS
+                    self._moving_forwards.set(key, now + MOVING_SECONDS)
+
+    # What is wanted.
 
     def set_group(self, number: GroupId, members: frozenset[Member], now: float) -> None:
         """A group is to have these members (at least one)."""
@@ -104,10 +110,10 @@ class Transitions:
             return
         former = before.former or before.members
         if former == members:  # back to where it was: what was pinned meanwhile stays
-            self._moving_groups.pop(number, None)
+            self._moving_groups.drop(number)
             self._put_group(number, Group(members, pinned=True))
             return
-        self._moving_groups[number] = now + MOVING_SECONDS
+        self._moving_groups.set(number, now + MOVING_SECONDS)
         self._put_group(number, Group(members, former=former))
 
     def remove_group(self, number: GroupId) -> None:
@@ -133,12 +139,12 @@ class Transitions:
         if "dsr" not in (before.mode, wanted.mode, former.mode):  # conntrack knows what is under way
             self._put(key, replace(wanted, pinned=before.pinned))
         elif former == _former(wanted):  # back to where it was
-            self._moving_forwards.pop(key, None)
+            self._moving_forwards.drop(key)
             self._put(key, replace(wanted, pinned=True))
         elif before.group == REFUSE and before.former is None and not before.pinned:
             self._put(key, wanted)  # nothing was under way
         else:
-            self._moving_forwards[key] = now + MOVING_SECONDS
+            self._moving_forwards.set(key, now + MOVING_SECONDS)
             self._put(key, replace(wanted, former=former))
 
     def remove_forward(self, key: ListenerKey) -> None:
@@ -147,23 +153,32 @@ class Transitions:
         if before is None:
             return
         self._drains.pop(key, None)
-        self._moving_forwards.pop(key, None)
+        self._moving_forwards.drop(key)
         self._pinned_forwards.discard(key)
-        for gone in [pair for pair in self._leaving if pair[0] == key] if self._leaving else ():
-            del self._leaving[gone]
-        self.touched_forwards.add(key)
+        for member in self._left_by.pop(key, ()):
+            self._leaving.drop((key, member))
+        self._touched_forwards.add(key)
         self._unuse(key, before)
 
     # Time.
 
+    def take_changes(self, now: float) -> Changes:
+        """What the kernel is to be told now that it was not told before."""
+        self.settle(now)
+        changes = Changes(
+            groups={g: self.groups.get(g) for g in self._touched_groups},
+            forwards={k: self.forwards.get(k) for k in self._touched_forwards},
+        )
+        self._touched_groups.clear()
+        self._touched_forwards.clear()
+        return changes
+
     def settle(self, now: float) -> None:
         """End the moving of what has moved for long enough."""
-        for number in [n for n, end in self._moving_groups.items() if end <= now]:
-            del self._moving_groups[number]
+        for number in self._moving_groups.take(now):
             if number in self.groups:
                 self._put_group(number, replace(self.groups[number], former=frozenset(), pinned=True))
-        for key in [k for k, end in self._moving_forwards.items() if end <= now]:
-            del self._moving_forwards[key]
+        for key in self._moving_forwards.take(now):
             self._put(key, replace(self.forwards[key], former=None, pinned=True))
 
     def release(self, pinned: Collection[ListenerKey]) -> None:
@@ -173,28 +188,30 @@ class Transitions:
         for number in [n for n in self._pinned_groups if self._users.get(n, set()).isdisjoint(pinned)]:
             self._put_group(number, replace(self.groups[number], pinned=False))
 
-    def drain_strays(self, pins: Iterable[tuple[ListenerKey, MACAddress]], now: float) -> None:
-        """``pins``: all that there are. A node of which nothing is known but that flows are pinned to it, has left
-        before this agent came: its time begins."""
-        for key, node in pins:
+    def drain_strays(self, flows: Iterable[tuple[ListenerKey, Member]], now: float) -> None:
+        """``flows``: to which nodes there are pins, or entries of conntrack. A node of which nothing is known but that,
+        has left before this agent came: its time begins."""
+        for key, node in flows:
             forward = self.forwards.get(key)
-            if forward is None or forward.mode != "dsr" or not any(node.packed) or (key, node) in self._leaving:
+            if forward is None or (key, node) in self._leaving or node in self._members(forward.group):
                 continue
-            if node not in self._members(forward.group):
-                self._leaving[key, node] = now + (self._drains.get(key, 0.0) if key.protocol == "TCP" else 0.0)
+            if not isinstance(node, MACAddress):
+                if forward.mode == "nat":
+                    self._left(key, frozenset([node]), frozenset(), now)
+            elif forward.mode == "dsr" and any(node.packed):
+                self._left(key, frozenset([node]), frozenset(), now)
 
     def ends_at(self, now: float) -> bool:
         """Whether any flow's time is over."""
-        return bool(self._due_udp) or any(end <= now for end in self._leaving.values())
+        return bool(self._due_udp) or self._leaving.over(now)
 
     def due(self, now: float) -> Due:
         """Return, once, the flows whose time is over."""
         found = Due()
         if self._due_udp:
             found.udp, self._due_udp = self._due_udp, defaultdict(set)
-        for pair in [pair for pair, end in self._leaving.items() if end <= now]:
-            del self._leaving[pair]
-            key, member = pair
+        for key, member in self._leaving.take(now):
+            self._no_more_leaving(key, member)
             if isinstance(member, MACAddress):
                 found.pins[member].add(key)
                 self._no_way_back(key, member)
@@ -207,7 +224,7 @@ class Transitions:
         forward = self.forwards[key]
         former = forward.former
         if former is not None and member in self._members(former.group):
-            self._moving_forwards.pop(key, None)
+            self._moving_forwards.drop(key)
             self._put(key, replace(forward, former=None, pinned=True))
         group = self.groups.get(forward.group)
         if group is not None and member in group.former:
@@ -215,7 +232,7 @@ class Transitions:
             if left and left != group.members:
                 self._put_group(forward.group, replace(group, former=left))
             else:
-                self._moving_groups.pop(forward.group, None)
+                self._moving_groups.drop(forward.group)
                 self._put_group(forward.group, Group(group.members, pinned=True))
 
     def again(self, undone: Due, now: float) -> None:
@@ -223,7 +240,13 @@ class Transitions:
         for address, keys in undone.udp.items():
             self._due_udp[address] |= keys
         for member, keys in (*undone.tcp.items(), *undone.pins.items()):
-            self._leaving.update({(key, member): now for key in keys if key in self.forwards})
+            for key in keys & self.forwards.keys():
+                self._leaves(key, member, now, drain=0.0)
+
+    def draining(self, addresses: AbstractSet[IPAddress]) -> AbstractSet[IPAddress]:
+        """Those of some nodes' addresses to which flows go on for a while, though they have left."""
+        left = {member for key, of in self._left_by.items() for member in of if (key, member) in self._leaving}
+        return {address for address in addresses if address in left or address in self._due_udp}
 
     @property
     def has_pinned(self) -> bool:
@@ -242,20 +265,33 @@ class Transitions:
         return group.members if group is not None else frozenset()
 
     def _left(self, key: ListenerKey, before: frozenset[Member], after: frozenset[Member], now: float) -> None:
-        for member in after:
-            self._leaving.pop((key, member), None)
+        for member in after & self._left_by.get(key, set()):
+            self._no_more_leaving(key, member)
         for member in before - after:
-            if key.protocol == "TCP":
-                self._leaving[key, member] = now + self._drains.get(key, 0.0)
-            elif not isinstance(member, MACAddress):
+            if key.protocol == "UDP" and not isinstance(member, MACAddress):
                 self._due_udp[member].add(key)
             else:
-                self._leaving[key, member] = now
+                self._leaves(key, member, now)
+
+    def _leaves(self, key: ListenerKey, member: Member, now: float, *, drain: float | None = None) -> None:
+        """A node has left a listener; its time is the listener's ``drain``, for UDP none."""
+        if drain is None:
+            drain = self._drains.get(key, 0.0) if key.protocol == "TCP" else 0.0
+        self._leaving.set((key, member), now + drain)
+        self._left_by.setdefault(key, set()).add(member)
+
+    def _no_more_leaving(self, key: ListenerKey, member: Member) -> None:
+        """A node has come back to a listener, or its time is over."""
+        self._leaving.drop((key, member))
+        left = self._left_by[key]
+        left.discard(member)
+        if not left:
+            del self._left_by[key]
 
     def _put_group(self, number: GroupId, group: Group) -> None:
         if self.groups.get(number) != group:
             self.groups[number] = group
-            self.touched_groups.add(number)
+            self._touched_groups.add(number)
             (self._pinned_groups.add if group.pinned else self._pinned_groups.discard)(number)
 
     def _put(self, key: ListenerKey, forward: Forward) -> None:
@@ -263,7 +299,7 @@ class Transitions:
         if before == forward:
             return
         self.forwards[key] = forward
-        self.touched_forwards.add(key)
+        self._touched_forwards.add(key)
         (self._pinned_forwards.add if forward.pinned else self._pinned_forwards.discard)(key)
         self._users.setdefault(forward.group, set()).add(key)
         if forward.former is not None:
@@ -287,10 +323,10 @@ class Transitions:
         for number in numbers:
             if number in self._unwanted and number not in self._users and number not in self._former_users:
                 self._unwanted.discard(number)
-                self._moving_groups.pop(number, None)
+                self._moving_groups.drop(number)
                 self._pinned_groups.discard(number)
                 if self.groups.pop(number, None) is not None:
-                    self.touched_groups.add(number)
+                    self._touched_groups.add(number)
 
 
 def _discard(users: dict[GroupId, set[ListenerKey]], number: GroupId, key: ListenerKey) -> None:

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from cloudprovider.agent import forwarder as module
+from cloudprovider.agent import claims
 from cloudprovider.core.api.loadbalancer import ForeignAddress
 from cloudprovider.dataplane.fake import FakeNetwork
 from cloudprovider.kube.resources import LOADBALANCERS
@@ -54,7 +54,7 @@ async def test_a_conflict_of_the_next_address_leaves_the_present_one_alone() -> 
 
 
 async def test_one_that_was_asked_for_by_name_is_tried_again_until_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CONFLICT_RETRY", 0.05)
+    monkeypatch.setattr(claims, "CONFLICT_RETRY", 0.05)
     world = World()
     world.dataplane.namespaces[""] = FakeNetwork(neighbours={VIP: MAC})
     world.cluster.seed(LOADBALANCERS, lb("a", OLD.ip, HTTP, addresses=[OLD.ip]))

@@ -8,6 +8,7 @@ from ipaddress import IPv4Interface, ip_address
 
 import pytest
 
+from cloudprovider.agent import claims
 from cloudprovider.agent import forwarder as module
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.core.api.loadbalancer import Listener
@@ -42,7 +43,7 @@ class World:
         self.reported: list[LoadBalancerKey] = []
         self.claims: list[tuple[IPAddress, str]] = []
         self.forwarder = NetworkForwarder(
-            "",
+            CONFIG,
             lambda: self.dataplane.open(CONFIG),
             self.table,
             self.reported.append,
@@ -51,7 +52,6 @@ class World:
             beside=[nothing],
             returned=lambda listener, mac: self.returned.append((listener, mac)),
             mended=self.mended.extend,
-            nat_families=frozenset({4}),
             jitter=lambda: 0.0,
         )
 
@@ -151,7 +151,7 @@ async def test_a_refusal_is_told_then_mended() -> None:
 
 
 async def test_an_address_of_somebody_else_is_not_announced_but_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CONFLICT_RETRY", 0.05)
+    monkeypatch.setattr(claims, "CONFLICT_RETRY", 0.05)
     world = World()
     world.network.neighbours[VIP] = "02:00:00:00:00:99"
     async with world.running():
