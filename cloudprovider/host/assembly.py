@@ -13,6 +13,7 @@ from cloudprovider.host.claimants import Claimants
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.controller import HostController
 from cloudprovider.host.guestclusters import GuestClusterStatuses
+from cloudprovider.host.guestmachines import GuestMachines
 from cloudprovider.host.hints import READOPTION_SECONDS, Hints
 from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
@@ -59,6 +60,7 @@ class Host:
         )
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
         self._nodes = TenantNodes(self.caches, infrastructure, claimants, self._statuses, rng=rng)
+        self._machines = GuestMachines(client, self.caches, rng=rng)
         self.backend = HostBackend(
             client,
             self.caches,
@@ -77,4 +79,5 @@ class Host:
             tasks.create_task(self.controller.run(), name="controller")
             tasks.create_task(self._statuses.run(), name="guest cluster statuses")
             tasks.create_task(self._nodes.run(), name="tenants' nodes")
+            tasks.create_task(self._machines.run(), name="guest clusters' machines")
             tasks.create_task(self._events.run(), name="events")

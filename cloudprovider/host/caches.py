@@ -14,8 +14,9 @@ from cloudprovider.core.api.meta import KubeObject, ObjectMeta
 from cloudprovider.core.backends import usable
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
-from cloudprovider.core.machines import claims_of, is_for_machines
+from cloudprovider.core.machines import claims_of
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.wanted import is_for_machines
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.informer import Informer
 from cloudprovider.kube.resources import (

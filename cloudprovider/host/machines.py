@@ -11,10 +11,10 @@ from cloudprovider.core.api.loadbalancer import LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import BACKENDS_FOUND, Chosen, kept
 from cloudprovider.core.conditions import find
-from cloudprovider.core.machines import choose, is_for_machines, matches, side_of
+from cloudprovider.core.machines import choose, matches, side_of
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import HostRules, refuse_hosts
-from cloudprovider.core.wanted import Problem
+from cloudprovider.core.wanted import Problem, is_for_machines
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches, differ
 from cloudprovider.host.claimants import ADDRESS_IN_USE, Claimants

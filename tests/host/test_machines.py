@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterSpec, GuestClusterStatus, GuestNode
+from cloudprovider.core.api.guestcluster import (
+    GuestCluster,
+    GuestClusterSpec,
+    GuestClusterStatus,
+    GuestNode,
+    MachineInterface,
+    NodeMachine,
+)
 from cloudprovider.core.api.kubernetes import Node, NodeAddress, NodeStatus
 from cloudprovider.core.api.kubevirt import VirtualMachineInstance
 from cloudprovider.core.api.loadbalancer import Backend, LoadBalancer
@@ -376,6 +383,81 @@ class TestGuestNodes:
             await eventually(lambda: nodes_of(host) == ["n"])
 
 
+class TestMachinesOfNodes:
+    """``status.machines`` of a GuestCluster."""
+
+    async def test_nodes_are_known_by_name_and_label_and_followed(self, pooled: World, cluster: FakeCluster) -> None:
+        await pooled.client.create(GUESTCLUSTERS, guest_cluster(TENANT))
+        blue, red = ({GUEST_CLUSTER_LABEL: name} for name in ("blue", "red"))
+        two = (nic("a"), nic("b", "vlan9", mac="02:00:00:00:00:09"))
+        hidden = (nic("mgmt", None, masquerade=True),)
+        await start(
+            pooled,
+            instance("n1", "10.0.8.5", labels=blue, nics=two, namespace="team-b"),
+            instance("n2", "10.0.8.6", labels={}, nics=hidden, namespace="team-b"),
+            instance("n3", "10.0.8.7", labels=red, namespace="team-b"),
+            instance("n4", "10.0.8.8", labels=blue, namespace="elsewhere"),
+        )
+        async with pooled.host() as host:
+            nodes = [ReportedNode(f"n{i}", (ip_address(f"10.0.8.{i + 4}"),)) for i in range(1, 5)]
+            assert not await host.backend.report_nodes(TENANT, nodes)
+            known = NodeMachine(
+                name="n1",
+                virtual_machine="n1",
+                interfaces=[
+                    MachineInterface(network=VLAN, mac_address=MAC),
+                    MachineInterface(network="team-b/vlan9", mac_address="02:00:00:00:00:09"),
+                ],
+            )
+            expected = [known, NodeMachine(name="n2", virtual_machine="n2")]
+            await eventually(lambda: machines_of(host) == expected, limit=1.0)
+
+            await pooled.client.delete(VIRTUAL_MACHINE_INSTANCES, "team-b", "n2")
+            await eventually(lambda: machines_of(host) == [known], limit=1.0)
+            await change(pooled, "n3", {"metadata": {"labels": blue}}, "team-b")
+            await eventually(lambda: [m.name for m in machines_of(host)] == ["n1", "n3"], limit=1.0)
+
+            # The bridge's own writes take nothing of it away.
+            await host.backend.report_nodes(TENANT, nodes[:3])
+            assert [m.name for m in machines_of(host)] == ["n1", "n3"]
+
+    async def test_a_guest_may_name_the_machine_but_none_of_another_cluster(self, pooled: World) -> None:
+        await pooled.client.create(GUESTCLUSTERS, guest_cluster(TENANT))
+        for name, cluster in (("vm-1", "blue"), ("vm-2", "red")):
+            labels = {GUEST_CLUSTER_LABEL: cluster}
+            await start(pooled, instance(name, "10.0.8.5", labels=labels, namespace="team-b"))
+        async with pooled.host() as host:
+            nodes = [
+                ReportedNode("n1", (ip_address("10.0.8.5"),), "vm-1"),
+                ReportedNode("n2", (ip_address("10.0.8.6"),), "vm-2"),
+            ]
+            await host.backend.report_nodes(TENANT, nodes)
+            await eventually(lambda: [(m.name, m.virtual_machine) for m in machines_of(host)] == [("n1", "vm-1")])
+            found = host.caches.guest_cluster(TENANT)
+            assert found is not None
+            assert [n.virtual_machine for n in found.status.nodes] == ["vm-1", "vm-2"]
+
+    async def test_nothing_is_written_that_has_not_changed(self, pooled: World, cluster: FakeCluster) -> None:
+        await pooled.client.create(GUESTCLUSTERS, guest_cluster(TENANT))
+        await start(pooled, instance("n1", "10.0.8.5", labels={}, namespace="team-b"))
+        async with pooled.host() as host:
+            await host.backend.report_nodes(TENANT, [ReportedNode("n1", (ip_address("10.0.8.5"),))])
+            await eventually(lambda: [m.name for m in machines_of(host)] == ["n1"])
+            writes = counted(cluster, "guestclusters/status")
+            await change(pooled, "n1", {"status": {"nodeName": "host-2"}}, "team-b")
+            await change(pooled, "n1", {"status": {"phase": "Running", "interfaces": []}}, "team-b")
+            await asyncio.sleep(0.3)
+            assert writes == []
+        async with pooled.host() as host:
+            await asyncio.sleep(0.3)
+            assert writes == []
+
+
+def machines_of(host: Host) -> list[NodeMachine]:
+    found = host.caches.guest_cluster(TENANT)
+    return [] if found is None else found.status.machines
+
+
 def guests(node: str, address: str, networks: list[str] | None = None) -> GuestCluster:
     cluster = guest_cluster(TENANT, GuestClusterSpec(node_cidrs=["10.0.0.0/8"], networks=networks or []))
     status = GuestClusterStatus(nodes=[GuestNode(name=node, addresses=[address])])
@@ -388,12 +470,12 @@ def nodes_of(host: Host) -> list[str]:
     return [] if found is None else [node.name for node in found.status.nodes]
 
 
-def counted(cluster: FakeCluster) -> list[str]:
-    """The programs that write a load balancer's status from now on."""
+def counted(cluster: FakeCluster, resource: str = "loadbalancers/status") -> list[str]:
+    """The programs that write such a status from now on."""
     writes: list[str] = []
 
     async def before(call: Call) -> None:
-        if call.verb == "apply" and call.resource == "loadbalancers/status":
+        if call.verb == "apply" and call.resource == resource:
             writes.append(call.program)
 
     cluster.before = before
