@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from cloudprovider.core.claimants import Where
 from cloudprovider.core.exchange import Mode
 from cloudprovider.core.modes import Choice, NetworkFacts, choose
 from cloudprovider.core.plan import IPAddress, IPNetwork
@@ -50,6 +51,7 @@ class Choices:
         self._nodes: dict[ClusterKey, frozenset[IPAddress]] = {}
         self._answers: dict[Question, Choice] = {}
         self._askers: dict[Question, set[LoadBalancerKey]] = {}
+        self._claimants: dict[Where, frozenset[str]] = {}
         self._about: dict[ClusterKey, set[Question]] = {}
 
     def __getitem__(self, question: Question) -> Choice:
@@ -85,6 +87,19 @@ class Choices:
             self._count(question, nodes - before, 1)
             self._networks[question.network].addresses = None
         return self._again(about)
+
+    def set_claimants(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
+        """Which of a cluster's nodes answer for addresses themselves; return the load balancers whose mode, or the
+        reason for it, has changed by it."""
+        self._claimants.pop(where, None)
+        if nodes:
+            self._claimants[where] = nodes
+        network, cluster = where
+        return self._again([q for q in self._about.get(cluster, ()) if q.network == network])
+
+    def claimants(self, where: Where) -> frozenset[str]:
+        """Which of a cluster's nodes answer for addresses themselves."""
+        return self._claimants.get(where, frozenset())
 
     def followed(self, network: str) -> frozenset[IPAddress]:
         """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
@@ -129,7 +144,10 @@ class Choices:
 
     def _answer(self, question: Question) -> Choice:
         nodes = self._nodes.get(question.cluster, frozenset())
-        return choose(question.asked, question.subnet, nodes, self._networks[question.network].facts)
+        facts = self._networks[question.network].facts
+        return choose(
+            question.asked, question.subnet, nodes, facts, self.claimants((question.network, question.cluster))
+        )
 
     def _again(self, questions: Iterable[Question]) -> frozenset[LoadBalancerKey]:
         changed: set[LoadBalancerKey] = set()

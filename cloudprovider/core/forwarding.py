@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.choices import Choices, ClusterKey, question_of
+from cloudprovider.core.claimants import Where
 from cloudprovider.core.groups import GroupIds, GroupKey, Sightings, members
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import Choice, NetworkFacts, without_node_ports
@@ -55,7 +56,7 @@ class ForwardingTable:
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
-        self._choices = Choices(self._networks)
+        self.modes = Choices(self._networks)
         self._ids = GroupIds()
 
     # In: objects.
@@ -89,7 +90,14 @@ class ForwardingTable:
 
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
-        return self._choose_again(self._choices.set_facts(network, facts))
+        return self._choose_again(self.modes.set_facts(network, facts))
+
+    def set_claimants(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
+        """Which of a cluster's nodes answer for addresses themselves; return the load balancers that it concerns."""
+        if self.modes.claimants(where) == nodes:
+            return frozenset()
+        self._choose_again(self.modes.set_claimants(where, nodes))
+        return self.of_cluster(where[1])
 
     def set_sightings(self, network: str, seen: Sightings) -> frozenset[LoadBalancerKey]:
         """Which nodes answer on a network, and with which MAC; return the load balancers that it concerns."""
@@ -146,13 +154,8 @@ class ForwardingTable:
         """What of a network goes on as before, and what is due."""
         return self._networks[network].kernel
 
-    def followed(self, network: str) -> frozenset[IPAddress]:
-        """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
-        is forwarded in mode nat, so that a change to dsr finds them."""
-        return self._choices.followed(network)
-
     def awaited(self, network: str) -> frozenset[IPAddress]:
-        """Those of them of whom it can't be told yet whether they answer."""
+        """Those of the nodes that are followed there of whom it can't be told yet whether they answer."""
         return self._networks[network].seen.awaited
 
     # Out: about load balancers.
@@ -177,10 +180,6 @@ class ForwardingTable:
         """The load balancers of one tenant."""
         return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
 
-    def node_addresses(self, network: str) -> frozenset[IPAddress]:
-        """Every node that load balancers on a network may go to."""
-        return self._choices.node_addresses(network)
-
     def nodes_of(self, key: LoadBalancerKey) -> frozenset[str]:
         """The names of the nodes that a load balancer may go to."""
         want = self._wanted.get(key)
@@ -198,7 +197,7 @@ class ForwardingTable:
         want = self._wanted.get(key)
         if want is None:
             return {}
-        return {Place(x.network, x.key.vip): self._choices[question_of(want, x)] for x in want.listeners}
+        return {Place(x.network, x.key.vip): self.modes[question_of(want, x)] for x in want.listeners}
 
     def trouble(self, key: LoadBalancerKey) -> Problem | None:
         """What of a load balancer its mode can't serve."""
@@ -206,7 +205,7 @@ class ForwardingTable:
         if want is None:
             return None
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if choice.trouble:
                 return Problem("ModeNotPossible", f"{listener.key.vip}: {choice.trouble}")
         lacking = [x.key for x in want.listeners if not self._serves(want, x)]
@@ -246,7 +245,7 @@ class ForwardingTable:
             if not state.vips[place.vip]:
                 del state.vips[place.vip]
                 state.touched_vips.add(place.vip)
-        self._choices.ask(lb, before, want)
+        self.modes.ask(lb, before, want)
         after: tuple[_Way, ...] = ()
         if want is not None:
             self._wanted[lb] = want
@@ -273,7 +272,7 @@ class ForwardingTable:
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
         found: list[_Way] = []
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if not self._serves(want, listener):
                 continue
             group = GroupKey(
@@ -294,7 +293,7 @@ class ForwardingTable:
         return tuple(found)
 
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
-        choice = self._choices[question_of(want, listener)]
+        choice = self.modes[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
 
     def _put_in(self, lb: LoadBalancerKey, way: _Way) -> None:
@@ -381,7 +380,7 @@ class ForwardingTable:
             self._clusters[cluster] = nodes
         else:
             self._clusters.pop(cluster, None)
-        found = set(self._choose_again(self._choices.set_nodes(cluster, _addresses(nodes))))
+        found = set(self._choose_again(self.modes.set_nodes(cluster, _addresses(nodes))))
         for network, state in self._networks.items():
             found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) == cluster])
         return frozenset(found)

@@ -6,7 +6,7 @@ wherever a node can be reached. ``auto`` takes ``dsr`` where all nodes of the cl
 those with endpoints now: a pod that moves must not change the mode), else ``nat``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,16 +38,27 @@ class Choice:
     trouble: str = ""
 
 
-def choose(asked: Mode, subnet: IPNetwork, nodes: Iterable[IPAddress], facts: NetworkFacts) -> Choice:
-    """Choose for one address in ``subnet``; ``nodes``: all nodes of the cluster of the address's family."""
+def choose(
+    asked: Mode,
+    subnet: IPNetwork,
+    nodes: Iterable[IPAddress],
+    facts: NetworkFacts,
+    claimants: Collection[str] = (),
+) -> Choice:
+    """Choose for one address in ``subnet``; ``nodes``: all nodes of the cluster of the address's family;
+    ``claimants``: the names of those that answer for addresses themselves."""
     present = sorted(node for node in nodes if node.version == subnet.version)
     why_not = _why_not_dsr(subnet, present)
+    claimed = _claimed(claimants)
     if asked == "dsr":
-        note = f"; beware: {facts.dsr_obstacle}" if facts.dsr_obstacle else ""
+        obstacle = claimed or facts.dsr_obstacle
+        note = f"; beware: {obstacle}" if obstacle else ""
         return Choice("dsr", f"asked for{note}", f"Mode dsr can't work: {why_not}." if why_not else "")
     if asked == "nat":
         return _nat("asked for", subnet, facts)
     why_not = why_not or facts.dsr_obstacle
+    if not why_not and subnet.version in facts.nat_families:
+        why_not = claimed  # rather this than nothing, where nat can't work
     if why_not:
         return _nat(why_not, subnet, facts)
     if not present:
@@ -74,6 +85,15 @@ def _nat(reason: str, subnet: IPNetwork, facts: NetworkFacts) -> Choice:
         f"Mode nat needs an IPv{subnet.version} address of this host on the network: give it one ({key}) in the agent's"
         " networks file.",
     )
+
+
+def _claimed(claimants: Collection[str]) -> str:
+    """In mode dsr such a node tells clients, too, when it asks for their MAC by the address."""
+    if not claimants:
+        return ""
+    verb = "answers" if len(claimants) == 1 else "answer"
+    names = ", ".join(sorted(claimants)[:_NAMED])
+    return f"{names} {verb} for the cluster's addresses, as kube-proxy in mode ipvs makes it"
 
 
 def _why_not_dsr(subnet: IPNetwork, nodes: list[IPAddress]) -> str:
