@@ -252,7 +252,7 @@ class NetworkForwarder:
 
     def _sight(self, segment: Segment) -> None:
         """Follow the nodes that matter here, and tell the table who answers."""
-        followed = self._table.followed(self._network)
+        followed = self._table.modes.followed(self._network)
         if followed is self._followed:
             return
         segment.nodes.follow(followed)
@@ -359,7 +359,7 @@ class NetworkForwarder:
                     transitions.release({listener for listener, _ in pins})
                     transitions.drain_strays(pins, self._table.clock())
                     self._wake.set()
-                if self._table.followed(self._network):
+                if self._table.modes.followed(self._network):
                     for listener, mac in await segment.engine.returned():
                         self._returned(listener, mac)
             except DataPlaneError as err:

@@ -75,6 +75,7 @@ class Observer:
             masquerades=any(self._configs[network].masquerade for network in want.networks),
             refusing=refusing,
             beware=tuple(said for n in sorted(want.networks) if (said := self._forwarders[n].beware)),
+            answerers=frozenset[str]().union(*(self._table.modes.answerers((n, want.cluster)) for n in want.networks)),
             refused=bool(refusing) and refusing >= self._table.backends_of(lb.key).keys(),
         )
 

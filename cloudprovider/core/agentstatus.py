@@ -37,7 +37,8 @@ class Observation:
     ``problem``: why it is not served; ``partial``: what of it is not; ``awaited``: why an address that is to take
     another one's place is not up. ``has_nodes``: there is a node to send to. ``foreign``: addresses that others have.
     ``choices``: the modes, by address. ``masquerades``: whether mode nat hides the client's address here. ``refusing``:
-    the nodes that send back what comes for it; ``refused``: all of them do. ``beware``: sentences on limits.
+    the nodes that send back what comes for it; ``refused``: all of them do. ``answerers``: those that answer for its
+    addresses themselves. ``beware``: sentences on limits.
     """
 
     generation: int
@@ -51,6 +52,7 @@ class Observation:
     masquerades: bool = True
     refusing: frozenset[str] = frozenset()
     refused: bool = False
+    answerers: frozenset[str] = frozenset()
     beware: tuple[str, ...] = ()
 
     @property
@@ -147,6 +149,13 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
             "WaitingForNodes",
             f"{_listed(seen.refusing)} sent back what came for the address: kube-proxy there has not taken it up. If "
             "this stays, look at kube-proxy, and whether the Service's status shows the address.",
+        )
+    if ready is None and seen.answerers:
+        ready = Problem(
+            "AddressClaimedByNode",
+            f"{_listed(seen.answerers)} answered for an address of the cluster instead of host {node}: clients that "
+            "believe it are served by that node alone. If kube-proxy there runs in mode ipvs, set its strictARP to "
+            "true. This is said for a while after the last time.",
         )
     fine = f"Forwarding on host {node}. {_modes(seen)}".rstrip()
     if seen.refusing and not seen.refused:

@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from cloudprovider.core.answerers import Where
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.backends import usable
@@ -69,7 +70,7 @@ class ForwardingTable:
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
-        self._choices = Choices(self._networks)
+        self.modes = Choices(self._networks)
         self._ids = GroupIds()
         self._concerned: set[LoadBalancerKey] = set()
 
@@ -80,12 +81,12 @@ class ForwardingTable:
         nodes = nodes_of(cluster)
         if self._reach.nodes(cluster.key) == nodes:
             return frozenset()
-        changed = self._choices.set_nodes(cluster.key, _addresses(nodes.values()))
+        changed = self.modes.set_nodes(cluster.key, _addresses(nodes.values()))
         return self._nodes_changed(cluster.key, nodes, changed)
 
     def remove_cluster(self, key: ClusterKey) -> frozenset[LoadBalancerKey]:
         """Forget a tenant; its load balancers refuse from now on."""
-        return self._nodes_changed(key, {}, self._choices.set_nodes(key, frozenset()))
+        return self._nodes_changed(key, {}, self.modes.set_nodes(key, frozenset()))
 
     def set_load_balancer(self, lb: LoadBalancer) -> Mapping[str, frozenset[ListenerKey]]:
         """Take a load balancer as it is now; return the listeners that it gave up, by network."""
@@ -103,7 +104,7 @@ class ForwardingTable:
         self._refusing.pop(key, None)
         before = self._wanted.get(key)
         gone = self._replace(key, None)
-        if before is not None and self._choices.forget_machines(before.cluster):
+        if before is not None and self.modes.forget_machines(before.cluster):
             self._nodes_changed(before.cluster, {}, frozenset())
         return gone
 
@@ -119,7 +120,14 @@ class ForwardingTable:
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
         concerned = self._reach.set_facts(network, facts)
-        return self._choose_again(self._choices.set_facts(network, facts)) | self._refresh_all(network, concerned)
+        return self._choose_again(self.modes.set_facts(network, facts)) | self._refresh_all(network, concerned)
+
+    def set_answerers(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
+        """Which of a cluster's nodes answer for addresses themselves; return the load balancers that it concerns."""
+        if self.modes.answerers(where) == nodes:
+            return frozenset()
+        self._choose_again(self.modes.set_answerers(where, nodes))
+        return self.of_cluster(where[1])
 
     def set_sightings(self, network: str, seen: Sightings) -> frozenset[LoadBalancerKey]:
         """Which nodes answer on a network, and with which MAC; return the load balancers that it concerns."""
@@ -188,13 +196,8 @@ class ForwardingTable:
         """What of a network goes on as before, and what is due."""
         return self._networks[network].kernel
 
-    def followed(self, network: str) -> frozenset[IPAddress]:
-        """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
-        is forwarded in mode nat, so that a change to dsr finds them."""
-        return self._choices.followed(network)
-
     def awaited(self, network: str) -> frozenset[IPAddress]:
-        """Those of them of whom it can't be told yet whether they answer."""
+        """Those of the nodes that are followed there of whom it can't be told yet whether they answer."""
         return self._reach.seen(network).awaited
 
     # Out: about load balancers.
@@ -219,10 +222,6 @@ class ForwardingTable:
         """The load balancers of one tenant."""
         return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
 
-    def node_addresses(self, network: str) -> frozenset[IPAddress]:
-        """Every node that load balancers on a network may go to."""
-        return self._choices.node_addresses(network)
-
     def backends_of(self, key: LoadBalancerKey) -> Mapping[str, tuple[IPAddress, ...]]:
         """The nodes, or virtual machines, that a load balancer may go to, and their addresses, by name."""
         want = self._wanted.get(key)
@@ -243,7 +242,7 @@ class ForwardingTable:
         want = self._wanted.get(key)
         if want is None:
             return {}
-        return {Place(x.network, x.key.vip): self._choices[question_of(want, x)] for x in want.listeners}
+        return {Place(x.network, x.key.vip): self.modes[question_of(want, x)] for x in want.listeners}
 
     def trouble(self, key: LoadBalancerKey) -> Problem | None:
         """What of a load balancer its mode can't serve."""
@@ -251,7 +250,7 @@ class ForwardingTable:
         if want is None:
             return None
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if choice.trouble:
                 return Problem("ModeNotPossible", f"{listener.key.vip}: {choice.trouble}")
         lacking = [x.key for x in want.listeners if not self._serves(want, x)]
@@ -291,7 +290,7 @@ class ForwardingTable:
             if not state.vips[place.vip]:
                 del state.vips[place.vip]
                 state.touched_vips.add(place.vip)
-        self._choices.ask(lb, before, want)
+        self.modes.ask(lb, before, want)
         self._use(before, want)
         after: tuple[_Way, ...] = ()
         if want is not None:
@@ -319,7 +318,7 @@ class ForwardingTable:
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
         found: list[_Way] = []
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if not self._serves(want, listener):
                 continue
             group = GroupKey(
@@ -340,7 +339,7 @@ class ForwardingTable:
         return tuple(found)
 
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
-        choice = self._choices[question_of(want, listener)]
+        choice = self.modes[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
 
     def _put_in(self, lb: LoadBalancerKey, way: _Way) -> None:
@@ -424,7 +423,7 @@ class ForwardingTable:
     def _set_machines(self, lb: LoadBalancer) -> None:
         cluster, machines = cluster_of(lb), machines_of(lb)
         obstacle = why_not_direct(lb.spec.listeners, usable(lb.status.backends))
-        changed = self._choices.set_machines(cluster, _addresses(machines.values()), obstacle)
+        changed = self.modes.set_machines(cluster, _addresses(machines.values()), obstacle)
         if changed or self._reach.nodes(cluster) != machines:
             self._concerned |= self._nodes_changed(cluster, machines, changed) - {lb.key}
 

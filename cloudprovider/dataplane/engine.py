@@ -8,6 +8,7 @@ import asyncio
 import errno
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
@@ -184,13 +185,22 @@ class NftablesEngine:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         found: dict[ListenerKey, Counter] = {}
         for version in VERSIONS:
-            for name in (ruleset_nat.listeners(version), ruleset_dsr.listeners(version)):
+            for name, begins in (
+                (ruleset_nat.listeners(version), False),
+                (ruleset_dsr.listeners(version), False),
+                (ruleset_nat.connections(version), True),
+                (ruleset_dsr.connections(version), True),
+            ):
                 async for item in self._items(name):
                     key = elements.listener(version, item.key)
                     if key is not None:
                         before = found.get(key, _NOTHING)
                         packets, size = item.counter()
-                        found[key] = Counter(before.packets + packets, before.bytes + size)
+                        found[key] = (
+                            replace(before, connections=before.connections + packets)
+                            if begins
+                            else replace(before, packets=before.packets + packets, bytes=before.bytes + size)
+                        )
         return found
 
     async def member_counters(self) -> Mapping[Member, Counter]:

@@ -5,7 +5,7 @@
                 What is for no listener goes on to the stack: mode nat, refusal, ping, ARP, Neighbor Discovery
     by_*_N      frames that come from the group's own nodes are dropped and counted (a node that does not accept the
                 VIP sends them back, and one SYN would circle 64 times); (group, Maglev slot) → MAC
-    out         counts by node; this host's MAC as the sender; out by the link that it came by
+    out         counts by node, and what begins by listener; this host's MAC as the sender; out by the link it came by
 
 Nothing is remembered, so any host may take over at any time. While a group or a listener changes, its frames take
 another way, because the elements of ``tables`` and ``steps`` say so: ``tracked`` sees whether a TCP flow begins or goes
@@ -73,6 +73,12 @@ _RETURNED: Final = "size 4096; flags dynamic,timeout; timeout 10s; counter;"
 def listeners(version: Version) -> SetName:
     """The map of listener to mark, which counts."""
     return SetName(NFPROTO_NETDEV, f"listeners{version}")
+
+
+@cache
+def connections(version: Version) -> SetName:
+    """The set of all listeners, which counts the TCP flows that begin."""
+    return SetName(NFPROTO_NETDEV, f"connections{version}")
 
 
 @cache
@@ -168,9 +174,13 @@ def table(standing: Standing) -> StaticTable:
         "hold": [f"add @holders {{ meta mark & {marks.GROUP:#010x} . ether daddr }}", "goto out"],
         "out": [
             "ether daddr @backends",
-            f"{_SYN} ether daddr @begun",
+            f"{_SYN} jump begins",
             f"ether saddr set {standing.mac}",
             f'fwd to "{LINK}"',
+        ],
+        "begins": [
+            "ether daddr @begun",
+            *(f"{ruleset.listener(version)} @{connections(version).name}" for version in VERSIONS),
         ],
     }
     for version in VERSIONS:
@@ -189,6 +199,7 @@ def _sets(version: Version) -> list[str]:
     flow = _KEY[4] if version == 4 else f"@nh,64,32 . {_KEY[6].partition(' . ')[2]}"
     return [
         f"map listeners{version} {{ type {listener} : mark; counter; }}",
+        f"set connections{version} {{ type {listener}; counter; }}",
         f"map former{version} {{ type {listener} : mark; }}",
         f"map errors{version} {{ typeof {_QUOTED_LISTENER[version]} : meta mark; }}",
         f"map fragments{version} {{ type {address} : mark; }}",

@@ -61,6 +61,7 @@ async def test_connections_go_evenly_to_all_nodes_which_see_the_client(
     counters = await segment.engine.member_counters()
     for node in nodes:  # a SYN may have been sent again
         assert shares[node.name] <= counters[mac(node)].connections <= shares[node.name] + 10
+    assert sum(counters[mac(node)].connections for node in nodes) == listener.connections
     assert sum(counters[mac(node)].packets for node in nodes) == listener.packets
     assert sum(counters[mac(node)].bytes for node in nodes) >= listener.bytes
 
