@@ -1,6 +1,7 @@
 """The static rules of mode ``nat``, alike for IPv4 (table ``ip``) and IPv6 (``ip6``). How a packet goes::
 
-    classify   every packet: (address, protocol, port) → mark: the group's number and flags; counts by listener
+    classify   every packet but answers: (address, protocol, port) → mark: the group's number and flags; counts by
+               listener
     translate  a flow's first packet: source ranges, then (mark) → the chain of the group's table size and hash; counts
                flows by listener
     by_*_N     (group, Maglev slot) → node, (address, protocol, port) → port on it
@@ -115,6 +116,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {
         "classify": [
             "type filter hook prerouting priority mangle; policy accept;",
+            "ct direction reply accept",
             "meta mark set 0",  # what mode dsr left alone may have one
             f"meta mark set {listener} map @listeners",
         ],
@@ -131,6 +133,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
         ],
         "forward": [
             "type filter hook forward priority filter; policy drop;",
+            "ct direction reply ct status dnat accept",
             f"ct status dnat {ip} daddr @backends accept",
             "ct status dnat accept",
         ],

@@ -148,14 +148,14 @@ async def test_a_node_that_does_not_accept_the_address_is_told_of(
     deaf.pass_on()
     await segment.engine.apply(Changes(groups={ONE: group([deaf])}, forwards=ALL))
     for vip, key in ((VIP, WEB), (VIP6, WEB6)):
-        knocking = asyncio.create_task(client.connect(vip, 80))
+        knocking = asyncio.create_task(client.connect(vip, 80, limit=1.5))
         assert (await returning(segment)).keys() == {(key, mac(deaf))}
         with pytest.raises(TimeoutError):
             await knocking
         returned = await segment.engine.returned()
         counters = await segment.engine.counters()
-        assert 1 <= returned[key, mac(deaf)] <= 8  # one for each SYN
-        assert counters[key].packets <= 2 * 8
+        assert 1 <= returned[key, mac(deaf)] <= 2  # one for each SYN
+        assert counters[key].packets <= 2 * 2
         nft(f"flush set netdev cloudprovider returned{vip.version}")
     assert await segment.engine.returned() == {}
 
