@@ -55,6 +55,7 @@ class ForwardingTable:
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
+        self._healthy: dict[LoadBalancerKey, frozenset[str]] = {}
         self._choices = Choices(self._networks)
         self._ids = GroupIds()
 
@@ -83,6 +84,7 @@ class ForwardingTable:
     def remove_load_balancer(self, key: LoadBalancerKey) -> Mapping[str, frozenset[ListenerKey]]:
         """Forget a load balancer; return the listeners that nobody serves any more, by network."""
         self._refusing.pop(key, None)
+        self._healthy.pop(key, None)
         return self._replace(key, None)
 
     # In: what is seen on the networks.
@@ -117,6 +119,17 @@ class ForwardingTable:
             return False
         self._refusing[key] = nodes
         self._replace(key, want)
+        return True
+
+    def set_healthy(self, key: LoadBalancerKey, nodes: frozenset[str]) -> bool:
+        """The nodes (by name) that pass this load balancer's own check: it goes to them alone, and refuses where there
+        is none. Without a check it says nothing. Return whether that is a change."""
+        if self._healthy.get(key, frozenset()) == nodes:
+            return False
+        self._healthy[key] = nodes
+        want = self._wanted.get(key)
+        if want is not None and want.check is not None:
+            self._replace(key, want)
         return True
 
     def adopt(self, network: str, found: Plan) -> None:
@@ -185,6 +198,12 @@ class ForwardingTable:
         want = self._wanted.get(key)
         nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
         return frozenset(nodes if want is None or want.nodes is None else nodes.keys() & set(want.nodes))
+
+    def backends(self, key: LoadBalancerKey) -> Mapping[str, tuple[IPAddress, ...]]:
+        """The addresses of the nodes that a load balancer may go to, by name."""
+        want = self._wanted.get(key)
+        nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
+        return {name: nodes[name] for name in self.nodes_of(key) & nodes.keys()}
 
     def named(self, network: str, key: LoadBalancerKey, mac: MACAddress) -> frozenset[str]:
         """The names of a load balancer's nodes that answer on a network with this MAC."""
@@ -279,7 +298,7 @@ class ForwardingTable:
                 *want.cluster,
                 listener.key.vip.version,
                 choice.mode,
-                want.nodes,
+                self._names(lb, want),
                 tuple(sorted(self._refusing.get(lb, ()))),
             )
             forward = Forward(
@@ -292,6 +311,12 @@ class ForwardingTable:
             found.append(_Way(listener.network, listener.key, group, forward))
         return tuple(found)
 
+    def _names(self, lb: LoadBalancerKey, want: Wanted) -> tuple[str, ...] | None:
+        if want.check is None:
+            return want.nodes
+        healthy = self._healthy.get(lb, frozenset())
+        return tuple(sorted(healthy if want.nodes is None else healthy & set(want.nodes)))
+
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
         choice = self._choices[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
@@ -302,7 +327,7 @@ class ForwardingTable:
             state.waiting.setdefault(way.key, set()).add(lb)
             return
         state.users.setdefault(way.group, set()).add(way.key)
-        self._forward(state, way.key, way.forward, self._enter(way.network, way.group), self._wanted[lb].drain)
+        self._forward(state, way, self._enter(way.network, way.group), self._wanted[lb])
 
     def _take_out(self, lb: LoadBalancerKey, ways: Iterable[_Way]) -> dict[str, set[ListenerKey]]:
         """Take these listeners from a load balancer, and let those who wait have them."""
@@ -327,13 +352,22 @@ class ForwardingTable:
         nodes = self._clusters.get((group.namespace, group.cluster), {})
         return members(group, nodes, failing=self._failing, seen=self._networks[network].seen)
 
-    def _forward(self, state: _Network, key: ListenerKey, forward: Forward, number: GroupId, drain: float) -> None:
+    def _forward(self, state: _Network, way: _Way, number: GroupId, want: Wanted) -> None:
         """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
+        key, forward = way.key, replace(way.forward, group=number)
         if number == REFUSE:
             forward = replace(forward, mode="nat", backend_port=forward.backend_port or key.port)
         elif forward.mode == "dsr":
             forward = replace(forward, backend_port=0)
-        state.kernel.set_forward(key, replace(forward, group=number), self.clock(), drain=drain)
+        cut = self._failed(state, way.group, want) if want.reset_failed and want.check is not None else ()
+        state.kernel.set_forward(key, forward, self.clock(), drain=want.drain, cut=cut)
+
+    def _failed(self, state: _Network, group: GroupKey, want: Wanted) -> frozenset[Member]:
+        """The nodes that a load balancer does not go to because its check says so, as its connections know them."""
+        nodes = self._clusters.get(want.cluster, {})
+        names = (nodes.keys() if want.nodes is None else nodes.keys() & set(want.nodes)) - set(group.names or ())
+        addresses = _addresses({name: nodes[name] for name in names})
+        return frozenset(addresses | {state.seen.macs[a] for a in addresses if a in state.seen.macs})
 
     def _enter(self, network: str, group: GroupKey) -> GroupId:
         """The number of a group that is in use on a network; 0 while it has no member."""
@@ -367,7 +401,7 @@ class ForwardingTable:
                 lb = state.owners[key]
                 if (state.kernel.forwards[key].group == REFUSE) != (number == REFUSE):
                     way = next(w for w in self._ways[lb] if (w.network, w.key) == (network, key))
-                    self._forward(state, key, way.forward, number, self._wanted[lb].drain)
+                    self._forward(state, way, number, self._wanted[lb])
                     concerned.add(lb)
             if number == REFUSE and (stale := self._ids.find(group)) is not None:
                 state.kernel.remove_group(stale)
