@@ -87,7 +87,7 @@ class BackendChecks:
         known = {b.name: b.health for b in lb.status.backends if b.health is not None}
         if not known and self._table.load_balancer(lb.key) is not None:
             up = checks.Standing(healthy=True, since=self._now())
-            known = {name: told(None, [up], self._now()) for name in self._table.nodes_of(lb.key)}
+            known = {name: told(None, [up], self._now()) for name in self._table.backends_of(lb.key)}
         self._told[lb.key] = known
         self._table.set_healthy(lb.key, _names(known))
 
@@ -141,7 +141,7 @@ class BackendChecks:
                 for address in addresses
                 if address.version == version
             )
-            for name, addresses in self._table.backends(key).items()
+            for name, addresses in self._table.backends_of(key).items()
         }
 
     def _replace(

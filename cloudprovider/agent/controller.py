@@ -99,7 +99,7 @@ class AgentController:
         )
         self._forwarders = {
             n.name: NetworkForwarder(
-                n.name,
+                n,
                 partial(dataplane.open, n),
                 self._table,
                 self._reports.add,
@@ -108,7 +108,6 @@ class AgentController:
                 beside=[self._leases[n.name].run, self._health[n.name].run, partial(self._checks.run, n.name)],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
-                nat_families=_nat_families(n),
                 jitter=rng.random,
             )
             for n in networks
@@ -194,6 +193,8 @@ class AgentController:
             left = self._table.set_load_balancer(without(lb, self._ended(lb)))
         self._checks.follow(key)
         after = self._table.load_balancer(key)
+        for other in self._table.take_concerned():
+            self._reports.add(other)
         for network in frozenset().union(*(want.networks for want in (before, after) if want is not None)):
             forwarder = self._forwarders[network]
             forwarder.touch(key, lb.metadata.generation)
@@ -263,7 +264,8 @@ class AgentController:
         while True:
             await asyncio.sleep(REVIEW_EVERY)
             for key in self._returns.concerned():
-                left_out = self._returns.left_out(key, self._table.nodes_of(key), self._table.clock())
+                nodes = self._table.backends_of(key).keys()
+                left_out = self._returns.left_out(key, nodes, self._table.clock())
                 if self._table.set_refusing(key, left_out):
                     log.info("nodes left out", extra={"load_balancer": "/".join(key), "nodes": sorted(left_out)})
                     for forwarder in self._forwarders.values():
@@ -346,11 +348,6 @@ class AgentController:
         self._events.record(
             LOADBALANCERS, before, "Warning", "LeaseLost", f"{lease.ip} is off the link. {why}".rstrip()
         )
-
-
-def _nat_families(config: NetworkConfig) -> frozenset[int]:
-    own = {4: config.address, 6: config.address6}
-    return frozenset(family for family, address in own.items() if address is not None)
 
 
 async def give_up(client: KubeClient, node: str) -> int:

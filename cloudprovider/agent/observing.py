@@ -79,7 +79,7 @@ class Observer:
             refusing=refusing,
             backends=self._backends(lb.key),
             beware=tuple(said for n in sorted(want.networks) if (said := self._forwarders[n].beware)),
-            refused=bool(refusing) and refusing >= self._table.nodes_of(lb.key),
+            refused=bool(refusing) and refusing >= self._table.backends_of(lb.key).keys(),
         )
 
     def _problem(self, lb: LoadBalancer, places: Sequence[Place]) -> Problem | None:

@@ -3,6 +3,7 @@ of it, its backends' health, and its conditions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -15,11 +16,11 @@ from cloudprovider.core.api.loadbalancer import (
     LoadBalancerStatus,
 )
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.backends import why_none_is_healthy
+from cloudprovider.core.backends import why_none, why_none_is_healthy
 from cloudprovider.core.conditions import carry_times
 from cloudprovider.core.modes import Choice
 from cloudprovider.core.plan import ForwardMode, IPAddress
-from cloudprovider.core.wanted import Problem
+from cloudprovider.core.wanted import Problem, is_for_machines
 
 LEASED = "Leased"
 PROGRAMMED = "Programmed"
@@ -143,12 +144,7 @@ def _leased(lb: LoadBalancer, leasing: Leasing) -> Condition:
 def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition]:
     ready = seen.problem or seen.partial or why_none_is_healthy(lb, seen.backends)
     if ready is None and not seen.has_nodes:
-        ready = Problem(
-            "NoNodes",
-            "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
-            "their exclude labels and, for externalTrafficPolicy Local, where the pods run."
-            + (" In mode dsr a node must answer on the address's own network." if seen.mode == "dsr" else ""),
-        )
+        ready = why_none(lb) or (_NO_MACHINES if is_for_machines(lb) else _no_nodes(seen))
     if ready is None and seen.refused:
         ready = Problem(
             "WaitingForNodes",
@@ -177,6 +173,22 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
             )
         )
     return conditions
+
+
+_NO_MACHINES: Final = Problem(
+    "AddressNotOnNetwork",
+    "None of the virtual machines can be sent to, connections are refused: in mode nat the address of one must lie in"
+    " the network of this host's own address there (see the agent's networks file), and be nobody else's before.",
+)
+
+
+def _no_nodes(seen: Observation) -> Problem:
+    return Problem(
+        "NoNodes",
+        "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
+        "their exclude labels and, for externalTrafficPolicy Local, where the pods run."
+        + (" In mode dsr a node must answer on the address's own network." if seen.mode == "dsr" else ""),
+    )
 
 
 def _modes(seen: Observation) -> str:

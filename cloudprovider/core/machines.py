@@ -61,11 +61,6 @@ class Standing:
         return next((a for a in self.addresses if a.version == version and a not in but), None)
 
 
-def is_for_machines(lb: LoadBalancer) -> bool:
-    """Whether a load balancer sends to virtual machines."""
-    return lb.spec.workload_type != "cluster"
-
-
 def matches(selector: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> bool:
     """Whether every key's label has one of its values. An empty selector matches nothing, nor does an empty list."""
     return selects(selector) and all(labels.get(key) in values for key, values in selector.items())

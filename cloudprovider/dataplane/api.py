@@ -106,6 +106,10 @@ class Connections(Protocol):
         return how many. Only listeners of ``protocol`` count."""
         ...
 
+    async def backends(self) -> Mapping[ListenerKey, Collection[IPAddress]]:
+        """The nodes that there are entries to, by listener: of what mode ``nat`` has sent on, and of nothing else."""
+        ...
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -198,6 +202,32 @@ class Nodes(Protocol):
         ...
 
 
+class StaticNeighbours(Protocol):
+    """Who has an address by what we know ourselves: permanent entries of the namespace's neighbour table, of both
+    families. Whatever anybody answers for such an address by ARP or NDP, frames for it go to this MAC alone.
+
+    Refused, whole: addresses that no one machine can have (loopback, multicast, unspecified, link-local), MACs that do
+    not stand for one machine, and IPv6 where the link has none.
+    """
+
+    async def set(self, wanted: Mapping[IPAddress, MACAddress]) -> None:
+        """Have these and no others: those of an agent before go, those that somebody changed are put right."""
+        ...
+
+    async def change(self, changes: Mapping[IPAddress, MACAddress | None]) -> None:
+        """Have some more, or another MAC for them, or (None) none of them any more."""
+        ...
+
+    async def observe(self) -> Mapping[IPAddress, MACAddress]:
+        """Read back the entries that are there now, whoever made them."""
+        ...
+
+    async def repair(self) -> int:
+        """Put right what somebody else has changed since ``set`` and ``change``; return how many entries. (What the
+        link loses while it is down comes back by itself when it is up again.)"""
+        ...
+
+
 class Segment(Protocol):
     """One network's namespace, whole: its links, and the seams above."""
 
@@ -224,6 +254,11 @@ class Segment(Protocol):
     @property
     def nodes(self) -> Nodes:
         """The nodes' MACs."""
+        ...
+
+    @property
+    def static_neighbours(self) -> StaticNeighbours:
+        """The MACs that are known without asking."""
         ...
 
     @property

@@ -43,7 +43,7 @@ class World:
         self.reported: list[LoadBalancerKey] = []
         self.claims: list[tuple[IPAddress, str]] = []
         self.forwarder = NetworkForwarder(
-            "",
+            CONFIG,
             lambda: self.dataplane.open(CONFIG),
             self.table,
             self.reported.append,
@@ -52,7 +52,6 @@ class World:
             beside=[nothing],
             returned=lambda listener, mac: self.returned.append((listener, mac)),
             mended=self.mended.extend,
-            nat_families=frozenset({4}),
             jitter=lambda: 0.0,
         )
 

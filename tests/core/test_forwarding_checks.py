@@ -75,7 +75,7 @@ def test_policy_local_goes_to_healthy_nodes_with_endpoints() -> None:
     tested = checked(local=["n2", "n3"])
     tested.set_healthy(A, frozenset({"n1", "n2"}))
     assert members(tested) == [{"n2"}]
-    assert tested.backends(A) == {"n2": (ip_address(NODES["n2"]),)}
+    assert tested.backends_of(A) == {"n2": (ip_address(NODES["n2"]),)}
 
 
 def test_node_probes_leave_out_of_the_healthy_ones_but_never_all() -> None:

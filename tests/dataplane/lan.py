@@ -21,6 +21,8 @@ OWN = IPv4Interface("10.99.0.2/24")
 HOST = IPv4Address("10.99.0.1")
 """The host's own address on the bridge, which is the gateway too."""
 CONFIG = NetworkConfig(name="", device=BRIDGE, address=OWN, gateway=HOST)
+INSIDE = "lb-test-mgmt"
+"""The namespace that the data plane makes of CONFIG."""
 LIMIT = 5.0
 """Seconds that anything on this network may take."""
 
