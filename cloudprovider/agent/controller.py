@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from cloudprovider.agent.backendhealth import BackendChecks
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
 from cloudprovider.agent.metrics import Traffic
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "cloudprovider-agent"
 REPORT_WORKERS = 32
+HEALTH_AFTER = 1.0
+"""Seconds after which the status says what checks have found out: many backends may change at once."""
 REVIEW_EVERY = 1.0
 """Seconds between two looks at nodes that were left out."""
 
@@ -89,6 +92,13 @@ class AgentController:
             )
             for n in networks
         }
+        self._checks = BackendChecks(
+            self._table,
+            make_prober,
+            healthy=self._wake,
+            changed=lambda key: self._reports.add_after(key, HEALTH_AFTER),
+            now=now,
+        )
         self._forwarders = {
             n.name: NetworkForwarder(
                 n,
@@ -97,14 +107,22 @@ class AgentController:
                 self._reports.add,
                 adopted=self._adopted,
                 defended=partial(self._defended, n.name),
-                beside=[self._leases[n.name].run, self._health[n.name].run],
+                beside=[self._leases[n.name].run, self._health[n.name].run, partial(self._checks.run, n.name)],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
                 jitter=rng.random,
             )
             for n in networks
         }
-        self._observer = Observer(node, self._table, self._forwarders, self._configs, returns=self._returns, now=now)
+        self._observer = Observer(
+            node,
+            self._table,
+            self._forwarders,
+            self._configs,
+            returns=self._returns,
+            backends=self._checks.backends,
+            now=now,
+        )
 
     @property
     def not_ready(self) -> Sequence[str]:
@@ -135,6 +153,7 @@ class AgentController:
             group.create_task(self._clusters.run())
             await self._load_balancers.synced.wait()
             await self._clusters.synced.wait()
+            self._checks.begin(self._load_balancers.objects)
             present = await self._dataplane.networks()
             for network in set(present) - self._forwarders.keys():
                 log.info("network of no configuration any more: removed", extra={"network": network or "management"})
@@ -172,7 +191,9 @@ class AgentController:
         if gone:
             left = self._table.remove_load_balancer(key)
         else:
+            self._checks.take_over(lb)
             left = self._table.set_load_balancer(without(lb, self._ended(lb)))
+        self._checks.follow(key)
         after = self._table.load_balancer(key)
         for other in self._table.take_concerned():
             self._reports.add(other)
@@ -207,6 +228,9 @@ class AgentController:
         if obj is None:
             return
         concerned = self._table.remove_cluster(obj.key) if new is None else self._table.set_cluster(new)
+        if old is None or new is None or old.status.nodes != new.status.nodes:
+            for key in self._table.of_cluster(obj.key):
+                self._checks.follow(key)
         for forwarder in self._forwarders.values():
             forwarder.wake()
         for key in concerned:
@@ -218,6 +242,11 @@ class AgentController:
             self._reports.add(key)
         for forwarder in self._forwarders.values():
             forwarder.wake()
+
+    def _wake(self, key: LoadBalancerKey) -> None:
+        want = self._table.load_balancer(key)
+        for network in want.networks if want is not None else ():
+            self._forwarders[network].wake()
 
     def _rules_mended(self, keys: Iterable[LoadBalancerKey]) -> None:
         for key in keys:

@@ -1,5 +1,5 @@
 """What the agent that holds a load balancer says of it: ``status.holder``, its lease, whom it found to have an address
-of it, and its conditions."""
+of it, its backends' health, and its conditions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from cloudprovider.core.api.loadbalancer import (
     LoadBalancerStatus,
 )
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.backends import why_none
+from cloudprovider.core.backends import why_none, why_none_is_healthy
 from cloudprovider.core.conditions import carry_times
 from cloudprovider.core.modes import Choice
 from cloudprovider.core.plan import ForwardMode, IPAddress
@@ -38,7 +38,8 @@ class Observation:
     another one's place is not up. ``has_nodes``: there is a node to send to. ``foreign``: addresses that others have.
     ``choices``: the modes, by address. ``masquerades``: whether mode nat hides the client's address here. ``refusing``:
     the nodes that send back what comes for it; ``refused``: all of them do. ``answerers``: those that answer for its
-    addresses themselves. ``beware``: sentences on limits.
+    addresses themselves. ``backends``: by name, the health of those that its own check judges. ``beware``: sentences on
+    limits.
     """
 
     generation: int
@@ -53,6 +54,7 @@ class Observation:
     refusing: frozenset[str] = frozenset()
     refused: bool = False
     answerers: frozenset[str] = frozenset()
+    backends: tuple[Backend, ...] = ()
     beware: tuple[str, ...] = ()
 
     @property
@@ -89,6 +91,7 @@ def report(
         holder=holder,
         lease=None if leasing is None else leasing.lease,
         foreign_addresses=[] if seen is None else list(seen.foreign),
+        backends=[] if seen is None else list(seen.backends),
         conditions=_in_order(carry_times(lb.status.conditions, conditions, now)),
     )
 
@@ -110,7 +113,7 @@ def reported(lb: LoadBalancer) -> LoadBalancerStatus:
         holder=lb.status.holder,
         lease=lb.status.lease,
         foreign_addresses=lb.status.foreign_addresses,
-        backends=[Backend(name=b.name, health=b.health) for b in lb.status.backends if b.health is not None],
+        backends=sorted((_judged(b) for b in lb.status.backends if b.health is not None), key=lambda b: b.name),
         conditions=_in_order(c for c in lb.status.conditions if c.type in AGENT_CONDITIONS and not _controllers(lb, c)),
     )
 
@@ -141,7 +144,7 @@ def _leased(lb: LoadBalancer, leasing: Leasing) -> Condition:
 
 
 def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition]:
-    ready = seen.problem or seen.partial
+    ready = seen.problem or seen.partial or why_none_is_healthy(lb, seen.backends)
     if ready is None and not seen.has_nodes:
         ready = why_none(lb) or (_NO_MACHINES if is_for_machines(lb) else _no_nodes(seen))
     if ready is None and seen.refused:
@@ -210,6 +213,11 @@ def _modes(seen: Observation) -> str:
 
 def _listed(names: frozenset[str]) -> str:
     return ", ".join(sorted(names)) or "Every node"
+
+
+def _judged(backend: Backend) -> Backend:
+    """What of a backend is the agent's word."""
+    return Backend(name=backend.name, health=backend.health)
 
 
 def _controllers(lb: LoadBalancer, condition: Condition) -> bool:

@@ -11,32 +11,21 @@ from typing import Final
 
 from cloudprovider.core.health import Answer, Check, Outcome, in_a_row
 
-NOT_CHECKED: Final = "Not checked yet."
-HISTORY: Final = 10
-"""Changes that are remembered."""
+NOT_CHECKED: Final = "Not checked yet"
 _LONGEST: Final = 300
 """Characters of a message: an answer may quote what a server said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """When a backend came up or went down."""
-
-    time: datetime
-    healthy: bool
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """All that is known of one backend by one check. Counts go up to their threshold and stay there."""
+    """All that is known of one address by one check. Counts go up to their threshold and stay there."""
 
     healthy: bool
     since: datetime
+    """When it became so."""
     message: str = ""
     """Why it is down; empty while it is up. It follows the failures only as far as they are the same for as long as it
     takes to fail, so that it does not change at every answer."""
-    changes: tuple[Change, ...] = ()
-    """The last ones, the newest last."""
     against: int = 0
     """Answers in a row that speak against ``healthy``."""
     failure: str = ""
@@ -56,7 +45,7 @@ def judge(standing: Standing, answer: Answer, now: datetime, check: Check) -> St
     What this host could not ask (``UNASKED``) is no answer and breaks no row; it is only told.
     """
     if answer.outcome is Outcome.UNASKED:
-        unasked = f"This host can't check it: {answer.said}."[:_LONGEST]
+        unasked = f"This host can't check it: {answer.said}"[:_LONGEST]
         return replace(standing, message=unasked) if standing.message == NOT_CHECKED else standing
     good = answer.outcome is Outcome.GOOD
     threshold = check.failure_threshold if standing.healthy else check.success_threshold
@@ -70,7 +59,6 @@ def judge(standing: Standing, answer: Answer, now: datetime, check: Check) -> St
             healthy=good,
             since=now,
             message="" if good else _sentence(failure),
-            changes=(*standing.changes, Change(now, good))[-HISTORY:],
             against=0,
         )
     if not (good or standing.healthy) and (after.repeated >= check.failure_threshold or not standing.failure):
@@ -80,4 +68,4 @@ def judge(standing: Standing, answer: Answer, now: datetime, check: Check) -> St
 
 def _sentence(said: str) -> str:
     said = said or "the check failed"
-    return f"{said[0].upper()}{said[1:]}"[: _LONGEST - 1].rstrip(".") + "."
+    return f"{said[0].upper()}{said[1:]}"[:_LONGEST].rstrip(".")

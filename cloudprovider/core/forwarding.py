@@ -70,6 +70,7 @@ class ForwardingTable:
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
+        self._healthy: dict[LoadBalancerKey, frozenset[str]] = {}
         self.modes = Choices(self._networks)
         self._ids = GroupIds()
         self._concerned: set[LoadBalancerKey] = set()
@@ -102,6 +103,7 @@ class ForwardingTable:
     def remove_load_balancer(self, key: LoadBalancerKey) -> Mapping[str, frozenset[ListenerKey]]:
         """Forget a load balancer; return the listeners that nobody serves any more, by network."""
         self._refusing.pop(key, None)
+        self._healthy.pop(key, None)
         before = self._wanted.get(key)
         gone = self._replace(key, None)
         if before is not None and self.modes.forget_machines(before.cluster):
@@ -152,6 +154,17 @@ class ForwardingTable:
             return False
         self._refusing[key] = nodes
         self._replace(key, want)
+        return True
+
+    def set_healthy(self, key: LoadBalancerKey, nodes: frozenset[str]) -> bool:
+        """The nodes (by name) that pass this load balancer's own check: it goes to them alone, and refuses where there
+        is none. Without a check it says nothing. Return whether that is a change."""
+        if self._healthy.get(key, frozenset()) == nodes:
+            return False
+        self._healthy[key] = nodes
+        want = self._wanted.get(key)
+        if want is not None and want.check is not None:
+            self._replace(key, want)
         return True
 
     def adopt(self, network: str, found: Plan, fixed: Mapping[IPAddress, MACAddress]) -> frozenset[LoadBalancerKey]:
@@ -325,7 +338,7 @@ class ForwardingTable:
                 *want.cluster,
                 listener.key.vip.version,
                 choice.mode,
-                want.nodes,
+                self._names(lb, want),
                 tuple(sorted(self._refusing.get(lb, ()))),
             )
             forward = Forward(
@@ -338,6 +351,12 @@ class ForwardingTable:
             found.append(_Way(listener.network, listener.key, group, forward))
         return tuple(found)
 
+    def _names(self, lb: LoadBalancerKey, want: Wanted) -> tuple[str, ...] | None:
+        if want.check is None:
+            return want.nodes
+        healthy = self._healthy.get(lb, frozenset())
+        return tuple(sorted(healthy if want.nodes is None else healthy & set(want.nodes)))
+
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
         choice = self.modes[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
@@ -348,7 +367,7 @@ class ForwardingTable:
             state.waiting.setdefault(way.key, set()).add(lb)
             return
         state.users.setdefault(way.group, set()).add(way.key)
-        self._forward(state, way.key, way.forward, self._enter(way.network, way.group), self._wanted[lb].drain)
+        self._forward(state, way, self._enter(way.network, way.group), self._wanted[lb])
 
     def _take_out(self, lb: LoadBalancerKey, ways: Iterable[_Way]) -> dict[str, set[ListenerKey]]:
         """Take these listeners from a load balancer, and let those who wait have them."""
@@ -374,13 +393,24 @@ class ForwardingTable:
         reach = partial(self._reach.member, network, group.mode, cluster)
         return members(group, self._reach.nodes(cluster), failing=self._failing, reach=reach)
 
-    def _forward(self, state: _Network, key: ListenerKey, forward: Forward, number: GroupId, drain: float) -> None:
+    def _forward(self, state: _Network, way: _Way, number: GroupId, want: Wanted) -> None:
         """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
+        key, forward = way.key, replace(way.forward, group=number)
         if number == REFUSE:
             forward = replace(forward, mode="nat", backend_port=forward.backend_port or key.port)
         elif forward.mode == "dsr":
             forward = replace(forward, backend_port=0)
-        state.kernel.set_forward(key, replace(forward, group=number), self.clock(), drain=drain)
+        cut = self._failed(way, want) if want.reset_failed and want.check is not None else ()
+        state.kernel.set_forward(key, forward, self.clock(), drain=want.drain, cut=cut)
+
+    def _failed(self, way: _Way, want: Wanted) -> frozenset[Member]:
+        """The nodes that a load balancer does not go to because its check says so, as its connections know them."""
+        found: set[Member] = set()
+        for name, node in self._reach.nodes(want.cluster).items():
+            if name not in (way.group.names or ()) and (want.nodes is None or name in want.nodes):
+                macs = (self._reach.mac(way.network, node, address) for address in node.addresses)
+                found.update(node.addresses, (mac for mac in macs if mac is not None))
+        return frozenset(found)
 
     def _enter(self, network: str, group: GroupKey) -> GroupId:
         """The number of a group that is in use on a network; 0 while it has no member."""
@@ -414,7 +444,7 @@ class ForwardingTable:
                 lb = state.owners[key]
                 if (state.kernel.forwards[key].group == REFUSE) != (number == REFUSE):
                     way = next(w for w in self._ways[lb] if (w.network, w.key) == (network, key))
-                    self._forward(state, key, way.forward, number, self._wanted[lb].drain)
+                    self._forward(state, way, number, self._wanted[lb])
                     concerned.add(lb)
             if number == REFUSE and (stale := self._ids.find(group)) is not None:
                 state.kernel.remove_group(stale)

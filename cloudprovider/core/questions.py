@@ -95,6 +95,22 @@ def question_of(check: HealthCheck) -> Question:
             return TcpConnect()
 
 
+@dataclass(frozen=True, slots=True)
+class BackendCheck:
+    """A load balancer's check: what is asked at which port of each backend, how often, and what turns its verdict."""
+
+    port: int
+    question: Question
+    pace: Check
+
+
+def check_of(check: HealthCheck | None) -> BackendCheck | None:
+    """Read a load balancer's check; None where nothing is checked. Raises ValueError for what can't be asked."""
+    if check is None or check.port is None:
+        return None
+    return BackendCheck(check.port, question_of(check), pace_of(check))
+
+
 def pace_of(check: HealthCheck) -> Check:
     """How often a load balancer's check asks, and how many answers turn its verdict."""
     return Check(

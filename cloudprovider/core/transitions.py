@@ -122,8 +122,11 @@ class Transitions:
             self._unwanted.add(number)
             self._drop_unused([number])
 
-    def set_forward(self, key: ListenerKey, wanted: Forward, now: float, *, drain: float = 0.0) -> None:
-        """A listener is to be forwarded like this (without ``former``); its group has been set before."""
+    def set_forward(
+        self, key: ListenerKey, wanted: Forward, now: float, *, drain: float = 0.0, cut: Collection[Member] = ()
+    ) -> None:
+        """A listener is to be forwarded like this (without ``former``); its group has been set before. ``cut``: whose
+        connections end at once if it leaves by this."""
         self._drains[key] = drain
         before = self.forwards.get(key)
         if before is None:
@@ -134,7 +137,7 @@ class Transitions:
             return
         # In another mode they are the same nodes; where nobody was, or nobody is left, it is of no mode.
         if before.mode == wanted.mode or REFUSE in (before.group, wanted.group):
-            self._left(key, self._members(before.group), self._members(wanted.group), now)
+            self._left(key, self._members(before.group), self._members(wanted.group), now, cut)
         former = before.former or _former(before)
         if "dsr" not in (before.mode, wanted.mode, former.mode):  # conntrack knows what is under way
             self._put(key, replace(wanted, pinned=before.pinned))
@@ -264,14 +267,21 @@ class Transitions:
         group = self.groups.get(number)
         return group.members if group is not None else frozenset()
 
-    def _left(self, key: ListenerKey, before: frozenset[Member], after: frozenset[Member], now: float) -> None:
+    def _left(
+        self,
+        key: ListenerKey,
+        before: frozenset[Member],
+        after: frozenset[Member],
+        now: float,
+        cut: Collection[Member] = (),
+    ) -> None:
         for member in after & self._left_by.get(key, set()):
             self._no_more_leaving(key, member)
         for member in before - after:
             if key.protocol == "UDP" and not isinstance(member, MACAddress):
                 self._due_udp[member].add(key)
             else:
-                self._leaves(key, member, now)
+                self._leaves(key, member, now, drain=0.0 if member in cut else None)
 
     def _leaves(self, key: ListenerKey, member: Member, now: float, *, drain: float | None = None) -> None:
         """A node has left a listener; its time is the listener's ``drain``, for UDP none."""

@@ -10,6 +10,7 @@ import msgspec
 from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, Address, Listener, LoadBalancer
 from cloudprovider.core.exchange import Mode
 from cloudprovider.core.plan import IPAddress, IPNetwork, ListenerKey
+from cloudprovider.core.questions import BackendCheck, check_of
 
 LoadBalancerKey = tuple[str, str]
 """(namespace, name) of a LoadBalancer."""
@@ -51,7 +52,8 @@ class Wanted:
     ``shown`` are the addresses that its Service shows, ``following`` those that take their place once they are up:
     both are announced and forwarded. ``problem``: nothing of what is shown can be served; ``partial``: a part of it
     can't; ``awaited``: what follows can't. ``nodes`` None: all nodes of the ``cluster`` (see :func:`cluster_of`) that
-    take traffic; else those of these names (policy Local).
+    take traffic; else those of these names (policy Local). ``check``: how each is checked; None: not at all.
+    ``reset_failed``: connections to one that fails are cut.
     """
 
     shown: tuple[Place, ...] = ()
@@ -62,6 +64,8 @@ class Wanted:
     by_client: bool = False
     mode: Mode = "auto"
     drain: float = 0.0
+    check: BackendCheck | None = None
+    reset_failed: bool = False
     problem: Problem | None = None
     partial: Problem | None = None
     awaited: Problem | None = None
@@ -102,7 +106,7 @@ def wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
     going away, or a stock provider's)."""
     try:
         return _wanted(lb, networks)
-    except ValueError as err:  # an address or a CIDR that is none
+    except ValueError as err:  # an address or a CIDR that is none, or a check that can't be made
         return Wanted(problem=Problem("InvalidSpec", f"{err}. Correct it in the LoadBalancer."))
 
 
@@ -136,6 +140,8 @@ def _wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
         by_client=spec.session_affinity == "ClientIP",
         mode=spec.mode,
         drain=float(spec.drain_seconds),
+        check=check_of(spec.health_check),
+        reset_failed=spec.health_check is not None and spec.health_check.failed_connections == "Reset",
         problem=None if shown else lacking,
         partial=lacking if shown else None,
         awaited=awaited,
