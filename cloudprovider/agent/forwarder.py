@@ -81,7 +81,9 @@ class NetworkForwarder:
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
-        self._endings = Endings(table.transitions(config.name), table.clock, changed=self._concern, wake=self._wake.set)
+        self._endings = Endings(
+            partial(table.transitions, config.name), table.clock, changed=self._concern, wake=self._wake.set
+        )
         self._claims = Claims(
             config.name, partial(table.users_of, config.name), changed=self._concern, wake=self._wake.set, jitter=jitter
         )
@@ -285,6 +287,8 @@ class NetworkForwarder:
             if self._resync:
                 await segment.static_neighbours.set(self._table.fixed(self._network))
                 await self._repair(segment)
+                if self._unknown:
+                    await self._endings.find_strays(segment.connections)
             else:
                 if fixed:  # before anything is sent to whom they stand for
                     await segment.static_neighbours.change(fixed)
@@ -320,7 +324,7 @@ class NetworkForwarder:
         found = await bring_in_line(segment.engine, self._table.plan(self._network))
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
-            await segment.connections.forget_listeners(left)  # of load balancers that went while no agent ran
+            await segment.connections.forget_listeners(left)
         for key, why in found.refused.items():
             log.error("listener refused", extra={"network": self._network, "listener": _name(key), "error": why})
         concerned = self._owners({*found.refused, *self._refused_listeners})
@@ -346,21 +350,22 @@ class NetworkForwarder:
 
     async def _pass(self, segment: Segment) -> None:
         """See what time has changed: flows to be ended, changes that nobody needs any more, frames that came back."""
-        transitions = self._table.transitions(self._network)
         for look in itertools.count(1):
             await asyncio.sleep(PASS_EVERY * (0.9 + 0.2 * self._jitter()))
+            transitions = self._table.transitions(self._network)
             try:
                 if transitions.has_pinned and look % PINS_EVERY == 0:
                     pins = await segment.engine.pins()
                     transitions.release({listener for listener, _ in pins})
                     transitions.drain_strays(pins, self._table.clock())
                     self._wake.set()
-                if self._table.followed(self._network):
+                if self._table.passes_frames(self._network):
                     for listener, mac in await segment.engine.returned():
                         self._returned(listener, mac)
             except DataPlaneError as err:
                 log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
-            if self._table.release_fixed(self._network) or transitions.busy:
+            released = not self._unknown and self._table.release_fixed(self._network)
+            if released or transitions.busy:
                 self._wake.set()
 
     async def _tick(self, segment: Segment) -> None:

@@ -59,27 +59,25 @@ class Transitions:
         self._pinned_forwards: set[ListenerKey] = set()
         self._leaving: Deadlines[tuple[ListenerKey, Member]] = Deadlines()
         self._left_by: dict[ListenerKey, set[Member]] = {}
-        """Who may be in ``_leaving``, by listener."""
+        """Who is in ``_leaving``, by listener."""
         self._due_udp: dict[IPAddress, set[ListenerKey]] = defaultdict(set)
 
-    # What is wanted.
-
-    def adopt(self, found: Plan, now: float) -> None:
-        """``found`` is what an agent before has left in the kernel: what is wanted counts as a change of that."""
-        groups, forwards, drains = self.groups, self.forwards, self._drains
-        fresh = Transitions()
-        fresh._start(found, forwards.keys(), now)
-        self.__dict__.update(fresh.__dict__)
-        for number, group in groups.items():
-            self.set_group(number, group.members, now)
-        for key, forward in forwards.items():
-            self.set_forward(key, forward, now, drain=drains[key])
-        for key, forward in self.forwards.items():  # since when nodes have left is not known: their time begins anew
+    def from_there(self, found: Plan, now: float) -> "Transitions":
+        """Go on from what an agent before has left in the kernel: what is wanted here counts as a change of that."""
+        made = Transitions()
+        made._drains = dict(self._drains)
+        made._start(found, self.forwards.keys(), now)
+        for number in self.groups.keys() - self._unwanted:
+            made.set_group(number, self.groups[number].members, now)
+        for key, forward in self.forwards.items():
+            made.set_forward(key, replace(forward, former=None, pinned=False), now, drain=self._drains[key])
+        for key, forward in made.forwards.items():  # since when nodes have left is not known: their time begins anew
             way = forward.former.group if forward.former is not None else forward.group
-            if way in self.groups and forward.mode == "dsr":
-                before = self.groups[way].former | self.groups[way].members
-                self._left(key, before, self._members(forward.group), now)
-        self._drop_unused(list(self._unwanted))
+            if way in made.groups and forward.mode == "dsr":
+                before = made.groups[way].former | made.groups[way].members
+                made._left(key, before, made._members(forward.group), now)
+        made._drop_unused(list(made._unwanted))
+        return made
 
     def _start(self, found: Plan, wanted: Collection[ListenerKey], now: float) -> None:
         self.groups = dict(found.groups)
@@ -93,6 +91,8 @@ class Transitions:
                 self._put(key, forward)
                 if forward.former is not None:
                     self._moving_forwards.set(key, now + MOVING_SECONDS)
+
+    # What is wanted.
 
     def set_group(self, number: GroupId, members: frozenset[Member], now: float) -> None:
         """A group is to have these members (at least one)."""
@@ -188,15 +188,18 @@ class Transitions:
         for number in [n for n in self._pinned_groups if self._users.get(n, set()).isdisjoint(pinned)]:
             self._put_group(number, replace(self.groups[number], pinned=False))
 
-    def drain_strays(self, pins: Iterable[tuple[ListenerKey, MACAddress]], now: float) -> None:
-        """``pins``: all that there are. A node of which nothing is known but that flows are pinned to it, has left
-        before this agent came: its time begins."""
-        for key, node in pins:
+    def drain_strays(self, flows: Iterable[tuple[ListenerKey, Member]], now: float) -> None:
+        """``flows``: to which nodes there are pins, or entries of conntrack. A node of which nothing is known but that,
+        has left before this agent came: its time begins."""
+        for key, node in flows:
             forward = self.forwards.get(key)
-            if forward is None or forward.mode != "dsr" or not any(node.packed) or (key, node) in self._leaving:
+            if forward is None or (key, node) in self._leaving or node in self._members(forward.group):
                 continue
-            if node not in self._members(forward.group):
-                self._leaves(key, node, now)
+            if not isinstance(node, MACAddress):
+                if forward.mode == "nat":
+                    self._left(key, frozenset([node]), frozenset(), now)
+            elif forward.mode == "dsr" and any(node.packed):
+                self._left(key, frozenset([node]), frozenset(), now)
 
     def ends_at(self, now: float) -> bool:
         """Whether any flow's time is over."""
@@ -208,6 +211,7 @@ class Transitions:
         if self._due_udp:
             found.udp, self._due_udp = self._due_udp, defaultdict(set)
         for key, member in self._leaving.take(now):
+            self._no_more_leaving(key, member)
             if isinstance(member, MACAddress):
                 found.pins[member].add(key)
                 self._no_way_back(key, member)
@@ -262,7 +266,7 @@ class Transitions:
 
     def _left(self, key: ListenerKey, before: frozenset[Member], after: frozenset[Member], now: float) -> None:
         for member in after & self._left_by.get(key, set()):
-            self._leaving.drop((key, member))
+            self._no_more_leaving(key, member)
         for member in before - after:
             if key.protocol == "UDP" and not isinstance(member, MACAddress):
                 self._due_udp[member].add(key)
@@ -275,6 +279,14 @@ class Transitions:
             drain = self._drains.get(key, 0.0) if key.protocol == "TCP" else 0.0
         self._leaving.set((key, member), now + drain)
         self._left_by.setdefault(key, set()).add(member)
+
+    def _no_more_leaving(self, key: ListenerKey, member: Member) -> None:
+        """A node has come back to a listener, or its time is over."""
+        self._leaving.drop((key, member))
+        left = self._left_by[key]
+        left.discard(member)
+        if not left:
+            del self._left_by[key]
 
     def _put_group(self, number: GroupId, group: Group) -> None:
         if self.groups.get(number) != group:

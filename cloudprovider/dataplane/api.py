@@ -106,6 +106,10 @@ class Connections(Protocol):
         return how many. Only listeners of ``protocol`` count."""
         ...
 
+    async def backends(self) -> Mapping[ListenerKey, Collection[IPAddress]]:
+        """The nodes that there are entries to, by listener: of what mode ``nat`` has sent on, and of nothing else."""
+        ...
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -190,6 +190,13 @@ class FakeConnections:
         flows = {f for f in self._network.flows if f.listener.protocol == protocol}
         return self._forget({f for f in flows if f.listener in gone.get(f.backend, ())})
 
+    async def backends(self) -> Mapping[ListenerKey, Collection[IPAddress]]:
+        """See :class:`~cloudprovider.dataplane.api.Connections`."""
+        found: dict[ListenerKey, set[IPAddress]] = {}
+        for flow in self._network.flows:
+            found.setdefault(flow.listener, set()).add(flow.backend)
+        return found
+
     def _forget(self, flows: set[FakeFlow]) -> int:
         self._network.flows -= flows
         return len(flows)

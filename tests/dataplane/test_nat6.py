@@ -98,6 +98,10 @@ async def test_established_connections_are_drained_and_forgotten(
         await client.ask_udp(VIP6, 53)
         (gone,) = group(nodes[:1]).members
         assert isinstance(gone, IPv6Address)
+        found = await segment.connections.backends()
+        assert found.keys() == {WEB, other, DNS}
+        assert set(found[WEB]) == group(nodes[:2]).members
+        assert set(found[other]) == {gone}
         assert await segment.connections.forget_backends({gone: [WEB]}) == 0  # UDP only
         assert await segment.connections.forget_backends({gone: []}, protocol="TCP") == 0
         assert await segment.connections.forget_backends({gone: [WEB]}, protocol="TCP") == 3
