@@ -7,7 +7,7 @@ from functools import partial
 from e2e.world import Leases, ProgramName, Side
 from tests.lab import checker, snapshot
 from tests.lab.client import Api, ApiError
-from tests.lab.lab import POOL, RESERVED_POOL, Lab
+from tests.lab.lab import ELSEWHERE, POOL, RESERVED_POOL, Lab
 from tests.lab.network import Namespace
 from tests.lab.process import LabError
 from tests.lab.traffic import Client
@@ -93,8 +93,8 @@ class LabWorld:
         for program in ("host", "agent", "guest"):
             self.lab.start(program)
 
-    def add_node(self, name: str) -> None:
-        self.lab.add_node(name, next(self._numbers))
+    def add_node(self, name: str, *, elsewhere: bool = False) -> None:
+        self.lab.add_node(name, next(self._numbers), subnets=ELSEWHERE if elsewhere else None)
 
     def without_kube_proxy(self, name: str) -> AbstractContextManager[None]:
         return self.lab.nodes.without_kube_proxy(name)

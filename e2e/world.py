@@ -107,8 +107,9 @@ class World(Protocol):
         """Bring back what every scenario begins with: both clusters and all programs run, just the first nodes."""
         ...
 
-    def add_node(self, name: str) -> None:
-        """Add a node to the guest cluster, whose kube-proxy is open about its health."""
+    def add_node(self, name: str, *, elsewhere: bool = False) -> None:
+        """Add a node to the guest cluster, whose kube-proxy is open about its health; ``elsewhere``: on another
+        network than the addresses, behind their gateway."""
         ...
 
     def without_kube_proxy(self, name: str) -> AbstractContextManager[None]:

@@ -100,7 +100,7 @@ def interfaces_of(vmi: VirtualMachineInstance) -> tuple[MachineInterface, ...]:
     """Return the interfaces by which a machine can be told on its networks: those with a MAC that is its own."""
     found = ((network, _standing(vmi, interface)) for network, interface in _interfaces(vmi))
     return tuple(
-        MachineInterface(network=network, mac_address=s.mac) for network, s in found if s.mac and not s.masquerade
+        MachineInterface(network=network, mac_address=str(s.mac)) for network, s in found if s.mac and not s.masquerade
     )
 
 
@@ -143,7 +143,7 @@ def _backend(vmi: VirtualMachineInstance, side: Side, judge: Judge) -> Backend:
     if not good:
         return _out(name, next(p for p in problems.values() if p is not None))
     direct = vmi.metadata.annotations.get(VIP_ON_LOOPBACK_ANNOTATION) == "true"
-    return Backend(name=name, addresses=good, mac_address=found.mac, direct=direct)
+    return Backend(name=name, addresses=good, mac_address=str(found.mac), direct=direct)
 
 
 def _condition(lb: LoadBalancer, found: Sequence[Backend], left: int) -> Condition:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from cloudprovider.core.annotations import FIXED_ADDRESSES, HEALTH_CHECKS, KNOWN, KUBE_VIP_HOSTNAME, PREFIX
+from cloudprovider.core.annotations import FIXED_ADDRESSES, KNOWN, KUBE_VIP_HOSTNAME, PREFIX
 from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest
 from cloudprovider.core.translate import Claim, Classes, translate
@@ -68,5 +68,5 @@ def test_the_readme() -> None:
 def test_the_readme_names_every_annotation() -> None:
     written = README.read_text()
     table = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| `[a-z-]+`.* \|$", written, re.MULTILINE))))
-    assert {name.removeprefix(PREFIX) for name in KNOWN - set(HEALTH_CHECKS)} <= table
+    assert {name.removeprefix(PREFIX) for name in KNOWN} <= table
     assert all(f"`{name}`" in written for name in (*FIXED_ADDRESSES[1:], KUBE_VIP_HOSTNAME))

@@ -110,7 +110,9 @@ def test_of_more_machines_than_there_is_room_for_the_first_by_name_are_taken_and
 
 def test_a_machine_is_reached_at_its_first_address_and_told_by_the_mac_of_its_definition() -> None:
     lying = instance("web", status=(reported("10.0.8.5", "10.0.8.6", mac="02:00:00:00:00:99"),))
-    assert only(lying) == Backend(name="web", addresses=["10.0.8.5"], mac_address=MAC)
+    found = only(lying)
+    assert found == Backend(name="web", addresses=["10.0.8.5"], mac_address=MAC)
+    assert msgspec.to_builtins(found) == {"name": "web", "addresses": ["10.0.8.5"], "macAddress": MAC}
 
 
 def test_where_the_definition_names_no_mac_libvirts_word_counts_and_the_guest_agents_does_not() -> None:

@@ -75,18 +75,22 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
     period_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds from one check to the next.")] = 5
     timeout_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds until a check has failed.")] = 3
     protocol: Annotated[
-        Literal["TCP", "HTTP", "HTTPS", "GRPC"],
+        Literal["TCP", "HTTP", "HTTPS", "GRPC", "GRPCS"],
         Meta(
             description="TCP: a connection comes about. HTTP, HTTPS: a GET is answered with an expected code."
-            " GRPC: the standard health service says SERVING."
+            " GRPC, GRPCS (over TLS): the standard health service says SERVING."
         ),
     ] = "TCP"
-    path: Annotated[str, Meta(max_length=2048, description="HTTP, HTTPS: what is asked for; empty: /.")] = ""
+    path: Annotated[
+        str,
+        Meta(max_length=2048, pattern="^(/[!-~]*)?$", description="HTTP, HTTPS: what is asked for; empty: /."),
+    ] = ""
     host: Annotated[
         str,
         Meta(
             max_length=253,
-            description="HTTP, HTTPS, GRPC: the host asked for, and the name in its certificate; empty: the address.",
+            pattern=r"^[A-Za-z0-9.:-]*$",
+            description="The host asked for, and the name in its certificate; empty: the address. Not with TCP.",
         ),
     ] = ""
     expected_codes: Annotated[
@@ -98,16 +102,17 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
         ),
     ] = []
     verify_certificate: Annotated[
-        bool, Meta(description="HTTPS: whether the certificate must be valid for the host.")
+        bool, Meta(description="HTTPS, GRPCS: whether the certificate must be valid for the host.")
     ] = False
     certificate_authority: Annotated[
         str,
         Meta(
-            max_length=65536, description="HTTPS: who may have signed it, in PEM; empty: those of the agent's system."
+            max_length=65536,
+            description="HTTPS, GRPCS: who may have signed it, in PEM; empty: those of the agent's system.",
         ),
     ] = ""
     grpc_service: Annotated[
-        str, Meta(max_length=253, description="GRPC: the service asked about; empty: the server as a whole.")
+        str, Meta(max_length=253, description="GRPC, GRPCS: the service asked about; empty: the server as a whole.")
     ] = ""
     failed_connections: Annotated[
         Literal["Keep", "Reset"],
