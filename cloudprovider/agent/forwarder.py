@@ -359,12 +359,13 @@ class NetworkForwarder:
                     transitions.release({listener for listener, _ in pins})
                     transitions.drain_strays(pins, self._table.clock())
                     self._wake.set()
-                if self._table.modes.followed(self._network):
+                if self._table.passes_frames(self._network):
                     for listener, mac in await segment.engine.returned():
                         self._returned(listener, mac)
             except DataPlaneError as err:
                 log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
-            if self._table.release_fixed(self._network) or transitions.busy:
+            released = not self._unknown and self._table.release_fixed(self._network)
+            if released or transitions.busy:
                 self._wake.set()
 
     async def _tick(self, segment: Segment) -> None:

@@ -207,7 +207,7 @@ def _modes(seen: Observation) -> str:
         if (choice := seen.choices.get(address)) is not None:
             said.setdefault(f"mode {choice.mode} ({choice.reason})", []).append(str(address))
     if len(said) == 1:
-        return f"{next(iter(said)).capitalize()}."
+        return f"M{next(iter(said)).removeprefix('m')}."
     return " ".join(f"{', '.join(addresses)}: {mode}." for mode, addresses in said.items())
 
 

@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from cloudprovider.core.answerers import Where
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.backends import usable
 from cloudprovider.core.choices import Choices, ClusterKey, question_of
-from cloudprovider.core.groups import GroupIds, GroupKey, Node, Sightings, members
+from cloudprovider.core.grouping import Grouping
+from cloudprovider.core.groups import GroupKey, Node, Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.members import machines_of, nodes_of
 from cloudprovider.core.modes import Choice, NetworkFacts, why_not_direct, without_node_ports
@@ -53,7 +53,6 @@ class _Network:
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
     touched_vips: set[IPAddress] = field(default_factory=set)
     kernel: Transitions = field(default_factory=Transitions)
-    users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
     waiting: dict[ListenerKey, set[LoadBalancerKey]] = field(default_factory=dict)
 
@@ -65,14 +64,13 @@ class ForwardingTable:
         self.clock = clock
         self._networks = {name: _Network() for name in networks}
         self._reach = Reach(self._networks)
-        self._failing: frozenset[IPAddress] = frozenset()
+        self._groups = Grouping(self._networks, self._reach)
         self._wanted: dict[LoadBalancerKey, Wanted] = {}
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
         self._healthy: dict[LoadBalancerKey, frozenset[str]] = {}
         self.modes = Choices(self._networks)
-        self._ids = GroupIds()
         self._concerned: set[LoadBalancerKey] = set()
 
     # In: objects.
@@ -136,13 +134,12 @@ class ForwardingTable:
         if self._reach.seen(network) == seen:
             return frozenset()
         in_nat = self._reach.set_seen(network, seen)
-        users = self._networks[network].users
-        return self._refresh(network, [g for g in users if g.mode == "dsr" or (g.namespace, g.cluster) in in_nat])
+        return self._refresh(network, {*self._groups.by_mac(network), *self._groups.of(network, in_nat)})
 
     def set_failing(self, nodes: frozenset[IPAddress]) -> frozenset[LoadBalancerKey]:
         """Nodes that probes have found unable to take traffic; return the load balancers that it concerns."""
-        changed = self._failing ^ nodes
-        self._failing = nodes
+        changed = self._groups.failing ^ nodes
+        self._groups.failing = nodes
         touched = self._reach.clusters_with(changed)
         return frozenset[LoadBalancerKey]().union(*(self._refresh_all(n, touched) for n in self._networks))
 
@@ -208,6 +205,10 @@ class ForwardingTable:
     def transitions(self, network: str) -> Transitions:
         """What of a network goes on as before, and what is due."""
         return self._networks[network].kernel
+
+    def passes_frames(self, network: str) -> bool:
+        """Whether anything on a network is forwarded in mode dsr."""
+        return bool(self._groups.by_mac(network))
 
     def awaited(self, network: str) -> frozenset[IPAddress]:
         """Those of the nodes that are followed there of whom it can't be told yet whether they answer."""
@@ -277,12 +278,14 @@ class ForwardingTable:
 
     def has_nodes(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer has a node to send to, on each of its addresses."""
-        return all(self._members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
+        return (
+            all(self._groups.members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
+        )
 
     def is_looking(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer waits for the first of its nodes to answer on the network: it won't take long."""
         for way in self._ways.get(key, ()):
-            if way.group.mode == "dsr" and not self._members(way.network, way.group):
+            if way.group.mode == "dsr" and not self._groups.members(way.network, way.group):
                 nodes = self._reach.nodes((way.group.namespace, way.group.cluster))
                 if _addresses(nodes.values()) & self.awaited(way.network):
                     return True
@@ -321,11 +324,11 @@ class ForwardingTable:
         for way in ways:
             state = self._networks[way.network]
             if state.owners.get(way.key) == lb and kept.get((way.network, way.key), way.group) != way.group:
-                state.users[way.group].discard(way.key)
+                self._groups.part(way.network, way.group, way.key)
         for way in after:
             self._put_in(lb, way)
         for group, network in {(way.group, way.network) for way in ways}:
-            self._leave(network, group)
+            self._groups.leave(network, group, self._networks[network].kernel)
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
@@ -366,8 +369,9 @@ class ForwardingTable:
         if state.owners.setdefault(way.key, lb) != lb:
             state.waiting.setdefault(way.key, set()).add(lb)
             return
-        state.users.setdefault(way.group, set()).add(way.key)
-        self._forward(state, way, self._enter(way.network, way.group), self._wanted[lb])
+        self._groups.join(way.network, way.group, way.key)
+        number = self._groups.enter(way.network, way.group, state.kernel, self.clock())
+        self._forward(state, way, number, self._wanted[lb])
 
     def _take_out(self, lb: LoadBalancerKey, ways: Iterable[_Way]) -> dict[str, set[ListenerKey]]:
         """Take these listeners from a load balancer, and let those who wait have them."""
@@ -378,7 +382,7 @@ class ForwardingTable:
                 state.waiting.get(way.key, set()).discard(lb)
                 continue
             del state.owners[way.key]
-            state.users.get(way.group, set()).discard(way.key)
+            self._groups.part(way.network, way.group, way.key)
             state.kernel.remove_forward(way.key)
             gone[way.network].add(way.key)
             for heir in sorted(state.waiting.pop(way.key, ())):
@@ -387,11 +391,6 @@ class ForwardingTable:
         return gone
 
     # Inside: groups and modes.
-
-    def _members(self, network: str, group: GroupKey) -> frozenset[Member]:
-        cluster = group.namespace, group.cluster
-        reach = partial(self._reach.member, network, group.mode, cluster)
-        return members(group, self._reach.nodes(cluster), failing=self._failing, reach=reach)
 
     def _forward(self, state: _Network, way: _Way, number: GroupId, want: Wanted) -> None:
         """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
@@ -412,42 +411,20 @@ class ForwardingTable:
                 found.update(node.addresses, (mac for mac in macs if mac is not None))
         return frozenset(found)
 
-    def _enter(self, network: str, group: GroupKey) -> GroupId:
-        """The number of a group that is in use on a network; 0 while it has no member."""
-        found = self._members(network, group)
-        if not found:
-            return REFUSE
-        number = self._ids.give(group)
-        self._networks[network].kernel.set_group(number, found, self.clock())
-        return number
-
-    def _leave(self, network: str, group: GroupKey) -> None:
-        """Take a group off a network where no listener uses it; forget its number where none does anywhere."""
-        state = self._networks[network]
-        if state.users.get(group):
-            return
-        state.users.pop(group, None)
-        number = self._ids.find(group)
-        if number is None:
-            return
-        state.kernel.remove_group(number)
-        if not any(group in other.users for other in self._networks.values()):
-            self._ids.take_back(group)
-
     def _refresh(self, network: str, groups: Iterable[GroupKey]) -> frozenset[LoadBalancerKey]:
         """Look again who is in these groups; return the load balancers that have come to have nobody, or somebody."""
         state = self._networks[network]
         concerned: set[LoadBalancerKey] = set()
         for group in groups:
-            number = self._enter(network, group)
-            for key in state.users[group]:
+            number = self._groups.enter(network, group, state.kernel, self.clock())
+            for key in self._groups.users(network, group):
                 lb = state.owners[key]
                 if (state.kernel.forwards[key].group == REFUSE) != (number == REFUSE):
                     way = next(w for w in self._ways[lb] if (w.network, w.key) == (network, key))
                     self._forward(state, way, number, self._wanted[lb])
                     concerned.add(lb)
-            if number == REFUSE and (stale := self._ids.find(group)) is not None:
-                state.kernel.remove_group(stale)
+            if number == REFUSE:
+                self._groups.empty(group, state.kernel)
         return frozenset(concerned)
 
     def _set_machines(self, lb: LoadBalancer) -> None:
@@ -476,8 +453,7 @@ class ForwardingTable:
 
     def _refresh_all(self, network: str, clusters: AbstractSet[ClusterKey]) -> frozenset[LoadBalancerKey]:
         """Look again who is in the groups of these clusters."""
-        users = self._networks[network].users
-        return self._refresh(network, [g for g in users if (g.namespace, g.cluster) in clusters])
+        return self._refresh(network, self._groups.of(network, clusters))
 
     def _choose_again(self, changed: frozenset[LoadBalancerKey]) -> frozenset[LoadBalancerKey]:
         for lb in sorted(changed):

@@ -35,13 +35,16 @@ class Claimants:
 
     def refuse(self, vmi: VirtualMachineInstance, network: str, address: IPAddress) -> Problem | None:
         """Return why a machine does not have an address that it claims, without a word on other tenants' machines."""
-        me = self._machine(vmi, address)
         others = [
             self._machine(other, address)
             for other in self._caches.machines_at(address)
             if other.key != vmi.key and (network, address) in claims_of(other)
         ]
-        winner = first([me, *others, *self._nodes(vmi, network, address)])
+        others += self._nodes(vmi, network, address)
+        if not others:
+            return None
+        me = self._machine(vmi, address)
+        winner = first([me, *others])
         return None if winner == me else _taken(address, winner, vmi)
 
     def is_machines(self, cluster: GuestCluster, node: ReportedNode, address: IPAddress) -> bool:

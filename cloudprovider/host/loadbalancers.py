@@ -181,7 +181,7 @@ class LoadBalancers:
         if not placement.addresses and refusal is None and lb.spec.ipam != "dhcp":
             return False
         key = self._book.group(lb).address_key(lb)
-        chosen = self._machines.behind(lb)
+        chosen = self._machines.behind(lb, (*placement.addresses, *placement.following))
         status = controlled_status(lb, placement, refusal, key=key, now=rfc3339(self._now()), chosen=chosen)
         if is_current(lb, status):
             return False

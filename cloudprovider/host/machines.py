@@ -1,13 +1,13 @@
 """The virtual machines behind load balancers: which ones, and whom to ask anew when something of them changes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubevirt import VirtualMachineInstance
-from cloudprovider.core.api.loadbalancer import LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.loadbalancer import Address, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import BACKENDS_FOUND, Chosen, kept
 from cloudprovider.core.conditions import find
@@ -44,8 +44,9 @@ class Machines:
         """See the class."""
         self._callbacks.append(callback)
 
-    def behind(self, lb: LoadBalancer) -> Chosen | None:
-        """Return what a load balancer sends to; None: it is not for machines."""
+    def behind(self, lb: LoadBalancer, given: Sequence[Address]) -> Chosen | None:
+        """Return what a load balancer sends to, that is to have the addresses ``given``; None: it is not for
+        machines."""
         if not is_for_machines(lb):
             return None
         machines = self._caches.machines
@@ -54,7 +55,7 @@ class Machines:
         if machines.is_missing and not machines.objects:
             return _NOT_INSTALLED
         view = self._book.views().get(lb.spec.ip_pool) if lb.spec.ip_pool else None
-        side = side_of(lb, None if view is None else view.network)
+        side = side_of(lb, given, None if view is None else view.network)
         judge = partial(self._judge, side.network, self._infrastructure.rules(side.network))
         return choose(lb, self._caches.machines_in(lb.metadata.namespace), side, judge)
 

@@ -65,7 +65,7 @@ def lb(
 def backend(name: str, *addresses: str, mac: str = "", direct: bool = False) -> Backend:
     """A virtual machine that is used; by default it is the node of this name."""
     where = list(addresses) or [NODES[name]]
-    return Backend(name=name, addresses=where, mac_address=mac or MACS[name], direct=direct)
+    return Backend(name=name, addresses=where, mac_address=str(mac or MACS[name]), direct=direct)
 
 
 def vm(

@@ -38,7 +38,7 @@ def fixed(*names: str) -> dict[IPAddress, MACAddress]:
 def known(tested: GuestCluster, *names: str, network: str = "") -> GuestCluster:
     """The tenant with the machines that some of its nodes are."""
     for name in names:
-        interface = MachineInterface(network=network, mac_address=MACS[name])
+        interface = MachineInterface(network=network, mac_address=str(MACS[name]))
         machine = NodeMachine(name=name, virtual_machine=f"vm-{name}", interfaces=[interface])
         tested.status.machines.append(machine)
     return tested

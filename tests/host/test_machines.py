@@ -25,7 +25,7 @@ from cloudprovider.core.guestmachines import GUEST_CLUSTER_LABEL
 from cloudprovider.host.assembly import Host
 from cloudprovider.kube.fake import Call, FakeCluster
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS, NODES, VIRTUAL_MACHINE_INSTANCES
-from tests.core.instances import MAC, VLAN, instance, nic
+from tests.core.instances import MAC, VLAN, instance, nic, reported
 from tests.host.views import condition, given, seen, told, vm
 from tests.host.world import World, eventually, guest_cluster, pool, subnet
 
@@ -151,6 +151,41 @@ class TestFollowing:
             assert seen(host, lb).status.addresses == []
             await change(world, "b", {"status": {"phase": "Failed"}})
             await followed(host, lb, {"a": "NotOnNetwork"})
+
+    async def test_an_address_and_the_machines_behind_it_come_in_one_write(
+        self, pooled: World, cluster: FakeCluster
+    ) -> None:
+        lb = web_lb()
+        await start(pooled, machine("a", "10.0.8.5", "fd00::5"))
+        async with pooled.host() as host:
+            await eventually(lambda: bool(host.caches.machines.objects))
+            writes = counted(cluster)
+            await pooled.client.create(LOADBALANCERS, lb)
+            await given(host, lb)
+            assert sends_to(host, lb) == {"a": "10.0.8.5"}
+            await asyncio.sleep(0.3)
+            await host.controller.load_balancers.queue.idle()
+            assert len(writes) == 1
+
+    async def test_when_the_address_moves_to_another_network_the_machines_are_met_there(self, pooled: World) -> None:
+        await pooled.client.create(IPPOOLS, pool("q", subnet("10.0.9.0/24"), network="default/vlan9"))
+        lb = web_lb()
+        nics = (nic("a"), nic("b", "default/vlan9"))
+        status = (reported("10.0.8.5", name="a"), reported("10.0.9.5", name="b"))
+        await start(pooled, machine("m", nics=nics, status=status))
+        await pooled.client.create(LOADBALANCERS, lb)
+        async with pooled.host() as host, pooled.agent(host):
+            await eventually(lambda: sends_to(host, lb) == {"m": "10.0.8.5"})
+            told = []
+
+            def changed(_: LoadBalancer | None, new: LoadBalancer | None) -> None:
+                if new is not None:
+                    told.append((new.status.addresses[0].network, *new.status.backend_servers))
+
+            host.caches.load_balancers.on_change(changed)
+            await pooled.client.merge_patch(LOADBALANCERS, *lb.key, {"spec": {"ipPool": "q"}})
+            await eventually(lambda: sends_to(host, lb) == {"m": "10.0.9.5"})
+            assert set(told) == {(VLAN, "10.0.8.5"), ("default/vlan9", "10.0.9.5")}
 
     async def test_a_migration_writes_nothing(self, pooled: World, cluster: FakeCluster) -> None:
         lb = web_lb()
