@@ -6,6 +6,7 @@ Read and written ten thousand at a time, so what is in a slot stays the bytes th
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -161,6 +162,7 @@ class GroupElements:
                 transaction.add(name, [pack(prefix, mark, slot, middle, want[slot]) for slot in added])
 
 
+@lru_cache(maxsize=8)  # what a group comes from is what it just was; nobody changes a table that was made
 def _table(members: frozenset[Member]) -> list[bytes]:
     ordered = sorted(members, key=lambda node: node.packed)
     packed = [node.packed for node in ordered]
