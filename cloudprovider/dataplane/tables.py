@@ -162,11 +162,15 @@ class GroupElements:
                 transaction.add(name, [pack(prefix, mark, slot, middle, want[slot]) for slot in added])
 
 
-@lru_cache(maxsize=8)  # what a group comes from is what it just was; nobody changes a table that was made
 def _table(members: frozenset[Member]) -> list[bytes]:
+    return list(_slots(members))
+
+
+@lru_cache(maxsize=8)  # what a group comes from is what it just was
+def _slots(members: frozenset[Member]) -> tuple[bytes, ...]:
     ordered = sorted(members, key=lambda node: node.packed)
     packed = [node.packed for node in ordered]
-    return [packed[index] for index in lookup_table(ordered, table_size(len(ordered)))]
+    return tuple(packed[index] for index in lookup_table(ordered, table_size(len(ordered))))
 
 
 def _dsr_targets(number: GroupId, group: Group) -> Elements:
