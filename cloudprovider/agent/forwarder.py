@@ -25,7 +25,7 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import Changes, IPAddress, ListenerKey
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import NetworkConfig, Segment
 
@@ -89,6 +89,8 @@ class NetworkForwarder:
         )
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
+        self._found: Plan | None = None
+        """What the agent before has left, until it is brought in line."""
         self._attempt = 0
         self._resync = True
         self._generations: dict[LoadBalancerKey, int] = {}
@@ -245,8 +247,8 @@ class NetworkForwarder:
                 await asyncio.wait_for(self._wake.wait(), left)
             self._sight(segment)
         try:
-            rules, fixed = await segment.engine.observe(), await segment.static_neighbours.observe()
-            self._concern(self._table.adopt(self._network, rules, fixed))
+            self._found, fixed = await segment.engine.observe(), await segment.static_neighbours.observe()
+            self._concern(self._table.adopt(self._network, self._found, fixed))
         except DataPlaneError as err:
             log.warning("kernel not read back", extra={"network": self._network, "error": str(err)})
 
@@ -321,7 +323,8 @@ class NetworkForwarder:
                 self._refused_listeners.pop(listener, None)
 
     async def _repair(self, segment: Segment) -> None:
-        found = await bring_in_line(segment.engine, self._table.plan(self._network))
+        have, self._found = self._found, None
+        found = await bring_in_line(segment.engine, self._table.plan(self._network), have)
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
             await segment.connections.forget_listeners(left)
