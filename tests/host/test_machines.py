@@ -361,6 +361,19 @@ class TestDoubles:
             assert await given(host, other) == "10.0.8.101"
             await followed(host, lb, {"a": "LoadBalancerAddress"})
 
+    async def test_an_address_by_dhcp_is_a_load_balancers_too(self, pooled: World) -> None:
+        lb, other = web_lb(), vm("other", "rival", ipam="dhcp")
+        await pooled.client.create(LOADBALANCERS, lb)
+        await pooled.client.create(LOADBALANCERS, other)
+        await start(pooled, machine("a", "10.0.8.50"))
+        async with pooled.host() as host:
+            await eventually(lambda: sends_to(host, lb) == {"a": "10.0.8.50"})
+            lease = {"ip": "10.0.8.50", "prefixLength": 24, "network": VLAN}
+            leased = {"type": "Leased", "status": "True", "reason": "Leased", "observedGeneration": 1}
+            await by_agent(pooled, other, {"lease": lease, "conditions": [leased]})
+            assert await given(host, other) == "10.0.8.50"
+            await followed(host, lb, {"a": "LoadBalancerAddress"})
+
 
 class TestGuestNodes:
     """A machine beside the nodes of guest clusters."""
