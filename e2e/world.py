@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from typing import Literal, Protocol
 
 from tests.lab.client import Api
+from tests.lab.machine import Machine
 from tests.lab.traffic import Client
 
 ProgramName = Literal["guest", "host", "agent"]
@@ -77,6 +78,23 @@ class World(Protocol):
 
     def mode(self, address: str, protocol: str, port: int) -> str:
         """How the host's kernel forwards a listener now: "nat", "dsr", or "" where it knows no such listener."""
+        ...
+
+    def fixed_neighbours(self) -> dict[str, str]:
+        """The addresses that the host's kernel sends to one MAC, whoever answers for them."""
+        ...
+
+    def add_machine(self, namespace: str, name: str) -> Machine:
+        """Switch on a virtual machine on the host's network, of a namespace of the host cluster; KubeVirt has not told
+        of it yet."""
+        ...
+
+    def remove_machine(self, name: str) -> None:
+        """Switch it off; its object is the scenario's matter."""
+        ...
+
+    def migrate_machine(self, name: str) -> None:
+        """Move a virtual machine to another host of the LAN."""
         ...
 
     def traffic_nodes(self) -> frozenset[str]:

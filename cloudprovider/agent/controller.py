@@ -17,6 +17,7 @@ from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.agent.observing import Observer
 from cloudprovider.core.agentstatus import Leasing, reported
+from cloudprovider.core.answerers import Answerers, Where
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import NotFound
@@ -81,12 +82,13 @@ class AgentController:
         self._configs = {n.name: n for n in networks}
         self._table = ForwardingTable(self._configs, clock)
         self._returns = Returns()
+        self._answerers = Answerers()
         self._leases = {
             n.name: Leases(n.name, connect, self._lease_changed, now=now, jitter=rng.random) for n in networks
         }
         self._health = {
             n.name: NodeHealth(
-                n.name, make_prober, partial(self._table.node_addresses, n.name), self._health_changed, now=now
+                n.name, make_prober, partial(self._table.modes.node_addresses, n.name), self._health_changed, now=now
             )
             for n in networks
         }
@@ -260,7 +262,8 @@ class AgentController:
                 self._returns.returned(key, node, self._table.clock())
 
     async def _review(self) -> None:
-        """Leave out the nodes that send back what comes for a load balancer, and take them in again in time."""
+        """Leave out the nodes that send back what comes for a load balancer, and take them in again in time; forget
+        in time that nodes have claimed addresses."""
         while True:
             await asyncio.sleep(REVIEW_EVERY)
             for key in self._returns.concerned():
@@ -271,6 +274,13 @@ class AgentController:
                     for forwarder in self._forwarders.values():
                         forwarder.wake()
                 self._reports.add(key)
+            for where in self._answerers.places():
+                self._tell_of_answerers(where)
+
+    def _tell_of_answerers(self, where: Where) -> None:
+        for key in self._table.set_answerers(where, self._answerers.nodes(where, self._table.clock())):
+            self._reports.add(key)
+            self._forwarders[where[0]].wake()
 
     def _adopted(self) -> None:
         """It is known what a network's kernel has: those who want nothing of it any more can be told so."""
@@ -282,13 +292,22 @@ class AgentController:
         for key in self._table.users_of(network, vip):
             lb = self._load_balancers.get(*key)
             if lb is not None:
-                nodes = ", ".join(sorted(self._table.named(network, key, MACAddress.parse(mac))))
+                named = self._table.named(network, key, MACAddress.parse(mac))
+                self._node_claims(network, key, named)
+                nodes = ", ".join(sorted(named))
                 who, remedy = f"{mac} claims", "change it there"
                 if nodes:
                     who = f"Node {nodes} ({mac}) claims"
                     remedy = "if kube-proxy there runs in mode ipvs, set its strictARP to true"
                 message = f"{who} {vip} too, which host {self._node} has up and defends: {remedy}."
                 self._events.record(LOADBALANCERS, lb, "Warning", "AddressClaimedByOther", message)
+
+    def _node_claims(self, network: str, key: LoadBalancerKey, nodes: Iterable[str]) -> None:
+        want = self._table.load_balancer(key)
+        if want is not None:
+            for node in nodes:
+                self._answerers.claimed((network, want.cluster), node, self._table.clock())
+                self._tell_of_answerers((network, want.cluster))
 
     # Back into the status.
 

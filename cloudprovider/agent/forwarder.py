@@ -25,7 +25,7 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import Changes, IPAddress, ListenerKey
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import NetworkConfig, Segment
 
@@ -89,6 +89,8 @@ class NetworkForwarder:
         )
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
+        self._found: Plan | None = None
+        """What the agent before has left, until it is brought in line."""
         self._attempt = 0
         self._resync = True
         self._generations: dict[LoadBalancerKey, int] = {}
@@ -245,14 +247,14 @@ class NetworkForwarder:
                 await asyncio.wait_for(self._wake.wait(), left)
             self._sight(segment)
         try:
-            rules, fixed = await segment.engine.observe(), await segment.static_neighbours.observe()
-            self._concern(self._table.adopt(self._network, rules, fixed))
+            self._found, fixed = await segment.engine.observe(), await segment.static_neighbours.observe()
+            self._concern(self._table.adopt(self._network, self._found, fixed))
         except DataPlaneError as err:
             log.warning("kernel not read back", extra={"network": self._network, "error": str(err)})
 
     def _sight(self, segment: Segment) -> None:
         """Follow the nodes that matter here, and tell the table who answers."""
-        followed = self._table.followed(self._network)
+        followed = self._table.modes.followed(self._network)
         if followed is self._followed:
             return
         segment.nodes.follow(followed)
@@ -321,7 +323,8 @@ class NetworkForwarder:
                 self._refused_listeners.pop(listener, None)
 
     async def _repair(self, segment: Segment) -> None:
-        found = await bring_in_line(segment.engine, self._table.plan(self._network))
+        have, self._found = self._found, None
+        found = await bring_in_line(segment.engine, self._table.plan(self._network), have)
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
             await segment.connections.forget_listeners(left)
@@ -359,12 +362,13 @@ class NetworkForwarder:
                     transitions.release({listener for listener, _ in pins})
                     transitions.drain_strays(pins, self._table.clock())
                     self._wake.set()
-                if self._table.followed(self._network):
+                if self._table.passes_frames(self._network):
                     for listener, mac in await segment.engine.returned():
                         self._returned(listener, mac)
             except DataPlaneError as err:
                 log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
-            if self._table.release_fixed(self._network) or transitions.busy:
+            released = not self._unknown and self._table.release_fixed(self._network)
+            if released or transitions.busy:
                 self._wake.set()
 
     async def _tick(self, segment: Segment) -> None:

@@ -79,6 +79,7 @@ class Observer:
             refusing=refusing,
             backends=self._backends(lb.key),
             beware=tuple(said for n in sorted(want.networks) if (said := self._forwarders[n].beware)),
+            answerers=frozenset[str]().union(*(self._table.modes.answerers((n, want.cluster)) for n in want.networks)),
             refused=bool(refusing) and refusing >= self._table.backends_of(lb.key).keys(),
         )
 

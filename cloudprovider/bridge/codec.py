@@ -291,7 +291,12 @@ def state_from_wire(message: pb.LoadBalancerState) -> LoadBalancerState:
 
 def nodes_to_wire(nodes: Sequence[ReportedNode]) -> pb.ReportNodesRequest:
     """Write the nodes."""
-    return pb.ReportNodesRequest(nodes=[pb.Node(name=n.name, addresses=[str(a) for a in n.addresses]) for n in nodes])
+    return pb.ReportNodesRequest(
+        nodes=[
+            pb.Node(name=n.name, addresses=[str(a) for a in n.addresses], virtual_machine=n.virtual_machine)
+            for n in nodes
+        ]
+    )
 
 
 def nodes_from_wire(message: pb.ReportNodesRequest) -> tuple[ReportedNode, ...]:
@@ -301,6 +306,7 @@ def nodes_from_wire(message: pb.ReportNodesRequest) -> tuple[ReportedNode, ...]:
         ReportedNode(
             check.text(f"nodes[{i}].name", n.name, 253, required=True),
             check.addresses(f"nodes[{i}].addresses", n.addresses),
+            check.text(f"nodes[{i}].virtual_machine", n.virtual_machine, 253),
         )
         for i, n in enumerate(message.nodes)
     )

@@ -37,8 +37,9 @@ class Observation:
     ``problem``: why it is not served; ``partial``: what of it is not; ``awaited``: why an address that is to take
     another one's place is not up. ``has_nodes``: there is a node to send to. ``foreign``: addresses that others have.
     ``choices``: the modes, by address. ``masquerades``: whether mode nat hides the client's address here. ``refusing``:
-    the nodes that send back what comes for it; ``refused``: all of them do. ``backends``: by name, the
-    health of those that its own check judges. ``beware``: sentences on limits.
+    the nodes that send back what comes for it; ``refused``: all of them do. ``answerers``: those that answer for its
+    addresses themselves. ``backends``: by name, the health of those that its own check judges. ``beware``: sentences on
+    limits.
     """
 
     generation: int
@@ -52,6 +53,7 @@ class Observation:
     masquerades: bool = True
     refusing: frozenset[str] = frozenset()
     refused: bool = False
+    answerers: frozenset[str] = frozenset()
     backends: tuple[Backend, ...] = ()
     beware: tuple[str, ...] = ()
 
@@ -151,6 +153,13 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
             f"{_listed(seen.refusing)} sent back what came for the address: kube-proxy there has not taken it up. If "
             "this stays, look at kube-proxy, and whether the Service's status shows the address.",
         )
+    if ready is None and seen.answerers:
+        ready = Problem(
+            "AddressClaimedByNode",
+            f"{_listed(seen.answerers)} answered for an address of the cluster instead of host {node}: clients that "
+            "believe it are served by that node alone. If kube-proxy there runs in mode ipvs, set its strictARP to "
+            "true. This is said for a while after the last time.",
+        )
     fine = f"Forwarding on host {node}. {_modes(seen)}".rstrip()
     if seen.refusing and not seen.refused:
         fine = f"{fine} Left out: {_listed(seen.refusing)}, which sent back what came for the address."
@@ -198,7 +207,7 @@ def _modes(seen: Observation) -> str:
         if (choice := seen.choices.get(address)) is not None:
             said.setdefault(f"mode {choice.mode} ({choice.reason})", []).append(str(address))
     if len(said) == 1:
-        return f"{next(iter(said)).capitalize()}."
+        return f"M{next(iter(said)).removeprefix('m')}."
     return " ".join(f"{', '.join(addresses)}: {mode}." for mode, addresses in said.items())
 
 

@@ -38,6 +38,9 @@ KNOWN: Final = frozenset(
 )
 """All of our prefix."""
 
+VIRTUAL_MACHINE: Final = PREFIX + "vm-name-of-guest-cluster-node"
+"""On a Node, not on a Service: the virtual machine that it is. Harvester's cloud provider writes it."""
+
 KUBE_VIP_ADDRESSES: Final = "kube-vip.io/loadbalancerIPs"
 KUBE_VIP_HOSTNAME: Final = "kube-vip.io/loadbalancerHostname"
 """Host name for the DHCP server, where the address is by DHCP (kube-vip/kube-vip#664)."""

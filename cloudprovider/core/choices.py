@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from cloudprovider.core.answerers import Where
 from cloudprovider.core.exchange import Mode
 from cloudprovider.core.modes import Choice, NetworkFacts, choose, choose_for_machines
 from cloudprovider.core.plan import IPAddress, IPNetwork
@@ -52,6 +53,7 @@ class Choices:
         self._machines: dict[ClusterKey, tuple[frozenset[IPAddress], str]] = {}
         self._answers: dict[Question, Choice] = {}
         self._askers: dict[Question, set[LoadBalancerKey]] = {}
+        self._answerers: dict[Where, frozenset[str]] = {}
         self._about: dict[ClusterKey, set[Question]] = {}
 
     def __getitem__(self, question: Question) -> Choice:
@@ -100,6 +102,19 @@ class Choices:
         """Their load balancer is gone, if there were any; return whether there were."""
         return self._machines.pop(cluster, None) is not None
 
+    def set_answerers(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
+        """Which of a cluster's nodes answer for addresses themselves; return the load balancers whose mode, or the
+        reason for it, has changed by it."""
+        self._answerers.pop(where, None)
+        if nodes:
+            self._answerers[where] = nodes
+        network, cluster = where
+        return self._again([q for q in self._about.get(cluster, ()) if q.network == network])
+
+    def answerers(self, where: Where) -> frozenset[str]:
+        """Which of a cluster's nodes answer for addresses themselves."""
+        return self._answerers.get(where, frozenset())
+
     def followed(self, network: str) -> frozenset[IPAddress]:
         """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
         is forwarded in mode nat, so that a change to dsr finds them."""
@@ -142,11 +157,13 @@ class Choices:
                 here.followed = None
 
     def _answer(self, question: Question) -> Choice:
-        facts = self._networks[question.network].facts
-        if question.cluster in self._machines:
-            machines, obstacle = self._machines[question.cluster]
-            return choose_for_machines(question.asked, question.subnet, machines, facts, obstacle)
-        return choose(question.asked, question.subnet, self._nodes.get(question.cluster, frozenset()), facts)
+        network, cluster, subnet = question.network, question.cluster, question.subnet
+        facts = self._networks[network].facts
+        if cluster in self._machines:
+            machines, obstacle = self._machines[cluster]
+            return choose_for_machines(question.asked, subnet, machines, facts, obstacle)
+        nodes = self._nodes.get(cluster, frozenset())
+        return choose(question.asked, subnet, nodes, facts, self.answerers((network, cluster)))
 
     def _again(self, questions: Iterable[Question]) -> frozenset[LoadBalancerKey]:
         changed: set[LoadBalancerKey] = set()

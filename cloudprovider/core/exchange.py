@@ -152,16 +152,18 @@ class LoadBalancerState:
 
 @dataclass(frozen=True, slots=True)
 class ReportedNode:
-    """A node that takes traffic, and its InternalIP addresses."""
+    """A node that takes traffic, and its InternalIP addresses. ``virtual_machine``: the machine that it is, as its
+    guest has it; empty: the one of its name."""
 
     name: str
     addresses: tuple[IPAddress, ...]
+    virtual_machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedNode:
     """A node address that the host does not send to. ``reason``: OutsideNodeCIDRs, HostAddress, GatewayAddress,
-    LoadBalancerAddress, ReservedRange, DuplicateAddress."""
+    LoadBalancerAddress, ReservedRange, DuplicateAddress, AddressInUse."""
 
     name: str
     address: str

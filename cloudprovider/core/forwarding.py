@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import partial
 
+from cloudprovider.core.answerers import Where
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.backends import usable
 from cloudprovider.core.choices import Choices, ClusterKey, question_of
-from cloudprovider.core.groups import GroupIds, GroupKey, Node, Sightings, members
+from cloudprovider.core.grouping import Grouping
+from cloudprovider.core.groups import GroupKey, Node, Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.members import machines_of, nodes_of
 from cloudprovider.core.modes import Choice, NetworkFacts, why_not_direct, without_node_ports
@@ -52,7 +53,6 @@ class _Network:
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
     touched_vips: set[IPAddress] = field(default_factory=set)
     kernel: Transitions = field(default_factory=Transitions)
-    users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
     waiting: dict[ListenerKey, set[LoadBalancerKey]] = field(default_factory=dict)
 
@@ -64,14 +64,13 @@ class ForwardingTable:
         self.clock = clock
         self._networks = {name: _Network() for name in networks}
         self._reach = Reach(self._networks)
-        self._failing: frozenset[IPAddress] = frozenset()
+        self._groups = Grouping(self._networks, self._reach)
         self._wanted: dict[LoadBalancerKey, Wanted] = {}
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
         self._healthy: dict[LoadBalancerKey, frozenset[str]] = {}
-        self._choices = Choices(self._networks)
-        self._ids = GroupIds()
+        self.modes = Choices(self._networks)
         self._concerned: set[LoadBalancerKey] = set()
 
     # In: objects.
@@ -81,12 +80,12 @@ class ForwardingTable:
         nodes = nodes_of(cluster)
         if self._reach.nodes(cluster.key) == nodes:
             return frozenset()
-        changed = self._choices.set_nodes(cluster.key, _addresses(nodes.values()))
+        changed = self.modes.set_nodes(cluster.key, _addresses(nodes.values()))
         return self._nodes_changed(cluster.key, nodes, changed)
 
     def remove_cluster(self, key: ClusterKey) -> frozenset[LoadBalancerKey]:
         """Forget a tenant; its load balancers refuse from now on."""
-        return self._nodes_changed(key, {}, self._choices.set_nodes(key, frozenset()))
+        return self._nodes_changed(key, {}, self.modes.set_nodes(key, frozenset()))
 
     def set_load_balancer(self, lb: LoadBalancer) -> Mapping[str, frozenset[ListenerKey]]:
         """Take a load balancer as it is now; return the listeners that it gave up, by network."""
@@ -105,7 +104,7 @@ class ForwardingTable:
         self._healthy.pop(key, None)
         before = self._wanted.get(key)
         gone = self._replace(key, None)
-        if before is not None and self._choices.forget_machines(before.cluster):
+        if before is not None and self.modes.forget_machines(before.cluster):
             self._nodes_changed(before.cluster, {}, frozenset())
         return gone
 
@@ -121,20 +120,26 @@ class ForwardingTable:
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
         concerned = self._reach.set_facts(network, facts)
-        return self._choose_again(self._choices.set_facts(network, facts)) | self._refresh_all(network, concerned)
+        return self._choose_again(self.modes.set_facts(network, facts)) | self._refresh_all(network, concerned)
+
+    def set_answerers(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
+        """Which of a cluster's nodes answer for addresses themselves; return the load balancers that it concerns."""
+        if self.modes.answerers(where) == nodes:
+            return frozenset()
+        self._choose_again(self.modes.set_answerers(where, nodes))
+        return self.of_cluster(where[1])
 
     def set_sightings(self, network: str, seen: Sightings) -> frozenset[LoadBalancerKey]:
         """Which nodes answer on a network, and with which MAC; return the load balancers that it concerns."""
         if self._reach.seen(network) == seen:
             return frozenset()
         in_nat = self._reach.set_seen(network, seen)
-        users = self._networks[network].users
-        return self._refresh(network, [g for g in users if g.mode == "dsr" or (g.namespace, g.cluster) in in_nat])
+        return self._refresh(network, {*self._groups.by_mac(network), *self._groups.of(network, in_nat)})
 
     def set_failing(self, nodes: frozenset[IPAddress]) -> frozenset[LoadBalancerKey]:
         """Nodes that probes have found unable to take traffic; return the load balancers that it concerns."""
-        changed = self._failing ^ nodes
-        self._failing = nodes
+        changed = self._groups.failing ^ nodes
+        self._groups.failing = nodes
         touched = self._reach.clusters_with(changed)
         return frozenset[LoadBalancerKey]().union(*(self._refresh_all(n, touched) for n in self._networks))
 
@@ -201,13 +206,12 @@ class ForwardingTable:
         """What of a network goes on as before, and what is due."""
         return self._networks[network].kernel
 
-    def followed(self, network: str) -> frozenset[IPAddress]:
-        """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
-        is forwarded in mode nat, so that a change to dsr finds them."""
-        return self._choices.followed(network)
+    def passes_frames(self, network: str) -> bool:
+        """Whether anything on a network is forwarded in mode dsr."""
+        return bool(self._groups.by_mac(network))
 
     def awaited(self, network: str) -> frozenset[IPAddress]:
-        """Those of them of whom it can't be told yet whether they answer."""
+        """Those of the nodes that are followed there of whom it can't be told yet whether they answer."""
         return self._reach.seen(network).awaited
 
     # Out: about load balancers.
@@ -232,10 +236,6 @@ class ForwardingTable:
         """The load balancers of one tenant."""
         return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
 
-    def node_addresses(self, network: str) -> frozenset[IPAddress]:
-        """Every node that load balancers on a network may go to."""
-        return self._choices.node_addresses(network)
-
     def backends_of(self, key: LoadBalancerKey) -> Mapping[str, tuple[IPAddress, ...]]:
         """The nodes, or virtual machines, that a load balancer may go to, and their addresses, by name."""
         want = self._wanted.get(key)
@@ -256,7 +256,7 @@ class ForwardingTable:
         want = self._wanted.get(key)
         if want is None:
             return {}
-        return {Place(x.network, x.key.vip): self._choices[question_of(want, x)] for x in want.listeners}
+        return {Place(x.network, x.key.vip): self.modes[question_of(want, x)] for x in want.listeners}
 
     def trouble(self, key: LoadBalancerKey) -> Problem | None:
         """What of a load balancer its mode can't serve."""
@@ -264,7 +264,7 @@ class ForwardingTable:
         if want is None:
             return None
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if choice.trouble:
                 return Problem("ModeNotPossible", f"{listener.key.vip}: {choice.trouble}")
         lacking = [x.key for x in want.listeners if not self._serves(want, x)]
@@ -278,12 +278,14 @@ class ForwardingTable:
 
     def has_nodes(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer has a node to send to, on each of its addresses."""
-        return all(self._members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
+        return (
+            all(self._groups.members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
+        )
 
     def is_looking(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer waits for the first of its nodes to answer on the network: it won't take long."""
         for way in self._ways.get(key, ()):
-            if way.group.mode == "dsr" and not self._members(way.network, way.group):
+            if way.group.mode == "dsr" and not self._groups.members(way.network, way.group):
                 nodes = self._reach.nodes((way.group.namespace, way.group.cluster))
                 if _addresses(nodes.values()) & self.awaited(way.network):
                     return True
@@ -304,7 +306,7 @@ class ForwardingTable:
             if not state.vips[place.vip]:
                 del state.vips[place.vip]
                 state.touched_vips.add(place.vip)
-        self._choices.ask(lb, before, want)
+        self.modes.ask(lb, before, want)
         self._use(before, want)
         after: tuple[_Way, ...] = ()
         if want is not None:
@@ -322,17 +324,17 @@ class ForwardingTable:
         for way in ways:
             state = self._networks[way.network]
             if state.owners.get(way.key) == lb and kept.get((way.network, way.key), way.group) != way.group:
-                state.users[way.group].discard(way.key)
+                self._groups.part(way.network, way.group, way.key)
         for way in after:
             self._put_in(lb, way)
         for group, network in {(way.group, way.network) for way in ways}:
-            self._leave(network, group)
+            self._groups.leave(network, group, self._networks[network].kernel)
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
         found: list[_Way] = []
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if not self._serves(want, listener):
                 continue
             group = GroupKey(
@@ -359,7 +361,7 @@ class ForwardingTable:
         return tuple(sorted(healthy if want.nodes is None else healthy & set(want.nodes)))
 
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
-        choice = self._choices[question_of(want, listener)]
+        choice = self.modes[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
 
     def _put_in(self, lb: LoadBalancerKey, way: _Way) -> None:
@@ -367,8 +369,9 @@ class ForwardingTable:
         if state.owners.setdefault(way.key, lb) != lb:
             state.waiting.setdefault(way.key, set()).add(lb)
             return
-        state.users.setdefault(way.group, set()).add(way.key)
-        self._forward(state, way, self._enter(way.network, way.group), self._wanted[lb])
+        self._groups.join(way.network, way.group, way.key)
+        number = self._groups.enter(way.network, way.group, state.kernel, self.clock())
+        self._forward(state, way, number, self._wanted[lb])
 
     def _take_out(self, lb: LoadBalancerKey, ways: Iterable[_Way]) -> dict[str, set[ListenerKey]]:
         """Take these listeners from a load balancer, and let those who wait have them."""
@@ -379,7 +382,7 @@ class ForwardingTable:
                 state.waiting.get(way.key, set()).discard(lb)
                 continue
             del state.owners[way.key]
-            state.users.get(way.group, set()).discard(way.key)
+            self._groups.part(way.network, way.group, way.key)
             state.kernel.remove_forward(way.key)
             gone[way.network].add(way.key)
             for heir in sorted(state.waiting.pop(way.key, ())):
@@ -388,11 +391,6 @@ class ForwardingTable:
         return gone
 
     # Inside: groups and modes.
-
-    def _members(self, network: str, group: GroupKey) -> frozenset[Member]:
-        cluster = group.namespace, group.cluster
-        reach = partial(self._reach.member, network, group.mode, cluster)
-        return members(group, self._reach.nodes(cluster), failing=self._failing, reach=reach)
 
     def _forward(self, state: _Network, way: _Way, number: GroupId, want: Wanted) -> None:
         """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
@@ -413,48 +411,26 @@ class ForwardingTable:
                 found.update(node.addresses, (mac for mac in macs if mac is not None))
         return frozenset(found)
 
-    def _enter(self, network: str, group: GroupKey) -> GroupId:
-        """The number of a group that is in use on a network; 0 while it has no member."""
-        found = self._members(network, group)
-        if not found:
-            return REFUSE
-        number = self._ids.give(group)
-        self._networks[network].kernel.set_group(number, found, self.clock())
-        return number
-
-    def _leave(self, network: str, group: GroupKey) -> None:
-        """Take a group off a network where no listener uses it; forget its number where none does anywhere."""
-        state = self._networks[network]
-        if state.users.get(group):
-            return
-        state.users.pop(group, None)
-        number = self._ids.find(group)
-        if number is None:
-            return
-        state.kernel.remove_group(number)
-        if not any(group in other.users for other in self._networks.values()):
-            self._ids.take_back(group)
-
     def _refresh(self, network: str, groups: Iterable[GroupKey]) -> frozenset[LoadBalancerKey]:
         """Look again who is in these groups; return the load balancers that have come to have nobody, or somebody."""
         state = self._networks[network]
         concerned: set[LoadBalancerKey] = set()
         for group in groups:
-            number = self._enter(network, group)
-            for key in state.users[group]:
+            number = self._groups.enter(network, group, state.kernel, self.clock())
+            for key in self._groups.users(network, group):
                 lb = state.owners[key]
                 if (state.kernel.forwards[key].group == REFUSE) != (number == REFUSE):
                     way = next(w for w in self._ways[lb] if (w.network, w.key) == (network, key))
                     self._forward(state, way, number, self._wanted[lb])
                     concerned.add(lb)
-            if number == REFUSE and (stale := self._ids.find(group)) is not None:
-                state.kernel.remove_group(stale)
+            if number == REFUSE:
+                self._groups.empty(group, state.kernel)
         return frozenset(concerned)
 
     def _set_machines(self, lb: LoadBalancer) -> None:
         cluster, machines = cluster_of(lb), machines_of(lb)
         obstacle = why_not_direct(lb.spec.listeners, usable(lb.status.backends))
-        changed = self._choices.set_machines(cluster, _addresses(machines.values()), obstacle)
+        changed = self.modes.set_machines(cluster, _addresses(machines.values()), obstacle)
         if changed or self._reach.nodes(cluster) != machines:
             self._concerned |= self._nodes_changed(cluster, machines, changed) - {lb.key}
 
@@ -477,8 +453,7 @@ class ForwardingTable:
 
     def _refresh_all(self, network: str, clusters: AbstractSet[ClusterKey]) -> frozenset[LoadBalancerKey]:
         """Look again who is in the groups of these clusters."""
-        users = self._networks[network].users
-        return self._refresh(network, [g for g in users if (g.namespace, g.cluster) in clusters])
+        return self._refresh(network, self._groups.of(network, clusters))
 
     def _choose_again(self, changed: frozenset[LoadBalancerKey]) -> frozenset[LoadBalancerKey]:
         for lb in sorted(changed):

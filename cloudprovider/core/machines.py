@@ -19,6 +19,7 @@ from cloudprovider.core.api.loadbalancer import (
     MAX_BACKENDS,
     NETWORK_ANNOTATION,
     VIP_ON_LOOPBACK_ANNOTATION,
+    Address,
     Backend,
     LoadBalancer,
 )
@@ -71,10 +72,9 @@ def takes_part(vmi: VirtualMachineInstance) -> bool:
     return vmi.status.phase == "Running" and not vmi.metadata.deletion_timestamp
 
 
-def side_of(lb: LoadBalancer, pool_network: str | None) -> Side:
-    """Return where a load balancer meets its machines: by its addresses, or by what it asks for while it has none.
-    ``pool_network``: of the pool that it names."""
-    given = (*lb.status.addresses, *lb.status.next_addresses)
+def side_of(lb: LoadBalancer, given: Sequence[Address], pool_network: str | None) -> Side:
+    """Return where a load balancer meets its machines: by the addresses ``given`` to it, the first one first, or by
+    what it asks for while it has none. ``pool_network``: of the pool that it names."""
     own = [a for a in (_parsed(one.ip) for one in given) if a is not None]
     if own:
         return Side(given[0].network, tuple(dict.fromkeys(a.version for a in own)), frozenset(own))
@@ -100,7 +100,7 @@ def interfaces_of(vmi: VirtualMachineInstance) -> tuple[MachineInterface, ...]:
     """Return the interfaces by which a machine can be told on its networks: those with a MAC that is its own."""
     found = ((network, _standing(vmi, interface)) for network, interface in _interfaces(vmi))
     return tuple(
-        MachineInterface(network=network, mac_address=s.mac) for network, s in found if s.mac and not s.masquerade
+        MachineInterface(network=network, mac_address=str(s.mac)) for network, s in found if s.mac and not s.masquerade
     )
 
 
@@ -143,7 +143,7 @@ def _backend(vmi: VirtualMachineInstance, side: Side, judge: Judge) -> Backend:
     if not good:
         return _out(name, next(p for p in problems.values() if p is not None))
     direct = vmi.metadata.annotations.get(VIP_ON_LOOPBACK_ANNOTATION) == "true"
-    return Backend(name=name, addresses=good, mac_address=found.mac, direct=direct)
+    return Backend(name=name, addresses=good, mac_address=str(found.mac), direct=direct)
 
 
 def _condition(lb: LoadBalancer, found: Sequence[Backend], left: int) -> Condition:

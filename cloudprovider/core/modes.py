@@ -9,7 +9,7 @@ A virtual machine, which has no kube-proxy, must take up the address itself and 
 needs its word that it carries the address (an annotation), and listeners that keep their port.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Final
@@ -59,25 +59,27 @@ class Choice:
     trouble: str = ""
 
 
-def choose(asked: Mode, subnet: IPNetwork, nodes: Iterable[IPAddress], facts: NetworkFacts) -> Choice:
-    """Choose for one address in ``subnet``; ``nodes``: all nodes of the cluster of the address's family."""
+def choose(
+    asked: Mode,
+    subnet: IPNetwork,
+    nodes: Iterable[IPAddress],
+    facts: NetworkFacts,
+    answerers: Collection[str] = (),
+) -> Choice:
+    """Choose for one address in ``subnet``; ``nodes``: all nodes of the cluster of the address's family;
+    ``answerers``: the names of those that answer for addresses themselves."""
     present = sorted(node for node in nodes if node.version == subnet.version)
-    why_not = _why_not_dsr(subnet, present)
-    if asked != "auto" or why_not or facts.dsr_obstacle:
-        return _chosen(asked, subnet, why_not, facts)
+    why_not, claimed = _why_not_dsr(subnet, present), _claimed(answerers)
+    if asked != "auto":
+        return _asked(asked, subnet, why_not, claimed or facts.dsr_obstacle, facts)
+    obstacle = why_not or facts.dsr_obstacle
+    if not obstacle and subnet.version in facts.nat_families:
+        obstacle = claimed  # rather this than nothing, where nat can't work
+    if obstacle:
+        return _nat(obstacle, subnet, facts)
     if not present:
         return _nat("the cluster has no node yet", subnet, facts)
     return Choice("dsr", f"all nodes stand in {subnet}")
-
-
-def _chosen(asked: Mode, subnet: IPNetwork, why_not: str, facts: NetworkFacts) -> Choice:
-    """What was asked for; for ``auto``, where something stands in the way of dsr."""
-    if asked == "dsr":
-        note = f"; beware: {facts.dsr_obstacle}" if facts.dsr_obstacle else ""
-        return Choice("dsr", f"asked for{note}", f"Mode dsr can't work: {why_not}." if why_not else "")
-    if asked == "nat":
-        return _nat("asked for", subnet, facts)
-    return _nat(why_not or facts.dsr_obstacle, subnet, facts)
 
 
 def choose_for_machines(
@@ -87,11 +89,21 @@ def choose_for_machines(
     :func:`why_not_direct` says of them and the listeners."""
     present = sorted(machine for machine in machines if machine.version == subnet.version)
     why_not = obstacle or _why_not_dsr(subnet, present)
-    if asked != "auto" or why_not or facts.dsr_obstacle:
-        return _chosen(asked, subnet, why_not, facts)
+    if asked != "auto":
+        return _asked(asked, subnet, why_not, facts.dsr_obstacle, facts)
+    if why_not or facts.dsr_obstacle:
+        return _nat(why_not or facts.dsr_obstacle, subnet, facts)
     if not present:
         return _nat("no virtual machine takes traffic yet", subnet, facts)
     return Choice("dsr", f"all virtual machines stand in {subnet} and carry the address")
+
+
+def _asked(asked: ForwardMode, subnet: IPNetwork, why_not: str, obstacle: str, facts: NetworkFacts) -> Choice:
+    """What was asked for, whether or not it can work."""
+    if asked == "nat":
+        return _nat("asked for", subnet, facts)
+    note = f"; beware: {obstacle}" if obstacle else ""
+    return Choice("dsr", f"asked for{note}", f"Mode dsr can't work: {why_not}." if why_not else "")
 
 
 def why_not_direct(listeners: Iterable[Listener], machines: Iterable[Backend]) -> str:
@@ -127,6 +139,15 @@ def _nat(reason: str, subnet: IPNetwork, facts: NetworkFacts) -> Choice:
         f"Mode nat needs an IPv{subnet.version} address of this host on the network: give it one ({key}) in the agent's"
         " networks file.",
     )
+
+
+def _claimed(answerers: Collection[str]) -> str:
+    """In mode dsr such a node tells clients, too, when it asks for their MAC by the address."""
+    if not answerers:
+        return ""
+    verb = "answers" if len(answerers) == 1 else "answer"
+    names = ", ".join(sorted(answerers)[:_NAMED])
+    return f"{names} {verb} for the cluster's addresses, as kube-proxy in mode ipvs makes it"
 
 
 def _why_not_dsr(subnet: IPNetwork, nodes: list[IPAddress]) -> str:

@@ -96,11 +96,15 @@ class Reach:
         return set(here.users)
 
     def adopt(self, network: str, found: Mapping[IPAddress, MACAddress]) -> AbstractSet[ClusterKey]:
-        """What the agent before has fixed: who had an address keeps it. Return whom that concerns."""
+        """What the agent before has fixed: who had an address keeps it, and what nobody claims lingers, as connections
+        may go on. Return whom that concerns."""
         here = self._networks[network]
         concerned: set[ClusterKey] = set()
         for address, mac in found.items():
             claims = here.claims.get(address, {})
+            if not claims:
+                here.fixed[address] = mac
+                here.lingering.add(address)
             first = next((cluster for cluster, claimed in claims.items() if claimed == mac), None)
             if first is not None and len(claims) > 1:
                 here.claims[address] = {first: mac, **claims}

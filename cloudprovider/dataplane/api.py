@@ -70,12 +70,13 @@ class Engine(Protocol):
         ...
 
     async def counters(self) -> "Mapping[ListenerKey, Counter]":
-        """What clients sent to each listener since it was applied. ``connections`` is 0 here."""
+        """What clients sent to each listener since it was applied, and how many connections they began that were sent
+        on. In mode ``dsr`` only a beginning can be told: a SYN is one, UDP has none."""
         ...
 
     async def member_counters(self) -> "Mapping[Member, Counter]":
         """What was sent on to each node since a group has it, in all groups together, by what the groups know it by.
-        Of a connection in mode ``dsr`` only its beginning can be told: a SYN is one, UDP has none."""
+        Connections are told as in ``counters``."""
         ...
 
     async def close(self) -> None:

@@ -305,6 +305,7 @@ async def test_a_node_that_answers_for_the_address_itself_is_named(host: Host, c
         await until(lambda: told_of_claim(host, mode))
         assert "Node n1 " in await told_of_claim(host, mode)
         assert "strictARP" in await told_of_claim(host, mode)
+        await until(lambda: host.world.says("Ready", "AddressClaimedByNode", mode))
 
 
 async def told_of_claim(host: Host, name: str) -> str:

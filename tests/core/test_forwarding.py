@@ -65,7 +65,7 @@ def lb(
 def backend(name: str, *addresses: str, mac: str = "", direct: bool = False) -> Backend:
     """A virtual machine that is used; by default it is the node of this name."""
     where = list(addresses) or [NODES[name]]
-    return Backend(name=name, addresses=where, mac_address=mac or MACS[name], direct=direct)
+    return Backend(name=name, addresses=where, mac_address=str(mac or MACS[name]), direct=direct)
 
 
 def vm(
@@ -215,7 +215,7 @@ def seen(*names: str, awaited: tuple[str, ...] = ()) -> Sightings:
 
 def test_where_all_nodes_stand_on_the_network_frames_go_to_their_macs() -> None:
     tested = table(cluster("n1", "n2"), lb("a", "10.0.0.100", Listener(port=80), mode="auto"))
-    assert tested.followed("") == {ip_address("10.0.0.11"), ip_address("10.0.0.12")}
+    assert tested.modes.followed("") == {ip_address("10.0.0.11"), ip_address("10.0.0.12")}
     assert tested.plan("").forwards[key("10.0.0.100")].group == 0
     tested.set_sightings("", seen("n1", awaited=("n2",)))
     plan = tested.plan("")
@@ -228,7 +228,7 @@ def test_where_all_nodes_stand_on_the_network_frames_go_to_their_macs() -> None:
 
 def test_nodes_are_known_before_a_change_to_dsr() -> None:
     tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP))
-    assert tested.followed("") == {ip_address("10.0.0.11")}
+    assert tested.modes.followed("") == {ip_address("10.0.0.11")}
     tested.set_sightings("", seen("n1"))
     tested.set_load_balancer(lb("a", "10.0.0.100", HTTP, mode="dsr"))
     forward = tested.plan("").forwards[key("10.0.0.100")]
@@ -473,8 +473,8 @@ class Incremental(RuleBasedStateMachine):
         fresh = table_from_scratch.plan("")
         assert plan.vips == fresh.vips
         assert plan.forwards.keys() == fresh.forwards.keys()
-        assert self.table.followed("") == table_from_scratch.followed("")
-        assert self.table.node_addresses("") == table_from_scratch.node_addresses("")
+        assert self.table.modes.followed("") == table_from_scratch.modes.followed("")
+        assert self.table.modes.node_addresses("") == table_from_scratch.modes.node_addresses("")
         for listener, forward in plan.forwards.items():
             if self.table.owner("", listener) == table_from_scratch.owner("", listener):
                 want = replace(fresh.forwards[listener], former=None, pinned=False)

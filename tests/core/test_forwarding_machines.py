@@ -38,7 +38,7 @@ def fixed(*names: str) -> dict[IPAddress, MACAddress]:
 def known(tested: GuestCluster, *names: str, network: str = "") -> GuestCluster:
     """The tenant with the machines that some of its nodes are."""
     for name in names:
-        interface = MachineInterface(network=network, mac_address=MACS[name])
+        interface = MachineInterface(network=network, mac_address=str(MACS[name]))
         machine = NodeMachine(name=name, virtual_machine=f"vm-{name}", interfaces=[interface])
         tested.status.machines.append(machine)
     return tested
@@ -118,7 +118,7 @@ def test_frames_go_to_machines_that_carry_the_address_by_their_macs_unasked(mode
     tested = table(vm("web", "10.0.0.100", SAME, backends=DIRECT, mode=mode))
     assert members(tested) == {MACS["n1"], MACS["n2"]}
     assert tested.plan("").forwards[WEB].mode == "dsr"
-    assert tested.followed("") == frozenset()
+    assert tested.modes.followed("") == frozenset()
     assert not tested.is_looking(("t", "web"))
     tested.set_sightings("", Sightings())
     assert members(tested) == {MACS["n1"], MACS["n2"]}
@@ -207,7 +207,7 @@ def test_probes_of_guests_nodes_are_no_matter_to_machines() -> None:
     tested.set_failing(frozenset({address("n1")}))
     assert members(tested) == {address("n1"), address("n2")}
     tested.set_load_balancer(lb("a", "", HTTP))
-    assert tested.node_addresses("") == frozenset()
+    assert tested.modes.node_addresses("") == frozenset()
 
 
 def test_each_family_goes_to_its_own_addresses() -> None:

@@ -39,6 +39,13 @@ def test_choices(asked: Mode, nodes: list[object], facts: NetworkFacts, expected
     assert choose(asked, LAN, nodes, facts) == expected  # type: ignore[arg-type]
 
 
+def test_where_nodes_answer_for_addresses_themselves_auto_is_nat_if_that_can_work() -> None:
+    one = choose("auto", LAN, INSIDE, FACTS, ["n1"])
+    assert one == Choice("nat", "n1 answers for the cluster's addresses, as kube-proxy in mode ipvs makes it")
+    assert choose("dsr", LAN, INSIDE, FACTS, ["n2", "n1"]).reason.startswith("asked for; beware: n1, n2 answer for")
+    assert choose("auto", LAN, INSIDE, NetworkFacts(own=(ip_interface("fd00::5/64"),)), ["n1"]).mode == "dsr"
+
+
 def test_many_nodes_elsewhere_are_counted_and_the_other_family_is_no_matter() -> None:
     nodes = [ip_address("10.9.0.1") + i for i in range(5)]
     assert choose("auto", LAN, nodes, FACTS).reason.startswith("10.9.0.1, 10.9.0.2, 10.9.0.3 and 2 more are not in")

@@ -4,7 +4,8 @@
 
     10.77.0.0/16   .0.1 the lab itself and gateway      .0.11 host-1: host's control plane, host program, agent
                    .0.20 guest's control plane and guest program        .0.21 ... guest nodes        .0.100 client
-                   .0.9 the agent's own                 .16.0/20 pool "lan"      .64.0/24 pool "reserved"
+                   .0.9 the agent's own   .0.120 ... virtual machines on host-1
+                   .16.0/20 pool "lan"    .64.0/24 pool "reserved"
     fd00:77::/64   the same numbers for the same machines; ::1000 to ::1fff pool "lan"
     10.79.0.0/24   .0.1 the gateway too      .0.23 ... guest nodes that stand elsewhere      fd00:79::/64 likewise
 
@@ -13,6 +14,7 @@ loopback, as k3s and RKE2 have it: a rule of a Service is seen to hold behind bo
 """
 
 import contextlib
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -28,6 +30,7 @@ from tests.lab import programs
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
 from tests.lab.far import behind_gateway
+from tests.lab.machine import Machine
 from tests.lab.network import Lan, Namespace, Subnets, Switch, require_sandbox, run
 from tests.lab.node import OPEN, RANCHER, GuestNode, GuestNodes, HostNode, Proxy
 from tests.lab.pod import now
@@ -49,9 +52,11 @@ NODE_CIDRS = (
     IPv6Network("fd00:79::/64"),
 )
 GATEWAY, HOST_NUMBER, AGENT_NUMBER, DHCP_NUMBER, GUEST_NUMBER, CLIENT_NUMBER = 1, 11, 9, 10, 20, 100
+MACHINE_NUMBERS = range(120, 200)
 INSTANCE = "lab"
 TENANT, TENANT_NAMESPACE = "shop", "shops"
 HOST_RESERVED = ("10.97.0.0/16", "10.245.0.0/16")
+KUBEVIRT = Path(__file__).parent / "kubevirt"
 GUEST_SERVICES, GUEST_PODS = "10.96.0.0/16,fd00:96::/112", "10.244.0.0/16,fd00:244::/48"
 
 
@@ -145,6 +150,9 @@ class Lab:
         self._node_port_range = node_port_range
         self._stack = contextlib.ExitStack()
         self.programs: dict[ProgramName, Program] = {}
+        self.machines: dict[str, Machine] = {}
+        """Virtual machines that are switched on, by name."""
+        self._machine_numbers = itertools.cycle(MACHINE_NUMBERS)
         self._forbidden: dict[ProgramName, Counter[str]] = {}
 
     @contextlib.contextmanager
@@ -225,6 +233,7 @@ class Lab:
             plane.start()
         self._register_host()
         self.host_plane.apply_definitions(programs.MANIFESTS / "crds")
+        self.host_plane.apply_definitions(KUBEVIRT)
         programs.install(self.host_plane, "host")
         programs.install(self.guest_plane, "guest")
         for pool in (POOL, RESERVED_POOL):
@@ -382,6 +391,19 @@ class Lab:
 
     def remove_node(self, name: str) -> None:
         self.nodes.remove(name)
+
+    def add_machine(self, namespace: str, name: str) -> Machine:
+        """Switch on a virtual machine on the host's bridge; its servers listen, and KubeVirt has not told of it yet."""
+        number = next(self._machine_numbers)
+        interfaces = self.lan.subnets.interfaces(number)
+        machine = Machine(self.host_plane.api, namespace, name, number, interfaces, self.logs)
+        self.machines[name] = machine
+        machine.boot(self.host_node.switch)
+        return machine
+
+    def remove_machine(self, name: str) -> None:
+        """Switch a virtual machine off."""
+        self.machines.pop(name).shut_down()
 
     @contextlib.contextmanager
     def dhcp_server(self, lease_seconds: int = 3600) -> Iterator["DhcpServer"]:

@@ -613,7 +613,10 @@ class Node(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_MACHINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    virtual_machine: _builtins.str
+    """The virtual machine that it is, where the guest knows it by another name than the node's."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """InternalIP addresses, at most one a family."""
@@ -623,10 +626,11 @@ class Node(_message.Message):
         *,
         name: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
+        virtual_machine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "name", b"name", "virtual_machine", b"virtual_machine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -667,7 +671,9 @@ class RejectedNode(_message.Message):
     name: _builtins.str
     address: _builtins.str
     reason: _builtins.str
-    """CamelCase: OutsideNodeCIDRs, HostAddress, GatewayAddress, LoadBalancerAddress, ReservedRange, DuplicateAddress."""
+    """CamelCase: OutsideNodeCIDRs, HostAddress, GatewayAddress, LoadBalancerAddress, ReservedRange, DuplicateAddress,
+    AddressInUse.
+    """
     message: _builtins.str
     def __init__(
         self,

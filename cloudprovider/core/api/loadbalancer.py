@@ -62,7 +62,7 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
     port: Annotated[
         Port | None,
         Meta(
-            description="Of the backends; for virtual machines the backendPort of a TCP listener."
+            description="Of the backends; for virtual machines the backendPort of a TCP listener, where there is one."
             " Without it nothing is checked."
         ),
     ] = None
@@ -94,7 +94,7 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
         ),
     ] = ""
     expected_codes: Annotated[
-        list[Annotated[str, Meta(pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$")]],
+        list[Annotated[str, Meta(max_length=7, pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$")]],
         Meta(
             max_length=16,
             description='HTTP, HTTPS: the codes of a success, such as "200" or "200-299"; empty: 200-399.'
