@@ -6,6 +6,7 @@ anything else (but ``asyncio.CancelledError``). No call retries by itself: calle
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from cloudprovider.core.api.meta import KubeObject
@@ -51,6 +52,22 @@ class WatchEvent(Generic[T]):
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     object: T
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a path of the server itself answers. ``date``: the server's clock, in whole seconds; None: not said."""
+
+    body: bytes
+    date: datetime | None
+
+
+class Reader(Protocol):
+    """What is asked of an API server beside its objects: what it serves, and whatever it stands in front of."""
+
+    async def read(self, path: str) -> Document:
+        """GET a path that is no object's ("/version", "/apis/apps/v1", a proxy's). Raises KubeError."""
+        ...
 
 
 class KubeClient(Protocol):

@@ -8,7 +8,8 @@ import asyncio
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import quote, urlencode
@@ -20,7 +21,7 @@ from yarl import URL
 
 from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.errors import Conflict, Invalid, KubeError, Unavailable
-from cloudprovider.kube.api import Json, ListResult, Resource, WatchEvent
+from cloudprovider.kube.api import Document, Json, ListResult, Resource, WatchEvent
 from cloudprovider.kube.codec import Codec
 from cloudprovider.kube.credentials import Credentials
 from cloudprovider.kube.metrics import RequestCounter
@@ -253,6 +254,15 @@ class HttpKubeClient:
             options["preconditions"] = {"uid": uid}
         await self._call("delete", resource, namespace, name, method="DELETE", body=_encode(options))
 
+    async def read(self, path: str) -> Document:
+        """GET a path that is no object's."""
+        answer, headers = await self._exchange("get", "", f"get {path}", path)
+        try:
+            date = parsedate_to_datetime(headers.get("Date", ""))
+        except ValueError:
+            return Document(answer, None)
+        return Document(answer, date)
+
     # -- underneath ----------------------------------------------------------------------------------------------
 
     def _codec(self, resource: Resource[T]) -> Codec[T]:
@@ -278,6 +288,20 @@ class HttpKubeClient:
         if query:
             path += "?" + urlencode(query)
         counted = f"{resource.plural}/{subresource}" if subresource else resource.plural
+        what = _what(verb, counted, namespace, name)
+        return (await self._exchange(verb, counted, what, path, method=method, body=body, content_type=content_type))[0]
+
+    async def _exchange(
+        self,
+        verb: str,
+        counted: str,
+        what: str,
+        path: str,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        content_type: str = "",
+    ) -> tuple[bytes, Mapping[str, str]]:
         try:
             async with self._session.request(
                 method,
@@ -291,11 +315,11 @@ class HttpKubeClient:
                 code = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.requests.count(verb, counted, 0)
-            raise _no_answer(_what(verb, counted, namespace, name), error, self._deadline) from error
+            raise _no_answer(what, error, self._deadline) from error
         self.requests.count(verb, counted, code)
         if 200 <= code < 300:
-            return answer
-        raise error_of(_what(verb, counted, namespace, name), code, answer, response.headers.get("Retry-After"))
+            return answer, response.headers
+        raise error_of(what, code, answer, response.headers.get("Retry-After"))
 
     async def _open_watch(self, resource: Resource[T], path: str, what: str) -> aiohttp.ClientResponse:
         try:

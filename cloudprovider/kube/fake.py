@@ -13,7 +13,7 @@ import msgspec
 from cloudprovider.core.api.meta import KubeObject, ObjectMeta
 from cloudprovider.core.errors import Conflict, Invalid, KubeError, NotFound
 from cloudprovider.kube import fields
-from cloudprovider.kube.api import Json, ListResult, Resource, WatchEvent
+from cloudprovider.kube.api import Document, Json, ListResult, Resource, WatchEvent
 from cloudprovider.kube.fakestore import Call, Change, FakeCluster, Snapshot, body_of, has_status, is_custom, typed_of
 from cloudprovider.kube.fields import Object
 from cloudprovider.kube.metrics import RequestCounter
@@ -154,6 +154,12 @@ class FakeKubeClient:
             old = self._cluster.find(resource, namespace, name)
             _check(old.body, {"uid": uid})
             self._cluster.delete(resource, old)
+
+    async def read(self, path: str) -> Document:
+        """GET a path that is no object's: one of ``FakeCluster.documents``."""
+        if (body := self._cluster.documents.get(path)) is None:
+            raise NotFound(f"get {path}: the server could not find the requested resource", status=404)
+        return Document(body, self._cluster.now().replace(microsecond=0))
 
     @asynccontextmanager
     async def _request(

@@ -101,12 +101,14 @@ class FakeCluster:
     """The store. ``now`` gives creation and deletion times.
 
     ``before`` and ``after`` are awaited around every request: raise a KubeError in ``before`` to refuse it, in
-    ``after`` to lose the answer of a request that was carried out, or wait in them to be slow.
+    ``after`` to lose the answer of a request that was carried out, or wait in them to be slow. ``documents``: what the
+    server answers beside its objects, by path.
     """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.before: Hook | None = None
         self.after: Hook | None = None
+        self.documents: dict[str, bytes] = {}
         self.now = now
         self.version = 100
         self._objects: dict[Kind, dict[Key, Stored]] = {}
