@@ -10,6 +10,7 @@ from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import EndpointSlice, Event, Lease, Namespace, Node, Secret, Service
 from cloudprovider.core.api.kubevirt import VirtualMachineInstance
 from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.api.pool import IPBlock, IPPool
 from cloudprovider.kube.api import Resource
 
@@ -59,6 +60,16 @@ WEBHOOK_CONFIGURATIONS: Final = Resource(
     namespaced=False,
 )
 
+MUTATING_WEBHOOK_CONFIGURATIONS: Final = Resource(
+    "admissionregistration.k8s.io",
+    "v1",
+    "mutatingwebhookconfigurations",
+    "MutatingWebhookConfiguration",
+    KubeObject,
+    namespaced=False,
+)
+
+VIRTUAL_MACHINES: Final = Resource("kubevirt.io", "v1", "virtualmachines", "VirtualMachine", KubeObject)
 PODS: Final = Resource("", "v1", "pods", "Pod", Pod)
 CONFIG_MAPS: Final = Resource("", "v1", "configmaps", "ConfigMap", ConfigMap)
 DEPLOYMENTS: Final = Resource("apps", "v1", "deployments", "Deployment", Deployment)

@@ -83,9 +83,16 @@ class DefinitionVersion(ApiStruct, frozen=True, kw_only=True):
     subresources: dict[str, msgspec.Raw] = {}
 
 
+class Conversion(ApiStruct, frozen=True, kw_only=True):
+    """spec.conversion."""
+
+    strategy: str = "None"
+
+
 class DefinitionSpec(ApiStruct, frozen=True, kw_only=True):
     """spec of a CustomResourceDefinition."""
 
+    conversion: Conversion = msgspec.field(default_factory=Conversion)
     versions: list[DefinitionVersion] = []
 
 
