@@ -1,4 +1,4 @@
-"""``kubectl lb check``: reads the facts that :mod:`cloudprovider.core.checks` judges."""
+"""``kubectl lb check``: reads the facts that :mod:`cloudprovider.core.installation` judges."""
 
 import asyncio
 import base64
@@ -14,15 +14,16 @@ from cryptography import x509
 
 from cloudprovider.cli.crds import DEFINITIONS, manifest
 from cloudprovider.cli.kubectl.session import SYSTEM, Session
-from cloudprovider.core import checks
+from cloudprovider.core import installation
 from cloudprovider.core.api.access import ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec
 from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPPool, IPPoolSpec, Range
-from cloudprovider.core.checks import Finding, Permission
 from cloudprovider.core.errors import CloudProviderError, Forbidden, Invalid, KubeError, NotFound
 from cloudprovider.core.explainguest import GUEST_PROGRAM
 from cloudprovider.core.explainhost import AGENT_PROGRAM, HOST_PROGRAM
+from cloudprovider.core.installation import Finding
+from cloudprovider.core.permissions import OF_GUEST_USERS, OF_OPERATORS, OF_PROGRAMS, Permission, program_of
 from cloudprovider.kube import resources
 from cloudprovider.kube.resources import SELF_SUBJECT_ACCESS_REVIEWS, SELF_SUBJECT_REVIEWS
 
@@ -36,11 +37,11 @@ _REISSUE_GUEST: Final = "have the host's operator issue it anew: cloudprovider t
 async def check(session: Session, clock: Callable[[], datetime]) -> list[Finding]:
     """Look at everything that an installation needs, as far as the user may see it."""
     found = [await _server(session)]
-    found.append(checks.clock(clock(), (await session.cluster.read("/version")).date))
+    found.append(installation.clock(clock(), (await session.cluster.read("/version")).date))
     host = session.side == "host"
     if host:
         found += [f async for f in _definitions(session)]
-    found.append(await _permissions(session, checks.OF_OPERATORS if host else checks.OF_GUEST_USERS))
+    found.append(await _permissions(session, OF_OPERATORS if host else OF_GUEST_USERS))
     certificates = (
         (
             ("cloudprovider-bridge-tls", "the bridge", _REISSUE),
@@ -53,11 +54,13 @@ async def check(session: Session, clock: Callable[[], datetime]) -> list[Finding
         found += await _certificates(session, secret, whose, todo)
     leases = await _leases(session)
     for program in (HOST_PROGRAM, AGENT_PROGRAM) if host else (GUEST_PROGRAM,):
-        found.append(checks.program(program, leases, session.now))
+        found.append(installation.program(program, leases, session.now))
     if host:
         found.append(await _old_controller(session))
         found += await webhook(session)
         found += await _networks(session)
+        tenants = await session.seen(resources.GUESTCLUSTERS, "guest clusters", namespace="")
+        found += installation.guests(tenants or (), session.now)
         found += await _kernel(session)
     return found
 
@@ -79,7 +82,7 @@ async def _definitions(session: Session) -> AsyncIterator[Finding]:
             try:
                 there = await session.cluster.get(resources.DEFINITIONS, "", each.name)
             except NotFound:
-                yield checks.definition(each.resource.kind, None, ours)
+                yield installation.definition(each.resource.kind, None, ours)
                 continue
             except Forbidden:
                 message = "you may not read CustomResourceDefinitions"
@@ -87,25 +90,30 @@ async def _definitions(session: Session) -> AsyncIterator[Finding]:
                 continue
             version = next((v for v in there.spec.versions if v.name == each.resource.version), None)
             if version is None:
-                yield checks.definition(each.resource.kind, None, ours)
+                yield installation.definition(each.resource.kind, None, ours)
                 continue
             installed = msgspec.json.decode(version.schema.open_api_v3_schema)
-            yield checks.definition(each.resource.kind, installed, ours)
+            yield installation.definition(each.resource.kind, installed, ours)
 
 
 async def _permissions(session: Session, needed: Sequence[Permission]) -> Finding:
     allowed: dict[Permission, bool] = {}
     async with session.progress.doing("asking what you may do"):
         me = await session.cluster.create(SELF_SUBJECT_REVIEWS, resources.SELF_SUBJECT_REVIEWS.type())
-        for each in needed:
+        who = me.status.user_info.username
+        for each in OF_PROGRAMS.get(program_of(who), needed):
             spec = SelfSubjectAccessReviewSpec(
                 resource_attributes=ResourceAttributes(
-                    namespace=each.namespace, verb=each.verb, group=each.group, resource=each.resource
+                    namespace=each.namespace,
+                    verb=each.verb,
+                    group=each.group,
+                    resource=each.resource,
+                    name=each.name,
                 )
             )
             answer = await session.cluster.create(SELF_SUBJECT_ACCESS_REVIEWS, SelfSubjectAccessReview(spec=spec))
             allowed[each] = answer.status.allowed
-    return checks.permissions(allowed, me.status.user_info.username)
+    return installation.permissions(allowed, who)
 
 
 async def _certificates(session: Session, secret: str, whose: str, todo: str) -> list[Finding]:
@@ -125,7 +133,7 @@ async def _certificates(session: Session, secret: str, whose: str, todo: str) ->
             found.append(Finding(name=title, verdict="wrong", message=message, todo=todo))
             continue
         dates = (read.not_valid_before_utc, read.not_valid_after_utc)
-        found.append(checks.certificate(title, *dates, session.now, todo))
+        found.append(installation.certificate(title, *dates, session.now, todo))
     return found
 
 
@@ -200,7 +208,7 @@ async def _networks(session: Session) -> list[Finding]:
         nodes = [n.metadata.name for n in (await session.cluster.list(resources.NODES)).items]
     except Forbidden:
         nodes = None
-    return list(checks.networks(named, await _agents_networks(session), nodes))
+    return list(installation.networks(named, await _agents_networks(session), nodes))
 
 
 async def _agents_networks(session: Session) -> Mapping[str, Sequence[str]] | None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from cloudprovider.cli.kubectl.session import SYSTEM, NothingThere, Refused, Session, everywhere_allowed, sentence
+from cloudprovider.cli.kubectl.session import SYSTEM, NothingThere, Refused, Session, sentence
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL
 from cloudprovider.core.drain import Drain, drain_machine, drain_node
@@ -40,16 +40,12 @@ _METRICS_SECONDS: Final = 3.0
 async def overview(session: Session, *, asked: bool) -> list[Row]:
     """All load balancers that the user may see. ``asked``: a namespace was named, or all."""
     if session.side == "guest":
-        if not asked:
-            await everywhere_allowed(session, SERVICES)
-        services = await session.all(SERVICES, "Services")
+        services = await (session.all if asked else session.widest)(SERVICES, "Services")
         nodes = await session.seen(NODES, "nodes")
         local = any(s.spec.external_traffic_policy == "Local" for s in services)
         slices = await session.seen(ENDPOINTSLICES, "endpoints") if local else None
         return guest_rows(services, nodes, slices, session.now)
-    if not asked:
-        await everywhere_allowed(session, LOADBALANCERS)
-    balancers = await session.all(LOADBALANCERS, "load balancers")
+    balancers = await (session.all if asked else session.widest)(LOADBALANCERS, "load balancers")
     return host_rows(balancers, await _clusters(session))
 
 
@@ -97,11 +93,7 @@ async def traced(session: Session, text: str) -> list[Trace]:
     """What there is at an address and port, with the counters of its host's agent."""
     _only_host(session, "trace")
     target = parse_target(text)
-    session.everywhere = True
-    balancers = await session.seen(LOADBALANCERS, "load balancers of all namespaces")
-    if balancers is None:
-        session.everywhere = False
-        balancers = await session.all(LOADBALANCERS, "load balancers")
+    balancers = await (session.all if session.everywhere else session.widest)(LOADBALANCERS, "load balancers")
     blocks = await session.seen(IPBLOCKS, "the pools' blocks")
     found = trace(target, balancers, await _clusters(session), blocks)
     return [await _counted(session, one) if one.host else one for one in found]

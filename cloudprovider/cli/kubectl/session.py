@@ -59,6 +59,19 @@ class Session:
             except KubeError as error:
                 raise Refused(sentence(error, f"list {resource.plural}", where)) from error
 
+    async def widest(self, resource: Resource[T], what: str) -> Sequence[T]:
+        """All objects of a kind that the user may see: of all namespaces, or else of the context's. Raises Refused."""
+        self.everywhere = True
+        try:
+            return await self.all(resource, what)
+        except Refused as refused:
+            if not isinstance(refused.__cause__, Forbidden):
+                raise
+        self.everywhere = False
+        found = await self.all(resource, what)
+        self.notes.append(f"only of the namespace {self.namespace}: you may not see those of all")
+        return found
+
     async def seen(self, resource: Resource[T], what: str, *, namespace: str | None = None) -> Sequence[T] | None:
         """The same for what only adds to the answer: None, and a note, where it may not be read."""
         try:
@@ -85,19 +98,6 @@ class Session:
         """Read "[NAMESPACE/]NAME"."""
         namespace, slash, name = text.rpartition("/")
         return (namespace, name) if slash else (self.namespace, name)
-
-
-async def everywhere_allowed(session: Session, resource: Resource[T]) -> None:
-    """Where neither ``-n`` nor ``-A`` is given: all namespaces if that is allowed, else the context's."""
-    try:
-        await session.cluster.list(resource, "")
-    except Forbidden:
-        session.everywhere = False
-        session.notes.append(f"only of the namespace {session.namespace}: you may not see those of all")
-    except KubeError as error:
-        raise Refused(sentence(error, f"list {resource.plural}", "")) from error
-    else:
-        session.everywhere = True
 
 
 @asynccontextmanager

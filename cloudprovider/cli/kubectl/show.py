@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Final
 
 from cloudprovider.cli.kubectl.screen import Style, age, cut, indented, table
-from cloudprovider.core.checks import Finding
 from cloudprovider.core.drain import Drain
+from cloudprovider.core.installation import Finding
 from cloudprovider.core.overview import Row
 from cloudprovider.core.poolmap import CONFLICT, FREE, RESERVED, PoolMap
 from cloudprovider.core.steps import Explanation, Step

@@ -359,6 +359,26 @@ def test_check_says_what_it_may_not_see(host: ControlPlane, path: str) -> None:
     }
 
 
+@pytest.mark.parametrize("program", ["host", "agent"])
+def test_check_by_a_program_asks_for_its_own_rights(host: ControlPlane, path: str, program: str) -> None:
+    who = f"system:serviceaccount:{SYSTEM}:cloudprovider-{program}"
+    programs.wait_permitted(host, (program,))
+    found = check(path, host, programs.account(host, program))[1]
+    assert found["permissions"] == ("ok", f"{who} may do all that cloudprovider-{program} needs")
+    role = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/cloudprovider-{program}"
+    rules = host.api.get(role)["rules"]
+    host.api.patch(role, {"rules": rules[1:]})
+    try:
+
+        def told() -> bool:
+            verdict, message = check(path, host, programs.account(host, program))[1]["permissions"]
+            return verdict == "wrong" and "list loadbalancers.loadbalancer.harvesterhci.io" in message
+
+        wait_for("the API server to hear of the role", told, timeout=20)
+    finally:
+        host.api.patch(role, {"rules": rules})
+
+
 def test_check_of_a_guest(guest: ControlPlane, path: str) -> None:
     code, found = check(path, guest)
     assert code == 1

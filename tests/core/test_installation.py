@@ -4,7 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cloudprovider.core.checks import Permission, certificate, clock, definition, networks, permissions
+from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus
+from cloudprovider.core.api.meta import ObjectMeta
+from cloudprovider.core.installation import certificate, clock, definition, guests, networks, permissions
+from cloudprovider.core.permissions import Permission
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -71,6 +74,22 @@ def test_permissions() -> None:
     assert permissions({may: True}, "me").verdict == "ok"
     found = permissions({may: True, may_not: False}, "me")
     assert (found.verdict, found.message) == ("warning", "me may not list deployments.apps in a")
+    host = "system:serviceaccount:cloudprovider-system:cloudprovider-host"
+    assert permissions({may_not: False}, host).verdict == "wrong", "a program that may not do its work"
+    assert permissions({may_not: False}, host.replace("-host", "-other")).verdict == "warning"
+
+
+def test_guests_that_are_silent() -> None:
+    def guest(name: str, seen: str) -> GuestCluster:
+        status = GuestClusterStatus(last_seen_time=seen, guest_version="0.1.0")
+        return GuestCluster(metadata=ObjectMeta(name=name, namespace="ns"), status=status)
+
+    clusters = [guest("a", "2026-01-01T11:59:10Z"), guest("b", "2026-01-01T11:00:00Z"), guest("c", "")]
+    assert [(f.name, f.verdict, f.message) for f in guests(clusters, NOW)] == [
+        ("guest ns/a", "ok", "heard 50 s ago, version 0.1.0"),
+        ("guest ns/b", "warning", "has not called since 2026-01-01T11:00:00Z; what is forwarded goes on"),
+        ("guest ns/c", "warning", "has never called"),
+    ]
 
 
 def test_networks_of_pools_without_an_agent() -> None:

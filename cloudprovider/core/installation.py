@@ -6,7 +6,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Lease
+from cloudprovider.core.permissions import SYSTEM, Permission, program_of
 from cloudprovider.core.steps import running
 
 Verdict = Literal["ok", "warning", "wrong", "unknown"]
@@ -14,6 +16,8 @@ Verdict = Literal["ok", "warning", "wrong", "unknown"]
 CLOCK_WARNING: Final = timedelta(seconds=5)
 CLOCK_WRONG: Final = timedelta(seconds=60)
 """Certificates are made with five minutes' slack; tokens and Leases begin to fail long before."""
+SILENCE: Final = timedelta(minutes=5)
+"""A guest's bridge is heard, and that noted, once a minute."""
 ENDING: Final = timedelta(days=30)
 
 
@@ -24,40 +28,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     verdict: Verdict
     message: str
     todo: str = ""
-
-
-class Permission(msgspec.Struct, frozen=True, order=True):
-    """Something that is to be allowed; ``namespace`` empty: in all."""
-
-    verb: str
-    group: str
-    resource: str
-    namespace: str = ""
-
-    @property
-    def text(self) -> str:
-        """As ``kubectl auth can-i`` takes it."""
-        kind = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f"{self.verb} {kind}" + (f" in {self.namespace}" if self.namespace else "")
-
-
-LB: Final = "loadbalancer.harvesterhci.io"
-SYSTEM: Final = "cloudprovider-system"
-
-OF_OPERATORS: Final[tuple[Permission, ...]] = (
-    Permission("list", LB, "loadbalancers"),
-    Permission("list", LB, "ippools"),
-    Permission("list", LB, "ipblocks"),
-    Permission("list", "cloudprovider.harvesterhci.io", "guestclusters"),
-    Permission("list", "coordination.k8s.io", "leases", SYSTEM),
-)
-OF_GUEST_USERS: Final[tuple[Permission, ...]] = (
-    Permission("list", "", "services"),
-    Permission("list", "", "nodes"),
-    Permission("list", "discovery.k8s.io", "endpointslices"),
-    Permission("list", "coordination.k8s.io", "leases", SYSTEM),
-)
-"""What ``kubectl lb`` reads; without one of them it says less."""
 
 
 def clock(local: datetime, server: datetime | None) -> Finding:
@@ -95,11 +65,18 @@ def definition(name: str, installed: Any, ours: Any) -> Finding:
 
 
 def permissions(allowed: Mapping[Permission, bool], who: str) -> Finding:
-    """Judge what an account may do."""
-    missing = [p.text for p, yes in sorted(allowed.items()) if not yes]
+    """Judge what an account may do: somebody who looks, or one of our programs."""
+    missing = "; ".join(p.text for p, yes in sorted(allowed.items()) if not yes)
+    program = program_of(who)
     if not missing:
-        return Finding(name="permissions", verdict="ok", message=f"{who} may do all that kubectl lb needs")
-    message = f"{who} may not {'; '.join(missing)}"
+        needs = f"{program} needs" if program else "kubectl lb needs"
+        return Finding(name="permissions", verdict="ok", message=f"{who} may do all that {needs}")
+    message = f"{who} may not {missing}"
+    if program:
+        side = "guest" if program == "cloudprovider-guest" else "host"
+        return Finding(
+            name="permissions", verdict="wrong", message=message, todo=f"apply the roles of manifests/{side} again"
+        )
     todo = "have an administrator allow it; without it kubectl lb shows less"
     return Finding(name="permissions", verdict="warning", message=message, todo=todo)
 
@@ -128,6 +105,24 @@ def program(name: str, leases: Sequence[Lease] | None, now: datetime) -> Finding
     if state == "ok":
         return Finding(name=name, verdict="ok", message=message)
     return Finding(name=name, verdict="wrong", message=message, todo=todo)
+
+
+def guests(clusters: Iterable[GuestCluster], now: datetime) -> Iterator[Finding]:
+    """Judge when the guests were last heard."""
+    for cluster in sorted(clusters, key=lambda c: c.key):
+        name, said = f"guest {'/'.join(cluster.key)}", cluster.status.last_seen_time
+        try:
+            silent = now - datetime.fromisoformat(said)
+        except ValueError:
+            todo = "install cloudprovider guest there, with the certificate of this tenant"
+            yield Finding(name=name, verdict="warning", message="has never called", todo=todo)
+            continue
+        if silent > SILENCE:
+            message = f"has not called since {said}; what is forwarded goes on"
+            yield Finding(name=name, verdict="warning", message=message, todo="kubectl lb check there")
+        else:
+            version = f", version {cluster.status.guest_version}" if cluster.status.guest_version else ""
+            yield Finding(name=name, verdict="ok", message=f"heard {silent.total_seconds():.0f} s ago{version}")
 
 
 def networks(
