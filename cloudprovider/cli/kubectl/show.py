@@ -35,14 +35,14 @@ def rows(found: Sequence[Row], *, host: bool, now: datetime, style: Style) -> st
         [
             row.namespace,
             row.name,
-            row.ready,
+            row.reason or row.ready,
             "-" if row.healthy is None else f"{row.healthy}/{row.backends}",
             ",".join(row.addresses) or "<none>",
             ",".join(f"{x.port}/{x.protocol}" for x in row.listeners) or "-",
             age(row.created, now),
             row.workload,
             row.service or "-",
-            f"{row.reason}: {row.message}" if row.reason else "",
+            row.message,
         ]
         for row in found
     ]

@@ -256,8 +256,8 @@ def host() -> Scene:
                 condition(
                     "Allocated",
                     "PoolExhausted",
-                    'all 2 IPv4 addresses of the pool "tiny" are allocated: delete a load balancer that uses it, or an'
-                    " operator must add a range",
+                    'all 4 IPv4 addresses of the pool "office" are allocated: delete a load balancer that uses it, or'
+                    " an operator must add a range",
                 )
             ],
         ),
