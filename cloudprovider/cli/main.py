@@ -244,7 +244,14 @@ def _add_takeover(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     def command(parsed: argparse.Namespace) -> int:
         from cloudprovider.cli import takeover  # noqa: PLC0415
 
-        return takeover.main(kubeconfig=parsed.kubeconfig, context=parsed.context, yes=parsed.yes, tell=print)
+        try:
+            asyncio.run(takeover.run(parsed.kubeconfig, parsed.context, yes=parsed.yes, tell=print))
+        except ConfigurationError:
+            raise
+        except CloudProviderError as e:
+            print(f"{parsed.prog}: {e}", file=sys.stderr)  # noqa: T201
+            return 1
+        return 0
 
     parser.set_defaults(command=command, prog=parser.prog)
 

@@ -23,7 +23,7 @@ from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.api.pool import IPPool
-from cloudprovider.core.errors import CloudProviderError, ConfigurationError, Conflict, NotFound, Unavailable
+from cloudprovider.core.errors import CloudProviderError, ConfigurationError, Conflict, Forbidden, NotFound, Unavailable
 from cloudprovider.core.takeover import (
     CONTROLLER,
     NAMESPACE,
@@ -65,13 +65,14 @@ _BACKOFF: Final = Backoff(base=0.2, limit=5.0)
 
 @dataclass
 class Scene:
-    """What there is."""
+    """What there is. ``webhooks``: the kinds of which the old webhook has a configuration."""
 
     old: Sequence[Deployment]
     pools: Sequence[IPPool]
     balancers: Sequence[LoadBalancer]
     services: Sequence[Service]
     finalized: Sequence[tuple[Resource[Any], KubeObject]]
+    webhooks: Sequence[Resource[Any]]
     definitions: Sequence[CustomResourceDefinition]
     plan: Plan
     missing: Sequence[str] = field(default_factory=tuple)
@@ -80,7 +81,13 @@ class Scene:
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
         running = any(d.spec.replicas for d in self.old)
-        return not (running or self.plan.blocks or self.services or self.finalized)
+        left = (self.plan.blocks, self.services, self.finalized, self.webhooks, self.converting)
+        return not running and not any(left)
+
+    @property
+    def converting(self) -> Sequence[CustomResourceDefinition]:
+        """The definitions whose objects the old webhook is asked to convert."""
+        return [d for d in self.definitions if d.spec.conversion.strategy == "Webhook"]
 
 
 class Takeover:
@@ -112,6 +119,8 @@ class Takeover:
             for obj in await self._all(cast("Resource[Any]", resource))
             if without_finalizers(obj) is not None
         ]
+        kinds = (cast("Resource[Any]", kind) for kind in (WEBHOOK_CONFIGURATIONS, MUTATING_WEBHOOK_CONFIGURATIONS))
+        registered = [kind for kind in kinds if await self._find(kind, "", WEBHOOK) is not None]
         made = _owners(balancers)
         services = [s for s in await self._all(SERVICES, f"{SERVICE_LABEL}=true") if s.key in made]
         return Scene(
@@ -120,6 +129,7 @@ class Takeover:
             balancers=balancers,
             services=services,
             finalized=finalized,
+            webhooks=registered,
             definitions=definitions,
             plan=plan(pools, balancers, blocks, now=self._stamp()),
             missing=[d.resource.kind for d in crds.DEFINITIONS if d.name not in names],
@@ -129,7 +139,7 @@ class Takeover:
         """Do it; return what was adopted. Raises KubeError, Halted."""
         scene = await self.look()
         await self._switch_off(scene)
-        await self._unregister(scene.definitions)
+        await self._unregister(scene)
         await self._define(scene.missing)
         scene = await self.look()  # anew: what the old controller did to its end counts
         for block in scene.plan.blocks:
@@ -162,19 +172,15 @@ class Takeover:
                 PODS, deployment.metadata.namespace, labels, f"the pods of {'/'.join(deployment.key)}"
             )
 
-    async def _unregister(self, definitions: Sequence[CustomResourceDefinition]) -> None:
+    async def _unregister(self, scene: Scene) -> None:
         """Its webhook, which answers no more; it registers itself again when it starts."""
-        for resource in (WEBHOOK_CONFIGURATIONS, MUTATING_WEBHOOK_CONFIGURATIONS):
-            try:
-                await self._client.delete(cast("Resource[Any]", resource), "", WEBHOOK)
-            except NotFound:
-                continue
+        for resource in scene.webhooks:
+            await self._client.delete(resource, "", WEBHOOK)
             self._tell(f"deleted the {resource.kind} {WEBHOOK}")
-        for definition in definitions:
-            if definition.spec.conversion.strategy == "Webhook":
-                patch = {"spec": {"conversion": {"strategy": "None", "webhook": None}}}
-                await self._client.merge_patch(DEFINITIONS, "", definition.metadata.name, patch)
-                self._tell(f"switched the conversion of {definition.metadata.name} off")
+        for definition in scene.converting:
+            patch = {"spec": {"conversion": {"strategy": "None", "webhook": None}}}
+            await self._client.merge_patch(DEFINITIONS, "", definition.metadata.name, patch)
+            self._tell(f"switched the conversion of {definition.metadata.name} off")
 
     async def _define(self, missing: Sequence[str]) -> None:
         """The kinds that Harvester does not have; those that it has are left as they are."""
@@ -302,8 +308,11 @@ def told(scene: Scene) -> str:
         also.append(f"delete the Services by which kube-vip announces virtual machines' addresses: {names}{more}")
     if scene.finalized:
         also.append(f"take the old controller's finalizers off {_counted(len(scene.finalized), 'object')}")
-    also.append(f"delete the webhook configurations {WEBHOOK}, which registers itself when it starts")
-    return "\n".join((*lines, "\nBesides:", *(f"  {text}" for text in also))) + "\n"
+    if scene.webhooks or scene.converting:
+        also.append(f"take {WEBHOOK} off the API server's list; it registers itself when it starts")
+    if also:
+        lines += ["\nBesides:", *(f"  {text}" for text in also)]
+    return "\n".join(lines) + "\n"
 
 
 NEXT: Final = """\
@@ -326,18 +335,18 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  " + "   ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def main(*, kubeconfig: str, context: str, yes: bool, tell: Callable[[str], None]) -> int:
-    """Say what would be done, or do it. Returns the exit code. Raises ConfigurationError."""
+async def run(kubeconfig: str, context: str, *, yes: bool, tell: Callable[[str], None]) -> None:
+    """Say what would be done, or do it. Raises ConfigurationError, KubeError, Halted."""
     try:
-        return asyncio.run(_main(kubeconfig, context, yes=yes, tell=tell))
-    except ConfigurationError:
-        raise
-    except CloudProviderError as error:
-        tell(f"cloudprovider takeover: {error}")
-        return 1
+        await _run(kubeconfig, context, yes=yes, tell=tell)
+    except Forbidden as error:
+        message = "run it as an administrator of the host cluster (--kubeconfig, --context)"
+        raise Halted(f"{message}; this account may not do all of it: {error}") from error
+    except Unavailable as error:
+        raise Halted(f"{error}; check --kubeconfig and --context, then run it again") from error
 
 
-async def _main(kubeconfig: str, context: str, *, yes: bool, tell: Callable[[str], None]) -> int:
+async def _run(kubeconfig: str, context: str, *, yes: bool, tell: Callable[[str], None]) -> None:
     credentials = load(kubeconfig or None, context or None)
     rng = random.Random()  # noqa: S311 - jitter, no secret
     async with HttpKubeClient(credentials, program="takeover", version=__version__, rng=rng) as client:
@@ -351,7 +360,6 @@ async def _main(kubeconfig: str, context: str, *, yes: bool, tell: Callable[[str
             tell(f"\n{NEXT}")
         else:
             tell("Nothing was changed. With --yes it is done.")
-    return 0
 
 
 def _counted(number: int, one: str, many: str = "") -> str:

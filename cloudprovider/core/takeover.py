@@ -116,6 +116,10 @@ def plan(pools: Sequence[IPPool], balancers: Sequence[LoadBalancer], blocks: Ite
         if (pool, address) not in taken and not owner.startswith("agent/"):
             gone = "its load balancer is gone" if owner not in kinds else "its load balancer does not show it"
             unadopted.append(Unadopted(pool, address, owner, f"{gone}: it is free again"))
+    for lb in living:
+        if lb.spec.ipam == "dhcp" and is_ours(lb) and lb.status.address and not lb.status.addresses:
+            message = "by DHCP, for kube-vip: ours asks for a lease of its own, and mostly gets another address"
+            unadopted.append(Unadopted("(DHCP)", lb.status.address, owner_of(lb), message))
     adopted.sort(key=lambda a: (a.pool, a.address.version, int(a.address), a.owner))
     held: dict[str, list[Held]] = {}
     for one in adopted:

@@ -53,7 +53,7 @@ Besides:
   define IPBlock and GuestCluster
   delete the Services by which kube-vip announces virtual machines' addresses: office/intranet
   take the old controller's finalizers off 5 objects
-  delete the webhook configurations harvester-load-balancer-webhook, which registers itself when it starts
+  take harvester-load-balancer-webhook off the API server's list; it registers itself when it starts
 
 Nothing was changed. With --yes it is done.
 """
@@ -182,6 +182,19 @@ async def test_3_it_records_every_address_and_switches_the_old_one_off(
     machine = plane.api.get("/apis/kubevirt.io/v1/namespaces/office/virtualmachines/vm-1")
     assert machine["metadata"]["finalizers"] == ["kubevirt.io/virtualMachineControllerFinalize"]
     assert plane.api.items("/api/v1/namespaces/office/services") == []
+
+
+def test_4_without_rights_it_says_so_in_one_line(plane: ControlPlane) -> None:
+    command = [sys.executable, "-m", "cloudprovider.cli.main", "takeover"]
+    nobody = plane.kubeconfig_for("nobody")
+    done = subprocess.run(
+        [*command, f"--kubeconfig={nobody}"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert done.stderr.startswith(
+        "cloudprovider takeover: run it as an administrator of the host cluster (--kubeconfig, --context); this account"
+        " may not do all of it: list customresourcedefinitions"
+    )
 
 
 def test_4_done_twice_it_finds_nothing_left_to_do(plane: ControlPlane) -> None:

@@ -57,7 +57,8 @@ def test_what_is_booked_but_not_shown_counts_for_its_load_balancer() -> None:
 
 def test_an_address_of_dhcp_is_no_pools() -> None:
     found = plan([pool()], [balancer("a", "0.0.0.0", of="", ipam="dhcp")], (), now=NOW)
-    assert (found.adoptions, found.unadopted, found.blocks) == ((), (), ())
+    assert (found.adoptions, found.blocks) == ((), ())
+    assert [(u.pool, u.address, u.owner) for u in found.unadopted] == [("(DHCP)", "0.0.0.0", "ns/a")]
 
 
 def test_of_two_with_one_address_the_pools_record_decides() -> None:

@@ -114,6 +114,13 @@ def deleted(lb: LoadBalancer) -> LoadBalancer:
     return msgspec.structs.replace(lb, metadata=meta)
 
 
+def waiting_for_lease(lb: LoadBalancer) -> LoadBalancer:
+    message = "no DHCP server of default/vlan8 has answered within 60 s"
+    said = [condition(kind, "DHCPNoAnswer", message) for kind in ("Allocated", "Leased", "Ready")]
+    asked = msgspec.structs.replace(lb, spec=msgspec.structs.replace(lb.spec, ipam="dhcp"))
+    return scene.patched(asked, addresses=[], address="", holder=None, conditions=said)
+
+
 def newer(lb: LoadBalancer) -> LoadBalancer:
     return msgspec.structs.replace(lb, metadata=msgspec.structs.replace(lb.metadata, generation=2))
 
@@ -318,6 +325,7 @@ SITUATIONS = {
     ),
     "explain-no-tenant": Situation(no_tenant, EXPLAIN_WEB, code=1),
     "explain-stock": Situation(web_is(stock), EXPLAIN_WEB, code=1),
+    "explain-dhcp": Situation(web_is(waiting_for_lease), EXPLAIN_WEB, code=1),
     "explain-deleted": Situation(web_is(deleted), EXPLAIN_WEB, code=1),
     "explain-machines": Situation(scene.host, "explain office/intranet"),
     "explain-machines-sick": Situation(sick, "explain office/intranet", code=1),
