@@ -60,6 +60,7 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("list watch patch", _OURS, "guestclusters"),
         *_each("patch", _OURS, "guestclusters/status"),
         *_each("list watch", "", "namespaces", "nodes"),
+        *_each("list watch", "kubevirt.io", "virtualmachineinstances"),
         *_each("create", "", "events"),
         *_each(
             "get patch",

@@ -15,6 +15,7 @@ from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.loadbalancers import LoadBalancers
 from cloudprovider.host.losses import has_lost_records, is_kept
+from cloudprovider.host.machines import Machines
 from cloudprovider.host.manualreleases import ManualReleases
 from cloudprovider.host.poolstatus import PoolStatuses
 from cloudprovider.kube.api import KubeClient
@@ -35,9 +36,11 @@ class HostController:
         self,
         client: KubeClient,
         caches: Caches,
+        book: AddressBook,
         hints: Hints,
         events: EventRecorder,
         *,
+        machines: Machines,
         now: Clock,
         rng: random.Random,
     ) -> None:
@@ -46,8 +49,8 @@ class HostController:
         self._events = events
         self._now = now
         self._rng = rng
-        self.book = AddressBook(caches, hints)
-        self.load_balancers = LoadBalancers(client, caches, self.book, hints, events, now=now, rng=rng)
+        self.book = book
+        self.load_balancers = LoadBalancers(client, caches, book, hints, events, machines=machines, now=now, rng=rng)
         self._pools = PoolStatuses(client, caches, self.book, events, now=now, rng=rng)
         self._releases = ManualReleases(client, caches, self.book, self.load_balancers.batches, events, rng=rng)
 

@@ -345,8 +345,8 @@ def is_custom(resource: Resource[T]) -> bool:
 
 
 def has_status(resource: Resource[T]) -> bool:
-    """Whether its status is a subresource: so for every kind here that has a status at all."""
-    return "status" in get_type_hints(resource.type)
+    """Whether its status is a subresource: so for every kind here that has a status at all, but for KubeVirt's."""
+    return "status" in get_type_hints(resource.type) and resource.group != "kubevirt.io"
 
 
 def _has_generation(resource: Resource[T]) -> bool:
