@@ -82,8 +82,9 @@ class KubeClient(Protocol):
         long: watch again from the last version seen. Raises Gone. Close it (``aclosing``) when leaving early."""
         ...
 
-    async def create(self, resource: Resource[T], obj: T) -> T:
-        """Create ``obj`` in its metadata's namespace. Raises AlreadyExists, Invalid, Forbidden."""
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
+        """Create ``obj`` in its metadata's namespace. ``dry_run``: all is checked, nothing is stored. Raises
+        AlreadyExists, Invalid (with ``causes``), Forbidden."""
         ...
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
@@ -92,10 +93,17 @@ class KubeClient(Protocol):
         ...
 
     async def merge_patch(
-        self, resource: Resource[T], namespace: str, name: str, patch: Json, *, subresource: str = ""
+        self,
+        resource: Resource[T],
+        namespace: str,
+        name: str,
+        patch: Json,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
     ) -> T:
-        """RFC 7386. ``metadata.resourceVersion`` or ``metadata.uid`` in the patch are preconditions. Raises
-        Conflict, NotFound, Invalid.
+        """RFC 7386. ``metadata.resourceVersion`` or ``metadata.uid`` in the patch are preconditions. ``dry_run``: all
+        is checked, nothing is stored. Raises Conflict, NotFound, Invalid.
 
         On the status of a custom resource, API servers ignore the UID: there a Conflict is raised after the write.
         """

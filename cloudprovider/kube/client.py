@@ -168,14 +168,14 @@ class HttpKubeClient:
         finally:
             _hang_up(response)
 
-    async def create(self, resource: Resource[T], obj: T) -> T:
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
         """Create ``obj``."""
         if obj.metadata.resource_version:
             # The API server answers this with a bare 500, which would look as if trying again could help.
             raise Invalid(f"create {resource.plural} {obj.metadata.name}: resourceVersion is set; it exists already")
         body = _encode(_typed(resource, obj))
         return self._codec(resource).object(
-            await self._call("create", resource, obj.metadata.namespace, method="POST", body=body)
+            await self._call("create", resource, obj.metadata.namespace, method="POST", query=_dry(dry_run), body=body)
         )
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
@@ -192,7 +192,14 @@ class HttpKubeClient:
         )
 
     async def merge_patch(
-        self, resource: Resource[T], namespace: str, name: str, patch: Json, *, subresource: str = ""
+        self,
+        resource: Resource[T],
+        namespace: str,
+        name: str,
+        patch: Json,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
     ) -> T:
         """RFC 7386."""
         answer = await self._call(
@@ -202,6 +209,7 @@ class HttpKubeClient:
             name,
             subresource,
             method="PATCH",
+            query=_dry(dry_run),
             body=_encode(patch),
             content_type=_MERGE,
         )
@@ -366,6 +374,10 @@ def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
     if field_selector:
         query["fieldSelector"] = field_selector
     return query
+
+
+def _dry(dry_run: bool) -> dict[str, str]:  # noqa: FBT001 - its only argument
+    return {"dryRun": "All"} if dry_run else {}
 
 
 def _typed(resource: Resource[T], obj: T) -> T:

@@ -142,6 +142,13 @@ class FakeCluster:
         """The cluster's state, for :meth:`restore`."""
         return Snapshot(self.version, copy.deepcopy(self._objects))
 
+    def rehearsal(self) -> "FakeCluster":
+        """A copy that nobody watches: what is written to it is forgotten (a dry run)."""
+        copied = FakeCluster(self.now)
+        copied.version, copied._uids = self.version, self._uids
+        copied._objects = copy.deepcopy(self._objects)
+        return copied
+
     def seed(self, resource: Resource[T], obj: T) -> T:
         """Put ``obj`` there whole, status included, replacing what is there: how a test sets its scene."""
         body = body_of(resource, obj)

@@ -18,6 +18,7 @@ from cloudprovider.core.errors import (
     KubeError,
     NotFound,
     Unavailable,
+    Violation,
 )
 from cloudprovider.kube.api import WatchEvent
 from cloudprovider.kube.client import HttpKubeClient
@@ -108,6 +109,21 @@ async def test_statuses_become_errors(code: int, body: str, kind: type[KubeError
             await client.get(SERVICES, "ns", "a")
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.retry_after) == (code, 7)
+
+
+async def test_what_is_wrong_is_told_field_by_field() -> None:
+    causes = '[{"reason":"FieldValueInvalid","message":"too big","field":"spec.ports[0].port"}]'
+    body = f'{{"message":"m","reason":"Invalid","code":422,"details":{{"causes":{causes}}}}}'
+
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(status=422, text=body)
+
+    async with serving(handle) as client:
+        with pytest.raises(Invalid) as caught:
+            await client.get(SERVICES, "ns", "a")
+    assert caught.value.causes == (
+        Violation(field="spec.ports[0].port", reason="FieldValueInvalid", message="too big"),
+    )
 
 
 async def test_retry_after_in_the_body() -> None:
