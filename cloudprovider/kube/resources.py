@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from cloudprovider.core.api.access import SelfSubjectAccessReview, SelfSubjectReview
 from cloudprovider.core.api.admission import ValidatingWebhookConfiguration
 from cloudprovider.core.api.attachment import NetworkAttachmentDefinition
 from cloudprovider.core.api.guestcluster import GuestCluster
@@ -37,6 +38,17 @@ EVENTS: Final = Resource("", "v1", "events", "Event", Event)
 ENDPOINTSLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", EndpointSlice)
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", Lease)
 SECRETS: Final = Resource("", "v1", "secrets", "Secret", Secret)
+SELF_SUBJECT_REVIEWS: Final = Resource(
+    "authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", SelfSubjectReview, namespaced=False
+)
+SELF_SUBJECT_ACCESS_REVIEWS: Final = Resource(
+    "authorization.k8s.io",
+    "v1",
+    "selfsubjectaccessreviews",
+    "SelfSubjectAccessReview",
+    SelfSubjectAccessReview,
+    namespaced=False,
+)
 WEBHOOK_CONFIGURATIONS: Final = Resource(
     "admissionregistration.k8s.io",
     "v1",
