@@ -133,7 +133,10 @@ class Streams:
         self, request: web.Request, session: Session, topic: Topic[T, V], render: Render[V]
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        await response.prepare(request)
+        try:
+            await response.prepare(request)
+        except ConnectionError:
+            return response  # the browser has gone to another page already
         into: Followed[V] = Followed()
         source = asyncio.create_task(follow(session.client, topic, into, self._rng))
         page = asyncio.create_task(_send_pages(response, into, render))

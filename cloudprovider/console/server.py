@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from cloudprovider.console.config import ConsoleConfig
+from cloudprovider.console.editpage import EditPage
 from cloudprovider.console.gate import BODY_LIMIT, Gate
 from cloudprovider.console.listpage import ListPage
 from cloudprovider.console.live import Streams
@@ -56,6 +57,7 @@ class Console:
         for part in (
             SignIn(self._pages, gate, self.sessions, connect),
             ListPage(self._pages, self.streams),
+            EditPage(self._pages),
         ):
             self.app.router.add_routes(part.routes())
 
@@ -95,6 +97,12 @@ class Console:
                 return pages.error(request, "Too large", "That is more than a form may hold.", 413)
             except web.HTTPClientError as error:
                 return pages.error(request, "Refused", error.text or error.reason, error.status)
+            except web.HTTPException:
+                raise
+            except Exception:
+                log.exception("A page has failed", extra={"path": request.path})
+                message = "That is a fault of the console; its log says more."
+                return pages.error(request, "Something went wrong", message, 500)
 
         return middleware
 

@@ -93,6 +93,7 @@ def load_balancer(
     name: str,
     spec: Mapping[str, object] | None = None,
     status: Mapping[str, object] | None = None,
+    *,
     metadata: Mapping[str, object] | None = None,
 ) -> Object:
     """Create one, and write its status as its managers would."""
@@ -282,7 +283,11 @@ def furnish(plane: ControlPlane) -> None:
             [backend("db-1", "10.0.8.30", healthy=None), backend("db-2", "", healthy=None, **missing)],
         ),
     )
-    nowhere = 'no pool matches the request; pool "campus": its scope is empty, which matches nobody: an operator must add one; pool "vlan8": it is on the network "default/vlan8", the request is for the management network: ask for the pool\'s network'
+    nowhere = (
+        'no pool matches the request; pool "campus": its scope is empty, which matches nobody: an operator must add'
+        ' one; pool "vlan8": it is on the network "default/vlan8", the request is for the management network: ask for'
+        " the pool's network"
+    )
     load_balancer(
         plane,
         "team-a",
@@ -325,7 +330,7 @@ def furnish(plane: ControlPlane) -> None:
                 "service": {"namespace": where, "name": name, "uid": f"uid-{i}"},
             },
             up(f"10.0.8.{101 + i}", "vlan8"),
-            {
+            metadata={
                 "annotations": {"loadbalancer.harvesterhci.io/cluster": "shop"},
                 "labels": {"cloudprovider.harvesterhci.io/cluster": "shop"},
             },
