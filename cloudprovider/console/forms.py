@@ -7,12 +7,14 @@ schema, a webhook), and so finds its place; what has none of its own goes to the
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, Final, TypeVar, cast
 
 import yaml
 
 from cloudprovider.core.errors import KubeError, Violation
+
+F = TypeVar("F")
 
 MOST_ROWS: Final = 300
 TOP: Final = ""
@@ -58,7 +60,7 @@ def slot_of(path: str, known: Iterable[str], aliases: Mapping[str, str]) -> str:
     """
     if path in aliases:
         return aliases[path]
-    dotted = _KEY.sub(r".\1", _INDEX.sub(r".\1", path)).removeprefix("spec.")
+    dotted = _KEY.sub(r".\1", _INDEX.sub(r".\1", path)).removeprefix("spec.").removeprefix("selector.")
     slots = frozenset(known)
     while dotted:
         if dotted in aliases:
@@ -117,3 +119,37 @@ def merged_json(old: Mapping[str, object], patch: Mapping[str, object]) -> dict[
         else:
             found[name] = value
     return found
+
+
+def differences(base: F, now: F, titles: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """What somebody else has changed: (what, from, to), for people. Forms are dataclasses."""
+    found = []
+    for each in _fields(base):
+        before, after = getattr(base, each.name), getattr(now, each.name)
+        if before != after:
+            found.append((titles.get(each.name, each.name), _shown(before), _shown(after)))
+    return found
+
+
+def merged(base: F, theirs: F, mine: F) -> F:
+    """Theirs, with what I have changed: field by field, lists as one."""
+    names = [each.name for each in _fields(base)]
+    changed = {name: getattr(mine, name) for name in names if getattr(mine, name) != getattr(base, name)}
+    result: F = replace(cast("Any", theirs), **changed)
+    return result
+
+
+def _fields(form: object) -> tuple["Field[Any]", ...]:
+    return fields(cast("Any", form))
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return "; ".join(" ".join(part for part in row.values() if part) for row in value) or "none"
+        case Mapping():
+            return ", ".join(f"{k} {v}" for k, v in value.items() if v) or "none"
+        case _:
+            return str(value) or "none"

@@ -5,7 +5,7 @@ Everything in it is text, as it was typed. What can't be a number stays text, in
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import msgspec
@@ -51,6 +51,13 @@ ALIASES: Final[Mapping[str, str]] = {
     "metadata.name": "name",
     "metadata.namespace": "namespace",
     f"metadata.annotations[{NETWORK_ANNOTATION}]": "network",
+}
+TITLES: Final[Mapping[str, str]] = {
+    "ip_pool": "pool",
+    "ipam": "IPAM",
+    "labels": "backend selector",
+    "health_check": "health check",
+    "checked": "whether it is checked",
 }
 _USES: Final[Mapping[str, frozenset[str]]] = {
     "path": frozenset({"HTTP", "HTTPS"}),
@@ -327,43 +334,6 @@ class LbForm:
                 if not _CODES.fullmatch(code):
                     message = f'"{code}" is no HTTP code: write 200, or 200-299'
                     yield Violation(field=f"{at}.expectedCodes", reason="Malformed", message=message)
-
-
-def differences(base: LbForm, now: LbForm) -> list[tuple[str, str, str]]:
-    """What somebody else has changed: (what, from, to), for people."""
-    found = []
-    for each in fields(LbForm):
-        before, after = getattr(base, each.name), getattr(now, each.name)
-        if before != after:
-            found.append((_TITLES.get(each.name, each.name), _shown(before), _shown(after)))
-    return found
-
-
-def merged(base: LbForm, theirs: LbForm, mine: LbForm) -> LbForm:
-    """Theirs, with what I have changed: field by field, lists as one."""
-    changed = {f.name: getattr(mine, f.name) for f in fields(LbForm) if getattr(mine, f.name) != getattr(base, f.name)}
-    return replace(theirs, **changed)
-
-
-_TITLES: Final = {
-    "ip_pool": "pool",
-    "ipam": "IPAM",
-    "labels": "backend selector",
-    "health_check": "health check",
-    "checked": "whether it is checked",
-}
-
-
-def _shown(value: object) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case tuple():
-            return "; ".join(" ".join(part for part in row.values() if part) for row in value) or "none"
-        case Mapping():
-            return ", ".join(f"{k} {v}" for k, v in value.items() if v) or "none"
-        case _:
-            return str(value) or "none"
 
 
 def _stripped(found: Iterable[Mapping[str, str]]) -> Iterable[Row]:

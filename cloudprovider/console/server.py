@@ -12,13 +12,16 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from cloudprovider.console.config import ConsoleConfig
-from cloudprovider.console.editpage import EditPage
+from cloudprovider.console.detailpage import DetailPage
+from cloudprovider.console.editor import Editor
+from cloudprovider.console.editpage import LbKind
 from cloudprovider.console.gate import BODY_LIMIT, Gate
 from cloudprovider.console.listpage import ListPage
 from cloudprovider.console.live import Streams
 from cloudprovider.console.pages import Clock, Pages, told
 from cloudprovider.console.sessions import Session, Sessions
 from cloudprovider.console.signin import SignIn
+from cloudprovider.console.traffic import TrafficReader
 from cloudprovider.console.users import Connect
 from cloudprovider.core.errors import ConfigurationError, KubeError
 from cloudprovider.kube.endpoint import split_address
@@ -57,7 +60,8 @@ class Console:
         for part in (
             SignIn(self._pages, gate, self.sessions, connect),
             ListPage(self._pages, self.streams),
-            EditPage(self._pages),
+            Editor(self._pages, LbKind()),
+            DetailPage(self._pages, self.streams, TrafficReader(config.agent_metrics, time)),
         ):
             self.app.router.add_routes(part.routes())
 
