@@ -11,7 +11,6 @@ from ipaddress import ip_address
 from typing import Final, Literal
 
 from cloudprovider.core.api.pool import AddressConflict, IPBlock
-from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import PoolRanges, Segment, intersection, to_address
@@ -181,6 +180,3 @@ def _text(version: Literal[4, 6], number: int) -> str:
 
 def _count(count: int) -> str:
     return f"{count:,}" if count < 10**9 else f"2^{count.bit_length() - 1}"
-
-
-__all__ = ["InvalidRequest", "PoolMaps", "part_of"]

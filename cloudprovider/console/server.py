@@ -19,6 +19,8 @@ from cloudprovider.console.gate import BODY_LIMIT, Gate
 from cloudprovider.console.listpage import ListPage
 from cloudprovider.console.live import Streams
 from cloudprovider.console.pages import Clock, Pages, told
+from cloudprovider.console.pooleditor import PoolKind
+from cloudprovider.console.poolspage import PoolPages
 from cloudprovider.console.sessions import Session, Sessions
 from cloudprovider.console.signin import SignIn
 from cloudprovider.console.traffic import TrafficReader
@@ -61,6 +63,8 @@ class Console:
             SignIn(self._pages, gate, self.sessions, connect),
             ListPage(self._pages, self.streams),
             Editor(self._pages, LbKind()),
+            Editor(self._pages, PoolKind()),
+            PoolPages(self._pages),
             DetailPage(self._pages, self.streams, TrafficReader(config.agent_metrics, time)),
         ):
             self.app.router.add_routes(part.routes())
