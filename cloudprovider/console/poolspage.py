@@ -23,7 +23,7 @@ from cloudprovider.core.rules.release import check_release, parse_release
 from cloudprovider.core.rules.verdict import Verdict
 from cloudprovider.kube.resources import IPPOOLS, LOADBALANCERS
 
-SHOWN: Final = 200
+SHOWN: Final = 50
 """Holders in one table; a part of the map, or a filter, shows others."""
 
 

@@ -119,8 +119,10 @@ class Console:
 async def listening(config: ConsoleConfig, console: Console, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
     """Serve ``console`` while the block runs; yields the port. Raises ConfigurationError."""
     host, port = split_address(config.console_address)
-    # Live pages end at once when the program does.
-    runner = web.AppRunner(console.app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    # Live pages end at once: with the program, and (cancelled) with their browser.
+    runner = web.AppRunner(
+        console.app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, ssl_context=tls)
