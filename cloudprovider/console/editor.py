@@ -65,6 +65,10 @@ class Form(Protocol[T]):
         """What is wrong with what was typed, before any rule is asked."""
         ...
 
+    def sendable(self) -> tuple[Self, tuple[str, ...]]:
+        """The same without what can't be sent yet, and the paths of the fields that are not whole for it."""
+        ...
+
 
 F = TypeVar("F", bound=Form[Any])
 
@@ -261,7 +265,7 @@ class Editor(Generic[F, T]):
             wanted: T = form.onto(old)
         except ValueError as error:
             mistakes = mistakes or [Violation(field="", reason="Malformed", message=str(error))]
-            return self._result(form, mistakes, (), yaml, tried=tried)
+            return self._result(form, [*mistakes, *await self._rest(session, form, old)], (), yaml, tried=tried)
         verdict = await self._kind.judge(session, wanted, old)
         told = {v.field for v in mistakes}
         violations = [*mistakes, *(v for v in verdict.violations if v.field not in told)]
@@ -274,6 +278,16 @@ class Editor(Generic[F, T]):
             except KubeError as error:
                 violations = list(_told_by(error))
         return self._result(form, violations, verdict.warnings, yaml, tried=tried)
+
+    async def _rest(self, session: Session, form: F, old: T | None) -> list[Violation]:
+        """What the rules say of the rest, where something can't be sent as it was typed."""
+        rest, parts = form.sendable()
+        try:
+            verdict = await self._kind.judge(session, rest.onto(old), old)
+        except ValueError:
+            return []
+        told = {v.field for v in form.mistakes()}
+        return [v for v in verdict.violations if not v.field.startswith(parts) and v.field not in told]
 
     def _result(
         self, form: F, violations: Sequence[Violation], warnings: Sequence[str], yaml: str, *, tried: bool

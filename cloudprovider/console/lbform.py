@@ -219,6 +219,12 @@ class LbForm:
         """What is wrong with what was typed, before any rule is asked."""
         return [*self._texts(), *self._numbers(), *self._labels(), *self._check_texts()]
 
+    def sendable(self) -> tuple[Self, tuple[str, ...]]:
+        """The same without what can't be sent yet, and the paths of the fields that are not whole for it."""
+        whole = tuple(row for row in self.listeners if not any(isinstance(v, str) for v in _numbers_of(row)))
+        rest = replace(self, listeners=whole, checked=False)
+        return rest, ("spec.listeners", "spec.healthCheck")
+
     def onto(self, old: LoadBalancer | None) -> LoadBalancer:
         """The load balancer as it would be; of an old one all that the form has no field for stays. Raises ValueError
         for what can't be sent."""
@@ -359,6 +365,10 @@ def _values(text: str) -> list[str]:
 
 def _number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text
+
+
+def _numbers_of(row: Row) -> list[int | str]:
+    return [_number(row["port"]), _number(row["backendPort"] or "1")]
 
 
 def _listener(row: Row) -> dict[str, Any]:

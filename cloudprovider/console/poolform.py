@@ -172,6 +172,10 @@ class PoolForm:
         spec = msgspec.convert(merged_json(kept, self.patch(old).get("spec", {})), IPPoolSpec)
         return msgspec.structs.replace(old, spec=spec)
 
+    def sendable(self) -> tuple[Self, tuple[str, ...]]:
+        """The same without what can't be sent yet, and the paths of the fields that are not whole for it."""
+        return replace(self, priority="0", per_tenant="0", nearly_full="90"), ("spec.selector.priority",)
+
     def mistakes(self) -> list[Violation]:
         """What is wrong with what was typed, before any rule is asked."""
         return [*self._texts(), *self._rows()]

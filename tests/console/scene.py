@@ -10,6 +10,7 @@ from tests.lab.process import wait_for
 
 GROUP: Final = "/apis/loadbalancer.harvesterhci.io/v1beta1"
 MACHINES: Final = "/apis/kubevirt.io/v1"
+RELEASE: Final = "loadbalancer.harvesterhci.io/manuallyReleaseIP"
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 MACHINE_DEFINITION: Final[Object] = {
