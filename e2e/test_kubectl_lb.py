@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from e2e.machines import owners
 from e2e.scenario import MODES, WEB, Scenario
 from tests.lab.process import wait_for
 from tests.lab.workload import POOL_ANNOTATION, service
@@ -51,6 +52,23 @@ def test_why_there_is_no_address_is_told_from_both_sides(scenario: Scenario) -> 
     item = host_object(scenario, "web")
     code, text = scenario.world.lb("host", "explain", f"{item['namespace']}/{item['name']}")
     assert (code, text.splitlines()[-1]) == (1, "The first step that is not fine: pool chosen (PoolNotFound)."), text
+
+
+def test_a_machine_is_drained_and_put_back(scenario: Scenario) -> None:
+    with owners(scenario) as (ours, _):
+        for name in ("one", "two"):
+            ours.machine(name)
+        ours.balance("web", [WEB], ipPool="machines")
+        (address,) = ours.addresses("web")
+        ours.wait_served(address, [WEB], {"one", "two"})
+        ours.wait_said("web", "Ready", "Ready")
+        code, text = scenario.world.lb("host", "explain", f"{ours.namespace}/web")
+        assert (code, text.splitlines()[-1]) == (0, "All is fine."), text
+        assert "2 of 2 machines take traffic" in text
+        assert scenario.world.lb("host", "drain", f"{ours.namespace}/one")[0] == 0
+        ours.wait_served(address, [WEB], {"two"})
+        assert scenario.world.lb("host", "drain", f"{ours.namespace}/one", "--back")[0] == 0
+        ours.wait_served(address, [WEB], {"one", "two"})
 
 
 def test_a_node_is_drained_and_put_back(scenario: Scenario) -> None:

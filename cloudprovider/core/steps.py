@@ -87,6 +87,7 @@ _PROGRAMMED: Final = ("NetworkNotConfigured", "ModeNotPossible", "NoNodePort", "
 _BACKENDS: Final = (
     *("NoNodes", "WaitingForNodes", "NoBackends", "NoHealthyBackends", "NoAddress", "NotOnNetwork"),
     *("AgentNotConnected", "BehindMasquerade", "NoMACAddress"),
+    *("MachinesUnknown", "AddressNotOnNetwork", "AddressClaimedByNode"),
 )
 _SENT: Final = (
     *("HostNotReached", "BridgeFailed", "CertificateInvalid", "CertificateExpired", "CertificateRevoked"),

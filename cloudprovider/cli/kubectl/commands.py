@@ -119,7 +119,7 @@ async def drain(session: Session, name: str, *, back: bool, dry_run: bool) -> Dr
         try:
             await session.cluster.merge_patch(resource, plan.namespace, plan.name, patch, dry_run=dry_run)
         except KubeError as error:
-            raise Refused(sentence(error, f"patch {resource.plural}", plan.namespace)) from error
+            raise Refused(sentence(error, f"patch {resource.plural}", plan.namespace or None)) from error
     return plan
 
 

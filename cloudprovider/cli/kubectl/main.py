@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kubectl lb: {error}", file=sys.stderr)  # noqa: T201 - for who typed the command
         return _code(error)
     except KubeError as error:
-        print(f"kubectl lb: {sentence(error, 'do that', '')}", file=sys.stderr)  # noqa: T201
+        print(f"kubectl lb: {sentence(error, 'do that')}", file=sys.stderr)  # noqa: T201
         return NO_CLUSTER
     except BrokenPipeError:  # of `| head`
         sys.stderr.close()

@@ -57,7 +57,8 @@ class Session:
             try:
                 return (await self.cluster.list(resource, where if resource.namespaced else "")).items
             except KubeError as error:
-                raise Refused(sentence(error, f"list {resource.plural}", where)) from error
+                asked = where if resource.namespaced else None
+                raise Refused(sentence(error, f"list {resource.plural}", asked)) from error
 
     async def widest(self, resource: Resource[T], what: str) -> Sequence[T]:
         """All objects of a kind that the user may see: of all namespaces, or else of the context's. Raises Refused."""
@@ -92,7 +93,8 @@ class Session:
                 where = f" in the namespace {namespace}" if namespace else ""
                 raise NothingThere(f"there is no {resource.kind} {name}{where}") from error
             except KubeError as error:
-                raise Refused(sentence(error, f"get {resource.plural}", namespace)) from error
+                asked = namespace if resource.namespaced else None
+                raise Refused(sentence(error, f"get {resource.plural}", asked)) from error
 
     def key(self, text: str) -> tuple[str, str]:
         """Read "[NAMESPACE/]NAME"."""
@@ -128,21 +130,21 @@ async def recognized(cluster: Cluster, server: str) -> tuple[Literal["host", "gu
     except NotFound:
         pass
     except KubeError as error:
-        raise Refused(sentence(error, "ask what it serves", "", server)) from error
+        raise Refused(sentence(error, "ask what it serves", server=server)) from error
     try:
         return "guest", (await cluster.read("/version")).date
     except KubeError as error:
-        raise Refused(sentence(error, "ask for its version", "", server)) from error
+        raise Refused(sentence(error, "ask for its version", server=server)) from error
 
 
-def sentence(error: KubeError, verb: str, namespace: str, server: str = "") -> str:
-    """What is wrong, and what to do, in one sentence."""
-    where = f"in the namespace {namespace}" if namespace else "in all namespaces"
+def sentence(error: KubeError, verb: str, namespace: str | None = None, server: str = "") -> str:
+    """What is wrong, and what to do, in one sentence. ``namespace`` None: of what is in none; "": in all."""
+    where = f" in the namespace {namespace}" if namespace else "" if namespace is None else " in all namespaces"
     if isinstance(error, Forbidden) and error.status == 401:
         return "the API server does not know you (401): renew the credentials of the kubeconfig, or choose --context"
     if isinstance(error, Forbidden):
-        remedy = "have an administrator allow it" + ("" if namespace else ", or name a namespace with -n")
-        return f"you may not {verb} {where}: {remedy}"
+        remedy = "have an administrator allow it" + (", or name a namespace with -n" if namespace == "" else "")
+        return f"you may not {verb}{where}: {remedy}"
     if isinstance(error, NotFound):
         return f"the cluster can't {verb}: it does not know that kind; is this the right one (--context)?"
     if isinstance(error, Unavailable):
