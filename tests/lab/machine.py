@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from tests.lab import netns
@@ -18,7 +19,7 @@ from tests.lab.network import Interface, Namespace, Switch, run
 from tests.lab.pod import SERVER
 from tests.lab.process import Process
 
-ETHERTYPE_RARP = 0x8035
+ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_RARP = 0x0800, 0x0806, 0x8035
 LOOPBACK_ANNOTATION = "loadbalancer.harvesterhci.io/vip-on-loopback"
 GUEST_CLUSTER_LABEL = "guestcluster.harvesterhci.io/name"
 TCP_PORTS, UDP_PORTS = (80, 8080, 9090), (5353,)
@@ -185,24 +186,31 @@ class Machine:
         self._switch = switch
         self.api.patch(self.path, {"status": {"nodeName": "host-2", "migrationState": {"completed": True}}})
         mac = bytes.fromhex(self.mac.replace(":", ""))
-        body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 3) + mac + bytes(4) + mac + bytes(4)
-        self.send(b"\xff" * 6 + mac + struct.pack("!H", ETHERTYPE_RARP) + body)
-
-    def send(self, *frames: bytes) -> None:
-        """Put frames on its link."""
-
-        def put() -> None:
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as link:
-                link.bind(("eth0", 0))
-                for frame in frames:
-                    link.send(frame.ljust(60, b"\0"))
-
-        self.wires.call(put)
+        body = struct.pack("!HHBBH", 1, ETHERTYPE_IPV4, 6, 4, 3) + mac + bytes(4) + mac + bytes(4)
+        send(self.wires, b"\xff" * 6 + mac + struct.pack("!H", ETHERTYPE_RARP) + body)
 
     def accepted(self) -> int:
         """How many TCP connections, and datagrams, have come to its servers so far."""
         counters = netns.call(self.wires.name, lambda: Path("/proc/thread-self/net/snmp").read_text())
         return _counter(counters, "Tcp:", "PassiveOpens") + _counter(counters, "Udp:", "InDatagrams")
+
+
+def send(wires: Namespace, frame: bytes) -> None:
+    """Put a frame on a station's link."""
+
+    def put() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as link:
+            link.bind(("eth0", 0))
+            link.send(frame.ljust(60, b"\0"))
+
+    wires.call(put)
+
+
+def announce(wires: Namespace, address: str) -> None:
+    """Tell everybody on the LAN that a station has an IPv4 address (gratuitous ARP), whether that is so or not."""
+    mac, packed = bytes.fromhex(wires.mac("eth0").replace(":", "")), IPv4Address(address).packed
+    body = struct.pack("!HHBBH", 1, ETHERTYPE_IPV4, 6, 4, 2) + mac + packed + mac + packed
+    send(wires, b"\xff" * 6 + mac + struct.pack("!H", ETHERTYPE_ARP) + body)
 
 
 def _counter(text: str, kind: str, name: str) -> int:
