@@ -15,9 +15,12 @@ ROUNDS ?= 13
 MODES ?= nat,dsr
 LOAD ?= 600
 KEEP ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+IMAGE ?= cloudprovider:$(VERSION)
+BASE_IMAGE ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test lint types generate format bench bench-dataplane bench-health clean
+.PHONY: help setup controlplane demo demo-stop test lint types generate wheels image format bench bench-dataplane bench-health clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +51,13 @@ types: setup ## mypy, strict
 generate: setup ## generated files: bridge messages and CustomResourceDefinitions
 	@$(PYTHON) proto/generate.py
 	@$(PYTHON) -m cloudprovider.cli.main crds --write manifests/crds
+
+wheels: setup ## the package and what it needs at run time as wheels, in build/wheels
+	@$(PYTHON) manifests/image/wheels.py
+
+image: wheels ## the container image IMAGE=cloudprovider:VERSION, by docker build; BASE_IMAGE=python:3.11-slim-bookworm
+	@docker build --quiet --file manifests/image/Dockerfile --tag $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) .
 
 format: setup ## format the code, mend what can be mended
 	@.venv/bin/ruff format .

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from e2e.world import Leases, ProgramName, Side
-from tests.lab import checker, snapshot
+from tests.lab import checker, programs, snapshot
 from tests.lab.client import Api, ApiError
 from tests.lab.lab import ELSEWHERE, POOL, RESERVED_POOL, Lab
 from tests.lab.machine import Machine
@@ -37,6 +37,9 @@ class LabWorld:
 
     def kubectl(self, side: Side, *arguments: str) -> str:
         return self.lab.plane(side).kubectl(*arguments)
+
+    def lb(self, side: Side, *arguments: str) -> tuple[int, str]:
+        return programs.kubectl_lb(self.lab.plane(side), *arguments)
 
     def pool_holds(self, pool: str, address: str) -> bool:
         return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)

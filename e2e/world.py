@@ -44,6 +44,10 @@ class World(Protocol):
         """What kubectl shows to a cluster's administrator."""
         ...
 
+    def lb(self, side: Side, *arguments: str) -> tuple[int, str]:
+        """``kubectl lb`` as a cluster's administrator: its exit code, and all that it prints."""
+        ...
+
     def pool_holds(self, pool: str, address: str) -> bool:
         """Whether the address is one of the pool's; pools are "lan" (chosen by itself) and "reserved" (by name)."""
         ...

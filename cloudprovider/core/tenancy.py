@@ -133,7 +133,7 @@ def _is_nobodys(node: ReportedNode, address: IPAddress) -> bool:
 @dataclass(frozen=True, kw_only=True)
 class HostRules:
     """What the host itself has, and no machine may have. ``reserved``: service and pod ranges. ``is_load_balancer``:
-    whether an address is allocated in a pool."""
+    whether one has the address."""
 
     reserved: Sequence[IPNetwork]
     host_addresses: AbstractSet[IPAddress]

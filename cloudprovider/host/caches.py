@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -42,6 +42,8 @@ BY_PRIMARY = "primary"
 BY_NAMESPACE = "namespace"
 BY_ADDRESS = "address"
 """What a load balancer's machines, a machine, or a guest cluster's nodes are reached at."""
+BY_LEASED = "leased"
+"""An address that a load balancer has by DHCP."""
 
 
 class Caches:
@@ -59,6 +61,7 @@ class Caches:
                 BY_PRIMARY: _primary_of,
                 BY_NAMESPACE: _selecting_in,
                 BY_ADDRESS: _sending_to,
+                BY_LEASED: leased_by,
             },
         )
         self.pools = Informer(client, IPPOOLS, rng=rng)
@@ -137,6 +140,11 @@ class Caches:
         """Return the load balancers that send to a virtual machine at an address."""
         return list(self.load_balancers.by_index(BY_ADDRESS, str(address)))
 
+    def is_leased(self, address: IPAddress, network: str | None) -> bool:
+        """Whether a load balancer has an address of the network (None: of any) by DHCP."""
+        found = self.load_balancers.by_index(BY_LEASED, str(address))
+        return any(network is None or a.network == network for lb in found for a in lb.status.addresses)
+
     def machines_in(self, namespace: str) -> list[VirtualMachineInstance]:
         """Return the virtual machines of a namespace."""
         return list(self.machines.by_index(BY_NAMESPACE, namespace))
@@ -202,6 +210,11 @@ def _selecting_in(lb: LoadBalancer) -> Iterable[Hashable]:
 
 def _sending_to(lb: LoadBalancer) -> Iterable[Hashable]:
     return (address for backend in usable(lb.status.backends) for address in backend.addresses)
+
+
+def leased_by(lb: LoadBalancer) -> Sequence[str]:
+    """Return the addresses that a load balancer has by DHCP."""
+    return [address.ip for address in lb.status.addresses if not address.ip_pool]
 
 
 def _nodes_at(cluster: GuestCluster) -> Iterable[Hashable]:

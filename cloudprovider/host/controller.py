@@ -6,7 +6,6 @@ import logging
 import random
 from typing import Final
 
-from cloudprovider.core.addressing import is_ours
 from cloudprovider.core.audit import Findings, audit
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
@@ -74,8 +73,8 @@ class HostController:
 
     def audit(self) -> Findings:
         """Compare blocks and load balancers, have repaired what differs, both ways, and return it."""
-        live = [lb for lb in self._caches.load_balancers.objects.values() if is_ours(lb)]
-        findings = audit(self.book.ledger, live)
+        # Those of a stock provider as well: what was recorded for them (cloudprovider takeover) stays theirs.
+        findings = audit(self.book.ledger, self._caches.load_balancers.objects.values())
         dangling = [release for release in findings.dangling if not is_kept(self._caches, release)]
         for release in dangling:
             message = f"{release.address} was recorded for the load balancer {release.owner}, which is gone: given back"

@@ -6,11 +6,12 @@ from functools import partial
 from ipaddress import ip_address
 
 from cloudprovider.core.api.kubernetes import Node
+from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.plan import IPAddress, IPNetwork
 from cloudprovider.core.tenancy import HostRules
 from cloudprovider.host.book import AddressBook, Room
-from cloudprovider.host.caches import Caches
+from cloudprovider.host.caches import Caches, leased_by
 
 
 class Infrastructure:
@@ -25,6 +26,7 @@ class Infrastructure:
         self._callbacks: list[Callable[[AbstractSet[IPAddress]], None]] = []
         caches.nodes.on_change(self._node_changed)
         caches.blocks.on_change(self._block_changed)
+        caches.load_balancers.on_change(self._load_balancer_changed)
         book.on_room(self._room_changed)
 
     def on_change(self, callback: Callable[[AbstractSet[IPAddress]], None]) -> None:
@@ -37,8 +39,11 @@ class Infrastructure:
             reserved=self._reserved,
             host_addresses=self._host_addresses(),
             gateways=self._book.gateways(network),
-            is_load_balancer=partial(self._book.is_allocated, network=network),
+            is_load_balancer=partial(self._is_load_balancer, network),
         )
+
+    def _is_load_balancer(self, network: str | None, address: IPAddress) -> bool:
+        return self._book.is_allocated(address, network) or self._caches.is_leased(address, network)
 
     def _host_addresses(self) -> frozenset[IPAddress]:
         if self._nodes is None:
@@ -65,6 +70,10 @@ class Infrastructure:
     def _block_changed(self, old: IPBlock | None, new: IPBlock | None) -> None:
         before = old.spec.allocations.keys() if old is not None else frozenset()
         after = new.spec.allocations.keys() if new is not None else frozenset()
+        self._tell(frozenset(readable(before ^ after)))
+
+    def _load_balancer_changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        before, after = (frozenset(() if lb is None else leased_by(lb)) for lb in (old, new))
         self._tell(frozenset(readable(before ^ after)))
 
 

@@ -315,6 +315,17 @@ class TestDoubles:
             await eventually(lambda: sends_to(host, lb) == {"a": "AddressInUse", "b": "10.0.8.5"})
             assert 'that of the machine "b"' in message_of(host, lb, "a")
 
+    async def test_one_that_is_sent_to_keeps_it_from_an_older_one(self, pooled: World, cluster: FakeCluster) -> None:
+        lb = web_lb()
+        await pooled.client.create(LOADBALANCERS, lb)
+        cluster.seed(VIRTUAL_MACHINE_INSTANCES, machine("a", "10.0.8.5", creation_timestamp=NEW, uid="a"))
+        cluster.seed(VIRTUAL_MACHINE_INSTANCES, machine("b", "10.0.8.6", creation_timestamp=OLD, uid="b"))
+        async with pooled.host() as host:
+            await eventually(lambda: sends_to(host, lb) == {"a": "10.0.8.5", "b": "10.0.8.6"})
+            status = {"interfaces": [{"name": "nic-1", "ipAddresses": ["10.0.8.5"]}]}
+            await change(pooled, "b", {"status": status})
+            await followed(host, lb, {"a": "10.0.8.5", "b": "AddressInUse"})
+
     async def test_the_same_address_on_another_network_is_another_address(self, pooled: World) -> None:
         lb = web_lb()
         elsewhere = (nic(network="default/vlan9"),)
@@ -359,6 +370,19 @@ class TestDoubles:
             other = vm("other", "rival", ip_pool="p")
             await pooled.client.create(LOADBALANCERS, other)
             assert await given(host, other) == "10.0.8.101"
+            await followed(host, lb, {"a": "LoadBalancerAddress"})
+
+    async def test_an_address_by_dhcp_is_a_load_balancers_too(self, pooled: World) -> None:
+        lb, other = web_lb(), vm("other", "rival", ipam="dhcp")
+        await pooled.client.create(LOADBALANCERS, lb)
+        await pooled.client.create(LOADBALANCERS, other)
+        await start(pooled, machine("a", "10.0.8.50"))
+        async with pooled.host() as host:
+            await eventually(lambda: sends_to(host, lb) == {"a": "10.0.8.50"})
+            lease = {"ip": "10.0.8.50", "prefixLength": 24, "network": VLAN}
+            leased = {"type": "Leased", "status": "True", "reason": "Leased", "observedGeneration": 1}
+            await by_agent(pooled, other, {"lease": lease, "conditions": [leased]})
+            assert await given(host, other) == "10.0.8.50"
             await followed(host, lb, {"a": "LoadBalancerAddress"})
 
 
@@ -452,9 +476,12 @@ class TestMachinesOfNodes:
             await change(pooled, "n3", {"metadata": {"labels": blue}}, "team-b")
             await eventually(lambda: [m.name for m in machines_of(host)] == ["n1", "n3"], limit=1.0)
 
-            # The bridge's own writes take nothing of it away.
+            # The bridge's own writes take nothing of it away, nor hold it.
             await host.backend.report_nodes(TENANT, nodes[:3])
             assert [m.name for m in machines_of(host)] == ["n1", "n3"]
+            for name in ("n1", "n3"):
+                await pooled.client.delete(VIRTUAL_MACHINE_INSTANCES, "team-b", name)
+            await eventually(lambda: machines_of(host) == [], limit=1.0)
 
     async def test_a_guest_may_name_the_machine_but_none_of_another_cluster(self, pooled: World) -> None:
         await pooled.client.create(GUESTCLUSTERS, guest_cluster(TENANT))

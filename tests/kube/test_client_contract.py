@@ -77,6 +77,28 @@ async def test_create_gives_identity_and_drops_status(side: Side) -> None:
     assert await side.client.get(LOADBALANCERS, side.namespace, "lb") == made
 
 
+async def test_a_dry_run_checks_all_and_stores_nothing(side: Side) -> None:
+    client, namespace = side.client, side.namespace
+    assert (await client.create(LOADBALANCERS, load_balancer(side), dry_run=True)).spec == SPEC
+    with pytest.raises(NotFound):
+        await client.get(LOADBALANCERS, namespace, "lb")
+    with pytest.raises(Invalid):
+        await client.create(LOADBALANCERS, load_balancer(side, "Upper"), dry_run=True)
+
+    made = await client.create(LOADBALANCERS, load_balancer(side))
+    with pytest.raises(AlreadyExists):
+        await client.create(LOADBALANCERS, load_balancer(side), dry_run=True)
+    patch: Json = {"spec": {"description": "x"}}
+    told = await client.merge_patch(LOADBALANCERS, namespace, "lb", patch, dry_run=True)
+    assert told.spec.description == "x"
+    with pytest.raises(Invalid):
+        await client.merge_patch(LOADBALANCERS, namespace, "lb", {"spec": {"mode": "sideways"}}, dry_run=True)
+    stale: Json = {"metadata": {"resourceVersion": "1"}, **patch}
+    with pytest.raises(Conflict):
+        await client.merge_patch(LOADBALANCERS, namespace, "lb", stale, dry_run=True)
+    assert await client.get(LOADBALANCERS, namespace, "lb") == made
+
+
 async def test_create_twice_is_already_exists(side: Side) -> None:
     await side.client.create(LOADBALANCERS, load_balancer(side))
     with pytest.raises(AlreadyExists) as caught:

@@ -1,4 +1,4 @@
-"""The Kubernetes programs that the lab runs: found, or built from Go modules (``python -m tests.lab.build``).
+"""The Kubernetes programs that the lab runs, and Helm: found, or built from Go modules (``python -m tests.lab.build``).
 
 No release can be downloaded where only package registries are reached, so the programs are built from source at the
 versions of ``controlplane/*/go.mod`` and kept in ``$XDG_CACHE_HOME/cloudprovider/controlplane/KEY``, outside of the
@@ -25,6 +25,7 @@ from pathlib import Path
 MODULES = Path(__file__).parent / "controlplane"
 KUBERNETES_VERSION = "1.37.2"
 ETCD_VERSION = "3.7.3"
+HELM_VERSION = "4.3.1"
 MINIMUM_GO = (1, 26)
 BUILD_LIMIT_SECONDS = 3600
 
@@ -52,6 +53,7 @@ PROGRAMS = {
         _kubernetes("kube-controller-manager"),
         _kubernetes("kube-proxy"),
         _kubernetes("kubectl", "version", "--client"),
+        Program("helm", "helm", "helm.sh/helm/v4/cmd/helm", HELM_VERSION, ("version", "--short")),
     )
 }
 
@@ -133,6 +135,8 @@ def _flags(module: str) -> list[str]:
         component = "k8s.io/component-base/version"
         link += f" -X {component}.gitVersion=v{KUBERNETES_VERSION}"
         link += f" -X {component}.gitMajor={major} -X {component}.gitMinor={minor}"
+    if module == "helm":
+        link += f" -X helm.sh/helm/v4/internal/version.version=v{HELM_VERSION}"
     return ["-trimpath", "-ldflags", link]
 
 
@@ -241,7 +245,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nbuild: interrupted; what is built stays, the next run goes on from there", file=sys.stderr)
         return 130
-    print(f"Kubernetes {KUBERNETES_VERSION} and etcd {ETCD_VERSION} are ready ({time.monotonic() - began:.1f} s)")
+    versions = f"Kubernetes {KUBERNETES_VERSION}, etcd {ETCD_VERSION} and Helm {HELM_VERSION}"
+    print(f"{versions} are ready ({time.monotonic() - began:.1f} s)")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Our programs in the lab: real processes under the accounts and roles of ``manifests/``, never as an administrator."""
 
 import contextlib
+import functools
 import http.client
 import os
 import re
@@ -136,7 +137,17 @@ class Program:
 
 
 def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cloudprovider.cli.main", *arguments]
+    given_up = _capabilities() if arguments[0] == "agent" else []
+    return [*given_up, sys.executable, "-m", "cloudprovider.cli.main", *arguments]
+
+
+@functools.cache
+def _capabilities() -> list[str]:
+    """What the agent's pod gives up its capabilities by, before the program."""
+    agent = yaml.safe_load((MANIFESTS / "host" / "agent.yaml").read_text())
+    *words, program = agent["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert (words[0], program) == ("setpriv", "cloudprovider")
+    return list(words)
 
 
 def cloudprovider(*arguments: str | Path) -> str:
@@ -147,6 +158,15 @@ def cloudprovider(*arguments: str | Path) -> str:
     if done.returncode != 0:
         raise LabError(f"cloudprovider {' '.join(map(str, arguments))}: {done.stderr.strip()}")
     return done.stdout
+
+
+def kubectl_lb(plane: ControlPlane, *arguments: str) -> tuple[int, str]:
+    """Run ``kubectl lb`` as the administrator; return its exit code and all that it prints."""
+    command = [sys.executable, "-m", "cloudprovider.cli.kubectl.main", *arguments, f"--kubeconfig={plane.kubeconfig}"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    return done.returncode, done.stdout
 
 
 def install(plane: ControlPlane, side: str) -> None:

@@ -25,7 +25,11 @@ pytestmark = pytest.mark.apiserver
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
-KUSTOMIZATIONS = sorted(path.parent for path in MANIFESTS.rglob("kustomization.yaml"))
+KUSTOMIZATIONS = sorted(
+    path.parent
+    for path in MANIFESTS.rglob("kustomization.yaml")
+    if yaml.safe_load(path.read_text())["kind"] == "Kustomization"
+)
 
 Json = dict[str, Any]
 
@@ -96,6 +100,7 @@ def test_pods_take_no_more_than_they_need(folder: Path) -> None:
         assert pod["enableServiceLinks"] is False, "its variables would look like settings"
         (container,) = pod["containers"]
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["resources"]["limits"].keys() == {"memory"}, "a limit of CPU only makes it late"
         if workload["kind"] == "DaemonSet":
             assert [m["mountPropagation"] for m in container["volumeMounts"] if m["name"] == "netns"] == [
                 "Bidirectional"
@@ -103,6 +108,9 @@ def test_pods_take_no_more_than_they_need(folder: Path) -> None:
             assert container["livenessProbe"]["httpGet"]["host"] == "127.0.0.1", (
                 "the host's network is no place to listen"
             )
+            assert container["command"][:-2] == [
+                *("setpriv", "--no-new-privs", "--bounding-set", "-all,+net_admin,+net_raw,+sys_admin"),
+            ]
         else:
             assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
             assert pod["securityContext"]["runAsNonRoot"] is True

@@ -90,6 +90,7 @@ HOST = {
     ("create", "leases"),
     *((verb, "secrets") for verb in ("get", "patch")),  # the webhook's certificate
     *((verb, "validatingwebhookconfigurations") for verb in ("get", "apply")),
+    ("get", "deployments"),  # Harvester's own controller
     *(("watch", kind) for kind in ("loadbalancers", "ippools", "ipblocks", "guestclusters", "namespaces", "nodes")),
     *((verb, "virtualmachineinstances") for verb in ("list", "watch")),
 }

@@ -1,0 +1,1 @@
+../../host/templates/_helpers.tpl
