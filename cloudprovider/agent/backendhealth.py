@@ -186,8 +186,10 @@ class BackendChecks:
             return
         if after.healthy is not before.healthy:
             said = {"network": point.network, "address": str(point.address), "port": point.check.port}
-            level = logging.INFO if after.healthy else logging.WARNING
-            log.log(level, "backend is %s", "up" if after.healthy else "down", extra={**said, "why": after.message})
+            if after.healthy:
+                log.info("backend is up", extra=said)
+            else:
+                log.warning("backend is down", extra={**said, "why": after.message})
         for key, name in list(self._users[point]):
             known = self._told[key]
             self._tell(key, {**known, name: self._word(known.get(name), self._points[key][name])})

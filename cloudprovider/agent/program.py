@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -176,6 +177,9 @@ def _prober(segment: Segment, network: str) -> Prober:
 
 async def run(config: AgentConfig) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
+    # Thousands of probes may be under way at once; what is given by default may be 1,024 files, for the sake of select.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     await _with_agent(config, _serve)
 
 

@@ -5,14 +5,14 @@ from ipaddress import ip_address
 import msgspec
 
 from cloudprovider.core.api.guestcluster import GuestClusterStatus, GuestNode
-from cloudprovider.core.api.loadbalancer import Backend, HealthCheck, LoadBalancer
+from cloudprovider.core.api.loadbalancer import Backend, HealthCheck, Listener, LoadBalancer
 from cloudprovider.core.health import Outcome
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.questions import HttpGet, TcpConnect
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
 from cloudprovider.probe.api import Target
 from tests.agent.world import World, running, until
-from tests.core.test_forwarding import HTTP, lb
+from tests.core.test_forwarding import HTTP, backend, lb, vm
 
 N1, N2, N3 = (ip_address(f"10.0.0.1{n}") for n in (1, 2, 3))
 CHECK = HealthCheck(port=30080, period_seconds=1, timeout_seconds=1)
@@ -201,3 +201,22 @@ async def test_where_nothing_is_asked_a_load_balancer_is_as_it_was() -> None:
     async with running(world.agent()):
         await until(lambda: world.says("Ready", "NoHealthyBackends"))
         assert await shown(world) == {"n1": (False, "Not checked yet"), "n2": (False, "Not checked yet")}
+
+
+async def test_virtual_machines_are_checked_at_their_own_port_and_their_health_stands_beside_what_they_are() -> None:
+    world = World()
+    world.probed.answers = {target(N1, 8080): Outcome.GOOD, target(N2, 8080): Outcome.BAD}
+    check = HealthCheck(port=8080, period_seconds=1, timeout_seconds=1)
+    machines = [backend("n1"), backend("n2")]
+    listener = Listener(port=80, backend_port=8080)
+    world.cluster.seed(LOADBALANCERS, vm("a", "10.0.0.100", listener, backends=machines, health_check=check))
+    async with running(world.agent()):
+        await until(lambda: members(world) == [{N1}])
+        await until(lambda: healthy(world, "n1"))
+        status = (await world.lb()).status
+        assert {b.name: (b.addresses, b.mac_address) for b in status.backends} == {
+            b.name: (b.addresses, b.mac_address) for b in machines
+        }
+        world.probed.answers[target(N1, 8080)] = Outcome.BAD
+        await until(lambda: refuses(world), 10)
+        await until(lambda: world.says("Ready", "NoHealthyBackends"))

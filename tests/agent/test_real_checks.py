@@ -193,7 +193,7 @@ async def test_a_verdict_is_in_the_kernel_within_50_ms(
                 await until(goes_to(client, *others), SECONDS)
                 await checked.open(name)
                 await until(goes_to(client, "n1", "n2", "n3"), SECONDS)
-    verdicts = [record.created for record in caplog.records if record.getMessage() == "backend is down"]
+    verdicts = [record.created for record in caplog.records if record.message == "backend is down"]
     took = [min(moment for moment in applied if moment > verdict) - verdict for verdict in verdicts]
     assert len(took) == 4
     print("seconds from a verdict to the kernel:", *(f"{each:.4f}" for each in took))

@@ -129,7 +129,7 @@ def nodes() -> Iterator[Station]:
             yield made
         finally:
             server.kill()
-            server.wait()
+            server.communicate()
 
 
 if __name__ == "__main__":
