@@ -20,7 +20,7 @@ IMAGE ?= cloudprovider:$(VERSION)
 BASE_IMAGE ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test lint types generate wheels image format bench bench-dataplane bench-health clean
+.PHONY: help setup controlplane demo demo-stop test pictures lint types generate wheels image format bench bench-dataplane bench-health clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ demo-stop: setup ## end a demo that runs
 
 test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k pools" for a part of the tests
 	@$(if $(PYTEST),$(SANDBOX) $(PYTHON) -m pytest $(PYTEST),$(PYTHON) -m tests.lanes)
+
+pictures: controlplane ## make the README's pictures of the console anew, in docs/pictures
+	@$(SANDBOX) $(PYTHON) -m pytest -q tests/console/pictures.py
 
 lint: setup ## format, lint and layers, checked
 	@.venv/bin/ruff format --no-cache --check --quiet . || { echo "formatting differs: run 'make format'" >&2; exit 1; }

@@ -94,7 +94,7 @@ class Gate:
                 if request.method == "POST":
                     await _require_form_token(request, session)
             elif request.path != SIGN_IN:
-                return _sign_in(request)
+                return sign_in(request)
             return await handler(request)
 
         return check
@@ -135,7 +135,8 @@ async def _require_form_token(request: web.Request, session: Session) -> None:
         raise web.HTTPForbidden(text="This form is from an earlier session. Load the page again and repeat the change.")
 
 
-def _sign_in(request: web.Request) -> web.Response:
+def sign_in(request: web.Request) -> web.Response:
+    """Answer that one has to sign in first."""
     if is_partial(request):
         # The whole page goes to the sign-in, not the part that was asked for.
         return web.Response(status=401, headers={"HX-Redirect": SIGN_IN})

@@ -15,7 +15,7 @@ from cloudprovider.console.config import ConsoleConfig
 from cloudprovider.console.detailpage import DetailPage
 from cloudprovider.console.editor import Editor
 from cloudprovider.console.editpage import LbKind
-from cloudprovider.console.gate import BODY_LIMIT, Gate
+from cloudprovider.console.gate import BODY_LIMIT, SESSION, Gate, sign_in
 from cloudprovider.console.listpage import ListPage
 from cloudprovider.console.live import Streams
 from cloudprovider.console.pages import Clock, Pages, told
@@ -108,6 +108,9 @@ class Console:
             except web.HTTPException:
                 raise
             except Exception:
+                session = request.get(SESSION)
+                if session is not None and session.ended.is_set():
+                    return sign_in(request)  # its client was closed under this page
                 log.exception("A page has failed", extra={"path": request.path})
                 message = "That is a fault of the console; its log says more."
                 return pages.error(request, "Something went wrong", message, 500)

@@ -7,8 +7,8 @@ from typing import Final
 from aiohttp import web
 
 from cloudprovider.console import users
-from cloudprovider.console.gate import SIGN_IN, Gate, local_path, session_of
-from cloudprovider.console.pages import Pages, told
+from cloudprovider.console.gate import SESSION, SIGN_IN, Gate, local_path, session_of
+from cloudprovider.console.pages import Pages
 from cloudprovider.console.sessions import Full, Sessions
 from cloudprovider.core.errors import Forbidden, Invalid, KubeError
 
@@ -55,6 +55,9 @@ class SignIn:
         except (KubeError, Full) as error:
             await client.close()
             return self._form(request, after, *_refusal(error))
+        if (before := request.get(SESSION)) is not None:
+            self._sessions.remove(before)
+            ended = (*ended, before)
         for other in ended:
             await other.client.close()
         log.info("Signed in", extra={"user": user, "sessions": len(self._sessions)})
@@ -81,4 +84,5 @@ def _refusal(error: KubeError | Full) -> tuple[str, int]:
         return "too many people are signed in: try again later", 503
     if isinstance(error, Forbidden):
         return "the API server does not know this token: it may have expired, or be another cluster's", 401
-    return told(error)[1], 503
+    log.warning("A token can't be checked", extra={"error": str(error)})
+    return "the API server can't be asked now: try again in a moment", 503

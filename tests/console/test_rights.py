@@ -127,6 +127,21 @@ async def test_rights_taken_away_end_a_live_page(page: Page, site: Site, plane: 
     await expect(page.locator("tbody tr")).to_have_count(0)
 
 
+async def test_who_may_list_but_not_watch_sees_the_list_and_is_told(
+    page: Page, site: Site, plane: ControlPlane
+) -> None:
+    rules: Object = {"apiGroups": GROUP, "resources": ["loadbalancers"], "verbs": ["get", "list"]}
+    token = scene.user(plane, "photographer", [rules])
+    loads: list[str] = []
+    page.on("load", lambda loaded: loads.append(loaded.url))
+    await sign_in(page, site, token)
+    await expect(page.get_by_text("refuses to tell of changes")).to_be_visible()
+    await expect(page.get_by_role("row", name=re.compile("^web "))).to_be_visible()
+    await page.goto(f"{site.url}/loadbalancers/shops/web")
+    await expect(page.get_by_text("refuses to tell of changes")).to_be_visible()
+    assert len(loads) == 3, "the sign-in, the list, the page: nothing is loaded again by itself"
+
+
 async def test_an_account_that_is_gone_is_signed_out(page: Page, site: Site, plane: ControlPlane) -> None:
     token = scene.user(plane, "gone", LOOKS)
     await sign_in(page, site, token)

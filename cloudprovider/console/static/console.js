@@ -61,8 +61,12 @@
     if (document.getElementById("editor")) event.target.id === "preview" ? mark() : furnish();
   });
 
-  // A stream that is over: the session has ended (the page then shows the sign-in), or the API server refuses.
-  document.addEventListener("over", () => window.location.reload());
+  // A stream that is over: the session has ended (the page then shows the sign-in), or the API server refuses to tell
+  // of changes. (Loading anew then would go round in a circle for who may list and not watch.)
+  document.addEventListener("over", (event) => {
+    if (event.detail.data === "signed out") window.location.reload();
+    else document.getElementById("refused").hidden = false;
+  });
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", furnish);
   else furnish();
