@@ -19,7 +19,7 @@ IMAGE ?= cloudprovider:$(VERSION)
 BASE_IMAGE ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test lint types generate wheels image format bench bench-dataplane clean
+.PHONY: help setup controlplane demo demo-stop test e2e-k3d lint types generate wheels image format bench bench-dataplane clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo-stop: setup ## end a demo that runs
 
 test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k pools" for a part of the tests
 	@$(if $(PYTEST),$(SANDBOX) $(PYTHON) -m pytest $(PYTEST),$(PYTHON) -m tests.lanes)
+
+e2e-k3d: wheels ## the scenarios on two k3d clusters, installed from manifests/; needs docker, k3d and kubectl
+	@$(PYTHON) -m pytest -p no:cacheprovider --lane=k3d --durations=15 $(or $(PYTEST),e2e)
 
 lint: setup ## format, lint and layers, checked
 	@.venv/bin/ruff format --no-cache --check --quiet . || { echo "formatting differs: run 'make format'" >&2; exit 1; }
