@@ -22,6 +22,7 @@ from tests.lab.process import LabError
 
 LOGS = Path(__file__).parent.parent / "build" / "logs" / "e2e"
 BRING_UP_LIMIT_SECONDS = 1200
+LAST = "test_uninstall.py"
 _numbers = itertools.count(1)
 
 
@@ -37,7 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("lane") == "k3d":
         left_out = [item for item in items if item.get_closest_marker("lab")]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        kept = [item for item in items if item not in left_out]
+        items[:] = sorted(kept, key=lambda item: item.path.name == LAST)
         for item in items:
             own = item.get_closest_marker("timeout")
             # A real kubelet starts a pod in seconds, not at once; and the first one waits for the whole installation.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Never
 
 from e2e.k3d import kernel
-from e2e.k3d.installation import PODS, SERVICES, SYSTEM, WORKLOADS, Installation, agent_address
+from e2e.k3d.installation import PODS, SERVICES, SYSTEM, WORKLOADS, Installation
 from e2e.k3d.machines import ROOT, Cluster, Machines
 from e2e.k3d.station import ContainerClient
 from e2e.world import Leases, ProgramName, Side
@@ -63,7 +63,6 @@ class K3dWorld:
             machines.import_images([guest], image, server)
             installation = Installation(folder / "operator", image, host)
             installation.install_host()
-            installation.make_tenant()
             installation.install_guest(guest)
             client = machines.client("client")
             world = cls(machines, installation, guest, client)
@@ -120,8 +119,7 @@ class K3dWorld:
         return self._inside[uid]
 
     def _kernel(self) -> Kernel:
-        own = {agent_address(number) for number in range(len(self.host.nodes()))}
-        return kernel.read_serving(self.host, own)
+        return kernel.read_serving(self.host, self.installation.own_addresses)
 
     def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
         found = self._kernel().backends.get((address, protocol.lower(), port))

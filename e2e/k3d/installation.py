@@ -1,21 +1,19 @@
-"""Our programs, installed into two clusters as README.md says: definitions, certificates, copies of the example
-overlays, ``kubectl apply -k``; and taken away again in the order that it gives."""
+"""Our programs, installed into clusters and taken away again by the commands of README.md, as its reader would."""
 
-import os
-from collections.abc import Mapping, Sequence
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import yaml
 
+from e2e.k3d import readme
 from e2e.k3d.machines import ROOT, Cluster, run
 from tests.lab.client import Object
 from tests.lab.lab import NETWORK, POOL, RESERVED_POOL, TENANT, TENANT_NAMESPACE
 from tests.lab.process import LabError, wait_for
-from tests.lab.programs import SYSTEM_NAMESPACE, cloudprovider
+from tests.lab.programs import SYSTEM_NAMESPACE
 
-MANIFESTS: Final = ROOT / "manifests"
 READY_LIMIT_SECONDS: Final = 120
 BRIDGE_PORT: Final = 30843
 AGENTS: Final = NETWORK.network_address + 8 * 256
@@ -34,43 +32,58 @@ def agent_address(number: int) -> str:
     return str(AGENTS + 1 + number)
 
 
-def networks_of(nodes: Sequence[str], device: str) -> dict[str, list[Object]]:
-    """By node, how it stands on the management network."""
-    return {
-        node: [
-            {
-                "name": "",
-                "device": device,
-                "address": f"{agent_address(number)}/{NETWORK.prefixlen}",
-                "gateway": str(NETWORK[1]),
-            }
-        ]
-        for number, node in enumerate(nodes)
-    }
-
-
 class Installation:
-    """``folder``: the operator's own: the CA, certificates, and copies of the example overlays."""
+    """``folder``: the operator's own copy of the tree, with the CA, certificates, and overlays in it."""
 
     def __init__(self, folder: Path, image: str, host: Cluster) -> None:
         self.folder = folder
         self.image = image
         self.host = host
-        self._leaving = False
+        shutil.copytree(ROOT / "manifests", folder / "manifests", symlinks=True)
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def overlays(self) -> Path:
+        return self.folder / "manifests" / "overlays" / "mine"
 
     # The host.
 
     def install_host(self) -> None:
-        """Everything on the host, and wait until it serves."""
-        host = self.host
-        host.kubectl("apply", "--server-side", "-f", MANIFESTS / "crds")
-        addresses = [self._address(node) for node in host.nodes()]
-        cloudprovider("tenant", "server-certificate", *addresses, "--ca-dir", self.ca, "--out", self.folder)
-        host.kubectl("apply", "-f", MANIFESTS / "host" / "namespace.yaml", "-f", self.folder / "bridge.host.yaml")
-        host.kubectl("apply", "-k", self.overlay_host())
-        self.wait_ready(host, "host")
+        """Everything on the host, and wait until it serves; two pools."""
+        definitions, programs, _ = readme.blocks("Install")
+        bridge = " ".join(self._address(node) for node in self.host.nodes())
+        contexts = self._contexts()
+        readme.run(definitions, self.folder, contexts, {"BRIDGE": bridge})
+        self.edit()
+        readme.run(programs, self.folder, contexts)
         for pool in (POOL, RESERVED_POOL):
             wait_for(f"the pool {pool.name} to be judged and taken", partial(self._create_pool, pool.manifest()))
+
+    def edit(self) -> None:
+        """What the operator says in the overlays, for the nodes that the host has now."""
+        name, _, tag = self.image.rpartition(":")
+        for side in ("host", "guest"):
+            overlay = self.overlays / side / "kustomization.yaml"
+            document = yaml.safe_load(overlay.read_text())
+            document["images"] = [{"name": "cloudprovider", "newName": name, "newTag": tag}]
+            for generator in document.get("configMapGenerator", ()):
+                if generator["name"] == "cloudprovider-agent":
+                    generator["files"] = [self._write_networks(node).name for node in self.host.nodes()]
+            overlay.write_text(yaml.safe_dump(document))
+        settings = {"reserved-cidrs": [PODS["host"], SERVICES["host"]], "log-level": "info"}
+        (self.overlays / "host" / "controller-config.yaml").write_text(yaml.safe_dump(settings))
+
+    def _write_networks(self, node: str) -> Path:
+        number = self._numbers.setdefault(node, len(self._numbers))
+        network = {
+            "name": "",
+            "device": "eth0",
+            "address": f"{agent_address(number)}/{NETWORK.prefixlen}",
+            "gateway": str(NETWORK[1]),
+        }
+        path = self.overlays / "host" / f"{node}.yaml"
+        path.write_text(yaml.safe_dump({"networks": [network]}))
+        return path
 
     def _create_pool(self, manifest: Object) -> bool:
         try:
@@ -79,72 +92,36 @@ class Installation:
             raise AssertionError(str(error)) from error  # no webhook yet: asked again
         return True
 
-    def overlay_host(self) -> Path:
-        """The operator's copy of manifests/overlays/example/host, for the nodes that the host has now."""
-        overlay = self._overlay("host", components=["components/leave"] if self._leaving else [])
-        kustomization = yaml.safe_load((overlay / "kustomization.yaml").read_text())
-        networks = networks_of(self.host.nodes(), "eth0")
-        for node, entries in networks.items():
-            (overlay / f"{node}.yaml").write_text(yaml.safe_dump({"networks": entries}))
-        settings = {"reserved-cidrs": [PODS["host"], SERVICES["host"]], "log-level": "info"}
-        (overlay / "controller-config.yaml").write_text(yaml.safe_dump(settings))
-        generated = {
-            "cloudprovider-host": ["config.yaml=controller-config.yaml"],
-            "cloudprovider-agent": [f"{node}.yaml" for node in networks],
-        }
-        kustomization["configMapGenerator"] = [
-            {"name": name, "namespace": SYSTEM_NAMESPACE, "behavior": "merge", "files": files}
-            for name, files in generated.items()
-        ]
-        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return overlay
+    @property
+    def own_addresses(self) -> set[str]:
+        """Those of the agents."""
+        return {agent_address(number) for number in range(len(self._numbers))}
 
     def leave(self, *, leaving: bool = True) -> None:
         """Have all agents remove what they have made, or serve again; wait until they have."""
-        self._leaving = leaving
-        self.host.kubectl("apply", "-k", self.overlay_host())
+        self.host.kubectl("apply", "-k", self.overlays / ("leave" if leaving else "host"))
         self.wait_ready(self.host, "host")
 
     def uninstall_host(self) -> None:
-        """In README.md's order; no tenant is left before."""
-        host = self.host
-        self.leave()
-        host.kubectl("delete", "--ignore-not-found", "--all", "ippools.loadbalancer.harvesterhci.io")
-        host.kubectl("delete", "--ignore-not-found", "-k", self.overlay_host())
-        host.kubectl("delete", "--ignore-not-found", "-f", MANIFESTS / "crds")
+        """No tenant is left before."""
+        _, host = readme.blocks("Uninstall")
+        readme.run(host, self.folder, self._contexts())
 
     # Tenants and their clusters.
 
-    def make_tenant(self, name: str = TENANT, namespace: str = TENANT_NAMESPACE, *, grace: int = 3600) -> None:
-        """A tenant on the host, and the file for its guest."""
-        bridge = f"{self._address(self.host.server)}:{BRIDGE_PORT}"
-        cidr = f"{NETWORK.network_address}/24"
-        cloudprovider(
-            *("tenant", "issue", name, "--namespace", namespace, "--node-cidr", cidr, "--bridge", bridge),
-            *("--ca-dir", self.ca, "--out", self.folder),
-        )
-        made: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        self.host.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(made))
-        tenant = self.folder / f"{name}.host.yaml"
-        document = yaml.safe_load(tenant.read_text())
-        document["spec"]["deletionGracePeriodSeconds"] = grace
-        tenant.write_text(yaml.safe_dump(document))
-        self.host.kubectl("apply", "-f", tenant)
+    def install_guest(self, guest: Cluster, tenant: str = TENANT, namespace: str = TENANT_NAMESPACE) -> None:
+        """A tenant on the host and everything in its cluster, and wait until it serves."""
+        settings = {
+            "TENANT": tenant,
+            "NAMESPACE": namespace,
+            "NODES": f"{NETWORK.network_address}/24",
+            "BRIDGE": f"{self._address(self.host.server)}:{BRIDGE_PORT}",
+        }
+        readme.run(readme.blocks("Install")[2], self.folder, self._contexts(guest), settings)
 
-    def install_guest(self, guest: Cluster, tenant: str = TENANT) -> None:
-        """Everything in a guest cluster, and wait until it serves."""
-        guest.kubectl("apply", "-f", self.folder / f"{tenant}.guest.yaml")
-        guest.kubectl("apply", "-k", self._overlay("guest"))
-        self.wait_ready(guest, "guest")
-
-    def uninstall_guest(self, guest: Cluster) -> None:
-        """Its Services of type LoadBalancer are gone before."""
-        guest.kubectl("delete", "--ignore-not-found", "-k", self._overlay("guest"))
-
-    @property
-    def ca(self) -> Path:
-        """The key to all tenants."""
-        return self.folder / "ca"
+    def uninstall_guest(self, guest: Cluster, tenant: str = TENANT) -> None:
+        """Its Services of type LoadBalancer are gone before, and the tenant's grace is short."""
+        readme.run(readme.blocks("Uninstall")[0], self.folder, self._contexts(guest), {"TENANT": tenant})
 
     def wait_ready(self, cluster: Cluster, side: str) -> None:
         """Wait until all of it runs as it was last applied. Raises LabError with what the pods say."""
@@ -156,19 +133,19 @@ class Installation:
                 logs = cluster.kubectl("logs", SYSTEM, workload, "--tail=20", "--all-pods")
                 raise LabError(f"{error}\n{pods}\n{logs}") from error
 
-    def _overlay(self, side: str, components: Sequence[str] = ()) -> Path:
-        overlay = self.folder / "overlays" / side
-        overlay.mkdir(parents=True, exist_ok=True)
-        name, _, tag = self.image.rpartition(":")
-        kustomization: Mapping[str, object] = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [os.path.relpath(MANIFESTS / side, overlay)],
-            "components": [os.path.relpath(MANIFESTS / component, overlay) for component in components],
-            "images": [{"name": "cloudprovider", "newName": name, "newTag": tag}],
-        }
-        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return overlay
+    def _contexts(self, guest: Cluster | None = None) -> Path:
+        """A kubeconfig with the contexts that README.md speaks of."""
+        merged: dict[str, list[Object]] = {"clusters": [], "users": [], "contexts": []}
+        for name, cluster in (("host", self.host), ("guest", guest)):
+            if cluster is not None:
+                config = yaml.safe_load(cluster.kubeconfig.read_text())
+                merged["clusters"].append({"name": name, "cluster": config["clusters"][0]["cluster"]})
+                merged["users"].append({"name": name, "user": config["users"][0]["user"]})
+                merged["contexts"].append({"name": name, "context": {"cluster": name, "user": name}})
+        path = self.folder / "kubeconfig"
+        path.touch(mode=0o600)
+        path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **merged}))
+        return path
 
     def _address(self, node: str) -> str:
         status = self.host.api.get(f"/api/v1/nodes/{node}")["status"]
@@ -176,11 +153,11 @@ class Installation:
 
 
 def left_on(node: str, image: str) -> list[str]:
-    """What of ours is left in a node's kernel, seen from a container of the same network and process namespaces."""
+    """What of ours is left in a node's kernel: namespaces and links, seen from a container that shares both."""
     script = (
-        "import glob, socket, sys; "
-        "print(*glob.glob('/proc/1/root/run/netns/lb-*'), "
-        "*(n for _, n in socket.if_nameindex() if n.startswith('lb')), sep='\\n')"
+        "import glob, os, socket; "
+        "print(*map(os.path.basename, glob.glob('/proc/1/root/run/netns/lb-*')), "
+        "*(name for _, name in socket.if_nameindex() if name.startswith('lb')), sep='\\n')"
     )
     found = run(
         *("docker", "run", "--rm", "--privileged", "--user", "0", "--entrypoint", "python3"),
