@@ -13,13 +13,14 @@ SERVICES ?= 1000
 SCALE ?= 5000
 ROUNDS ?= 13
 MODES ?= nat,dsr
+LOAD ?= 600
 KEEP ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 IMAGE ?= cloudprovider:$(VERSION)
 BASE_IMAGE ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test e2e-k3d lint types generate wheels image format bench bench-dataplane clean
+.PHONY: help setup controlplane demo demo-stop test e2e-k3d lint types generate wheels image format bench bench-dataplane bench-health clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,11 +70,15 @@ bench: controlplane ## figures: tables here, JSON lines in build/bench.jsonl; SE
 	@status=0; \
 	$(SANDBOX) $(PYTHON) -m tests.bench.services --services $(SERVICES) --scale $(SCALE) || status=1; \
 	$(MAKE) bench-dataplane || status=1; \
+	$(MAKE) bench-health || status=1; \
 	exit $$status
 
 bench-dataplane: controlplane ## of them those of the data plane: ours, its peers and its limits on one network
 	@$(PYTHON) -m tests.bench.dataplane.prepare
 	@$(SANDBOX) $(PYTHON) -m tests.bench.dataplane --rounds $(ROUNDS) --modes $(MODES)
+
+bench-health: setup ## of them those of health checks: their cost, their truth under load, a server's death; LOAD=600
+	@$(SANDBOX) $(PYTHON) -m tests.bench.health --load-seconds $(LOAD)
 
 clean: ## remove what was built or installed here (not the cached control plane)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -21,8 +21,9 @@ from e2e.world import Leases, ProgramName, Side
 from tests.lab import checker
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Api, ApiError
 from tests.lab.lab import POOL, RESERVED_POOL
+from tests.lab.machine import Machine
 from tests.lab.process import LabError, wait_for
-from tests.lab.programs import NO_RIGHTS, REQUESTS
+from tests.lab.programs import NO_RIGHTS, REQUESTS, kubectl_lb
 from tests.lab.snapshot import BLOCKS, LOADBALANCERS, POOLS, TENANTS, Kernel, State
 from tests.lab.traffic import Client
 from tests.lab.workload import SERVER_IMAGE
@@ -85,6 +86,9 @@ class K3dWorld:
     def kubectl(self, side: Side, *arguments: str) -> str:
         return self.cluster(side).kubectl(*arguments)
 
+    def lb(self, side: Side, *arguments: str) -> tuple[int, str]:
+        return kubectl_lb(self.cluster(side).kubeconfig, *arguments)
+
     def pool_holds(self, pool: str, address: str) -> bool:
         return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)
 
@@ -138,6 +142,18 @@ class K3dWorld:
     def mode(self, address: str, protocol: str, port: int) -> str:
         return self._kernel().mode((address, protocol.lower(), port))
 
+    def fixed_neighbours(self) -> dict[str, str]:
+        _absent("virtual machines")
+
+    def add_machine(self, namespace: str, name: str) -> Machine:
+        _absent(f"virtual machines ({namespace}/{name})")
+
+    def remove_machine(self, name: str) -> None:
+        _absent(f"virtual machines ({name})")
+
+    def migrate_machine(self, name: str) -> None:
+        _absent(f"virtual machines ({name})")
+
     def traffic_nodes(self) -> frozenset[str]:
         return frozenset(checker.traffic_nodes(self.guest.api.items("/api/v1/nodes")))
 
@@ -188,8 +204,8 @@ class K3dWorld:
             if program in self._stopped or (program == "agent" and self._left):
                 self.start(program)
 
-    def add_node(self, name: str) -> None:
-        _absent(f"nodes by a name of one's own ({name})")
+    def add_node(self, name: str, *, elsewhere: bool = False) -> None:
+        _absent(f"nodes by a name of one's own ({name}{', elsewhere' if elsewhere else ''})")
 
     def without_kube_proxy(self, name: str) -> AbstractContextManager[None]:
         _absent(f"a kube-proxy apart from its node ({name})")

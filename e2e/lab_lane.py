@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from e2e.world import Leases, ProgramName, Side
-from tests.lab import checker, snapshot
+from tests.lab import checker, programs, snapshot
 from tests.lab.client import Api, ApiError
-from tests.lab.lab import POOL, RESERVED_POOL, Lab
+from tests.lab.lab import ELSEWHERE, POOL, RESERVED_POOL, Lab
+from tests.lab.machine import Machine
 from tests.lab.network import Namespace
 from tests.lab.process import LabError
 from tests.lab.traffic import Client
@@ -37,6 +38,9 @@ class LabWorld:
     def kubectl(self, side: Side, *arguments: str) -> str:
         return self.lab.plane(side).kubectl(*arguments)
 
+    def lb(self, side: Side, *arguments: str) -> tuple[int, str]:
+        return programs.kubectl_lb(self.lab.plane(side).kubeconfig, *arguments)
+
     def pool_holds(self, pool: str, address: str) -> bool:
         return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)
 
@@ -65,6 +69,18 @@ class LabWorld:
         kernel, listener = snapshot.read_kernel(self.lab), (address, protocol.lower(), port)
         return kernel.mode(listener)
 
+    def fixed_neighbours(self) -> dict[str, str]:
+        return snapshot.fixed_neighbours(self.lab)
+
+    def add_machine(self, namespace: str, name: str) -> Machine:
+        return self.lab.add_machine(namespace, name)
+
+    def remove_machine(self, name: str) -> None:
+        self.lab.remove_machine(name)
+
+    def migrate_machine(self, name: str) -> None:
+        self.lab.machines[name].migrate(self.lab.lan.switch)
+
     def traffic_nodes(self) -> frozenset[str]:
         return frozenset(checker.traffic_nodes(self.lab.guest_plane.api.items("/api/v1/nodes")))
 
@@ -90,11 +106,13 @@ class LabWorld:
             plane.start()
         for name in self.lab.nodes.nodes.keys() - self._first_nodes:
             self.lab.remove_node(name)
+        for name in list(self.lab.machines):
+            self.lab.remove_machine(name)
         for program in ("host", "agent", "guest"):
             self.lab.start(program)
 
-    def add_node(self, name: str) -> None:
-        self.lab.add_node(name, next(self._numbers))
+    def add_node(self, name: str, *, elsewhere: bool = False) -> None:
+        self.lab.add_node(name, next(self._numbers), subnets=ELSEWHERE if elsewhere else None)
 
     def without_kube_proxy(self, name: str) -> AbstractContextManager[None]:
         return self.lab.nodes.without_kube_proxy(name)
@@ -121,7 +139,7 @@ class LabWorld:
                 lab.guest_plane.kubectl, "get", "nodes,services,pods,endpointslices,events", "-A", "-o", "wide"
             ),
             "host": partial(
-                lab.host_plane.kubectl, "get", "loadbalancers,ippools,ipblocks,guestclusters", "-A", "-o", "yaml"
+                lab.host_plane.kubectl, "get", "loadbalancers,ippools,ipblocks,guestclusters,vmis", "-A", "-o", "yaml"
             ),
             "kernel": lambda: str(snapshot.read_kernel(lab)),
         }

@@ -63,6 +63,26 @@ class Scenario:
         """The names of the guest's nodes, sorted."""
         return sorted(node["metadata"]["name"] for node in self.guest.api.items("/api/v1/nodes"))
 
+    def programmed(self, name: str) -> str:
+        """What the host's LoadBalancer of a Service says of being forwarded."""
+        balancers = self.world.api("host").items("/apis/loadbalancer.harvesterhci.io/v1beta1/loadbalancers")
+        place = {"namespace": self.guest.namespace, "name": name}
+        found = next(b for b in balancers if place.items() <= b["spec"].get("service", {}).items())
+        return next(str(c["message"]) for c in found["status"]["conditions"] if c["type"] == "Programmed")
+
+    def label_node(self, name: str, label: str, value: str | None) -> None:
+        """Set a label of a node of the guest; None takes it away."""
+        self.guest.api.patch(f"/api/v1/nodes/{name}", {"metadata": {"labels": {label: value}}})
+
+    def node_address(self, name: str) -> str:
+        """The first address of a node of the guest."""
+        node = self.guest.api.get(f"/api/v1/nodes/{name}")
+        return str(node["status"]["addresses"][0]["address"])
+
+    def node_port(self, name: str) -> int:
+        """The NodePort of a Service's first port."""
+        return int(self.guest.get(name)["spec"]["ports"][0]["nodePort"])
+
     def ask(self, address: str, port: Port) -> Answer:
         """One request from the client. Raises ConnectionRefusedError, TimeoutError or another OSError."""
         return self.world.client.request(port.protocol, address, port.port)

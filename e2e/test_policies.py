@@ -1,8 +1,13 @@
 """Scenarios of externalTrafficPolicy, and of a Service as large and as long in its names as one may be."""
 
+import contextlib
+
 import pytest
 
 from e2e.scenario import DNS, MODES, READY, WEB, Mode, Scenario
+from e2e.test_nodes import EXCLUDED
+from tests.lab.process import wait_for
+from tests.lab.traffic import Connection
 from tests.lab.workload import Port, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
@@ -10,6 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest
 LONGEST = 63
 """Characters of a DNS label (RFC 1123 section 2.1), which names of Services, namespaces and ports are."""
 PORTS = 100
+CONNECTIONS = 8
 
 
 def test_policy_local_sends_to_where_the_pod_is(scenario: Scenario) -> None:
@@ -56,6 +62,35 @@ def test_auto_passes_frames_on_where_all_nodes_stand_on_the_network(scenario: Sc
     assert scenario.world.mode(address, "TCP", WEB.port) == "dsr"
     events = scenario.guest.api.items(f"/api/v1/namespaces/{scenario.guest.namespace}/events")
     assert any(event["message"].endswith("mode dsr") for event in events if event["reason"] == "AddressAssigned")
+
+
+@pytest.mark.lab("a node on another network")
+def test_auto_translates_while_a_node_stands_elsewhere(scenario: Scenario) -> None:
+    """And goes back once that node is taken out. Who is connected stays so, by that node too."""
+    network, address = "10.77.0.0/16", scenario.served("web", mode="auto", replicas=3)
+    scenario.wait_mode(address, WEB, "dsr")
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> dict[Connection, str]:
+            made = [stack.enter_context(scenario.world.client.connect(address, WEB.port)) for _ in range(CONNECTIONS)]
+            return {connection: connection.get().pod for connection in made}
+
+        def forwarded(mode: Mode, why: str) -> dict[Connection, str]:
+            scenario.wait_mode(address, WEB, mode)
+            scenario.wait_backends(address, WEB, scenario.world.traffic_nodes())
+            assert {connection: connection.get().pod for connection in connected} == connected
+            wait_for("the reason", lambda: f"Mode {mode} ({why})" in scenario.programmed("web"))
+            wait_for("the mode", lambda: f"mode {mode}" in scenario.guest.condition("web", READY)["message"])
+            scenario.wait_pods(address, WEB, 3)
+            return connected | connect()
+
+        connected = connect()
+        scenario.world.add_node("node-away", elsewhere=True)
+        outside = scenario.node_address("node-away")
+        connected = forwarded("nat", f"{outside} is not in {network}, the network of the address")
+        scenario.label_node("node-away", EXCLUDED, "true")
+        connected = forwarded("dsr", f"all nodes stand in {network}")
+    assert scenario.guest.address("web") == address
 
 
 def test_a_hundred_ports_and_the_longest_names(scenario: Scenario) -> None:

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from typing import Literal, Protocol
 
 from tests.lab.client import Api
+from tests.lab.machine import Machine
 from tests.lab.traffic import Client
 
 ProgramName = Literal["guest", "host", "agent"]
@@ -41,6 +42,10 @@ class World(Protocol):
 
     def kubectl(self, side: Side, *arguments: str) -> str:
         """What kubectl shows to a cluster's administrator."""
+        ...
+
+    def lb(self, side: Side, *arguments: str) -> tuple[int, str]:
+        """``kubectl lb`` as a cluster's administrator: its exit code, and all that it prints."""
         ...
 
     def pool_holds(self, pool: str, address: str) -> bool:
@@ -79,6 +84,23 @@ class World(Protocol):
         """How the host's kernel forwards a listener now: "nat", "dsr", or "" where it knows no such listener."""
         ...
 
+    def fixed_neighbours(self) -> dict[str, str]:
+        """The addresses that the host's kernel sends to one MAC, whoever answers for them."""
+        ...
+
+    def add_machine(self, namespace: str, name: str) -> Machine:
+        """Switch on a virtual machine on the host's network, of a namespace of the host cluster; KubeVirt has not told
+        of it yet."""
+        ...
+
+    def remove_machine(self, name: str) -> None:
+        """Switch it off; its object is the scenario's matter."""
+        ...
+
+    def migrate_machine(self, name: str) -> None:
+        """Move a virtual machine to another host of the LAN."""
+        ...
+
     def traffic_nodes(self) -> frozenset[str]:
         """The names of the guest's nodes that take traffic."""
         ...
@@ -107,8 +129,9 @@ class World(Protocol):
         """Bring back what every scenario begins with: both clusters and all programs run, just the first nodes."""
         ...
 
-    def add_node(self, name: str) -> None:
-        """Add a node to the guest cluster, whose kube-proxy is open about its health."""
+    def add_node(self, name: str, *, elsewhere: bool = False) -> None:
+        """Add a node to the guest cluster, whose kube-proxy is open about its health; ``elsewhere``: on another
+        network than the addresses, behind their gateway."""
         ...
 
     def without_kube_proxy(self, name: str) -> AbstractContextManager[None]:

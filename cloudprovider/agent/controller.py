@@ -10,12 +10,14 @@ from functools import partial
 
 import msgspec
 
+from cloudprovider.agent.backendhealth import BackendChecks
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
 from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.agent.observing import Observer
 from cloudprovider.core.agentstatus import Leasing, reported
+from cloudprovider.core.answerers import Answerers, Where
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import NotFound
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "cloudprovider-agent"
 REPORT_WORKERS = 32
+HEALTH_AFTER = 1.0
+"""Seconds after which the status says what checks have found out: many backends may change at once."""
 REVIEW_EVERY = 1.0
 """Seconds between two looks at nodes that were left out."""
 
@@ -78,32 +82,47 @@ class AgentController:
         self._configs = {n.name: n for n in networks}
         self._table = ForwardingTable(self._configs, clock)
         self._returns = Returns()
+        self._answerers = Answerers()
         self._leases = {
             n.name: Leases(n.name, connect, self._lease_changed, now=now, jitter=rng.random) for n in networks
         }
         self._health = {
             n.name: NodeHealth(
-                n.name, make_prober, partial(self._table.node_addresses, n.name), self._health_changed, now=now
+                n.name, make_prober, partial(self._table.modes.node_addresses, n.name), self._health_changed, now=now
             )
             for n in networks
         }
+        self._checks = BackendChecks(
+            self._table,
+            make_prober,
+            healthy=self._wake,
+            changed=lambda key: self._reports.add_after(key, HEALTH_AFTER),
+            now=now,
+        )
         self._forwarders = {
             n.name: NetworkForwarder(
-                n.name,
+                n,
                 partial(dataplane.open, n),
                 self._table,
                 self._reports.add,
                 adopted=self._adopted,
                 defended=partial(self._defended, n.name),
-                beside=[self._leases[n.name].run, self._health[n.name].run],
+                beside=[self._leases[n.name].run, self._health[n.name].run, partial(self._checks.run, n.name)],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
-                nat_families=_nat_families(n),
                 jitter=rng.random,
             )
             for n in networks
         }
-        self._observer = Observer(node, self._table, self._forwarders, self._configs, returns=self._returns, now=now)
+        self._observer = Observer(
+            node,
+            self._table,
+            self._forwarders,
+            self._configs,
+            returns=self._returns,
+            backends=self._checks.backends,
+            now=now,
+        )
 
     @property
     def not_ready(self) -> Sequence[str]:
@@ -134,6 +153,7 @@ class AgentController:
             group.create_task(self._clusters.run())
             await self._load_balancers.synced.wait()
             await self._clusters.synced.wait()
+            self._checks.begin(self._load_balancers.objects)
             present = await self._dataplane.networks()
             for network in set(present) - self._forwarders.keys():
                 log.info("network of no configuration any more: removed", extra={"network": network or "management"})
@@ -171,8 +191,12 @@ class AgentController:
         if gone:
             left = self._table.remove_load_balancer(key)
         else:
+            self._checks.take_over(lb)
             left = self._table.set_load_balancer(without(lb, self._ended(lb)))
+        self._checks.follow(key)
         after = self._table.load_balancer(key)
+        for other in self._table.take_concerned():
+            self._reports.add(other)
         for network in frozenset().union(*(want.networks for want in (before, after) if want is not None)):
             forwarder = self._forwarders[network]
             forwarder.touch(key, lb.metadata.generation)
@@ -204,6 +228,9 @@ class AgentController:
         if obj is None:
             return
         concerned = self._table.remove_cluster(obj.key) if new is None else self._table.set_cluster(new)
+        if old is None or new is None or old.status.nodes != new.status.nodes:
+            for key in self._table.of_cluster(obj.key):
+                self._checks.follow(key)
         for forwarder in self._forwarders.values():
             forwarder.wake()
         for key in concerned:
@@ -215,6 +242,11 @@ class AgentController:
             self._reports.add(key)
         for forwarder in self._forwarders.values():
             forwarder.wake()
+
+    def _wake(self, key: LoadBalancerKey) -> None:
+        want = self._table.load_balancer(key)
+        for network in want.networks if want is not None else ():
+            self._forwarders[network].wake()
 
     def _rules_mended(self, keys: Iterable[LoadBalancerKey]) -> None:
         for key in keys:
@@ -230,16 +262,25 @@ class AgentController:
                 self._returns.returned(key, node, self._table.clock())
 
     async def _review(self) -> None:
-        """Leave out the nodes that send back what comes for a load balancer, and take them in again in time."""
+        """Leave out the nodes that send back what comes for a load balancer, and take them in again in time; forget
+        in time that nodes have claimed addresses."""
         while True:
             await asyncio.sleep(REVIEW_EVERY)
             for key in self._returns.concerned():
-                left_out = self._returns.left_out(key, self._table.nodes_of(key), self._table.clock())
+                nodes = self._table.backends_of(key).keys()
+                left_out = self._returns.left_out(key, nodes, self._table.clock())
                 if self._table.set_refusing(key, left_out):
                     log.info("nodes left out", extra={"load_balancer": "/".join(key), "nodes": sorted(left_out)})
                     for forwarder in self._forwarders.values():
                         forwarder.wake()
                 self._reports.add(key)
+            for where in self._answerers.places():
+                self._tell_of_answerers(where)
+
+    def _tell_of_answerers(self, where: Where) -> None:
+        for key in self._table.set_answerers(where, self._answerers.nodes(where, self._table.clock())):
+            self._reports.add(key)
+            self._forwarders[where[0]].wake()
 
     def _adopted(self) -> None:
         """It is known what a network's kernel has: those who want nothing of it any more can be told so."""
@@ -251,13 +292,22 @@ class AgentController:
         for key in self._table.users_of(network, vip):
             lb = self._load_balancers.get(*key)
             if lb is not None:
-                nodes = ", ".join(sorted(self._table.named(network, key, MACAddress.parse(mac))))
+                named = self._table.named(network, key, MACAddress.parse(mac))
+                self._node_claims(network, key, named)
+                nodes = ", ".join(sorted(named))
                 who, remedy = f"{mac} claims", "change it there"
                 if nodes:
                     who = f"Node {nodes} ({mac}) claims"
                     remedy = "if kube-proxy there runs in mode ipvs, set its strictARP to true"
                 message = f"{who} {vip} too, which host {self._node} has up and defends: {remedy}."
                 self._events.record(LOADBALANCERS, lb, "Warning", "AddressClaimedByOther", message)
+
+    def _node_claims(self, network: str, key: LoadBalancerKey, nodes: Iterable[str]) -> None:
+        want = self._table.load_balancer(key)
+        if want is not None:
+            for node in nodes:
+                self._answerers.claimed((network, want.cluster), node, self._table.clock())
+                self._tell_of_answerers((network, want.cluster))
 
     # Back into the status.
 
@@ -317,11 +367,6 @@ class AgentController:
         self._events.record(
             LOADBALANCERS, before, "Warning", "LeaseLost", f"{lease.ip} is off the link. {why}".rstrip()
         )
-
-
-def _nat_families(config: NetworkConfig) -> frozenset[int]:
-    own = {4: config.address, 6: config.address6}
-    return frozenset(family for family, address in own.items() if address is not None)
 
 
 async def give_up(client: KubeClient, node: str) -> int:

@@ -8,7 +8,7 @@ from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.transitions import Transitions
 from cloudprovider.core.wanted import LoadBalancerKey
-from cloudprovider.dataplane.api import Segment
+from cloudprovider.dataplane.api import Connections, Segment
 
 FLUSH_PAUSE: Final = 0.25
 """Seconds between two walks through the connections."""
@@ -20,7 +20,7 @@ class Endings:
 
     def __init__(
         self,
-        transitions: Transitions,
+        transitions: Callable[[], Transitions],
         clock: Callable[[], float],
         *,
         changed: Callable[[Iterable[LoadBalancerKey]], None],
@@ -44,10 +44,18 @@ class Endings:
         """The addresses that may still have connections of a listener that is gone."""
         return self._forgotten.keys()
 
+    async def find_strays(self, connections: Connections) -> None:
+        """See, once the rules are as wanted, which connections an agent before has left: those of listeners that are
+        gone are ended, those to nodes that have left get their time."""
+        transitions = self._transitions()
+        found = await connections.backends()
+        await connections.forget_listeners(found.keys() - transitions.forwards.keys())
+        transitions.drain_strays(((key, node) for key, nodes in found.items() for node in nodes), self._clock())
+
     async def flush(self, segment: Segment, apply: Callable[[], Awaitable[None]]) -> None:
         """End connections, at most every FLUSH_PAUSE: the kernel walks its whole table each time. ``apply`` brings
         the kernel's rules up to date."""
-        transitions = self._transitions
+        transitions = self._transitions()
         loop = asyncio.get_running_loop()
         if not (self._forgotten or transitions.ends_at(self._clock())):
             return

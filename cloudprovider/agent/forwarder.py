@@ -25,9 +25,9 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import Changes, IPAddress, ListenerKey
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
-from cloudprovider.dataplane.api import Segment
+from cloudprovider.dataplane.api import NetworkConfig, Segment
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +51,12 @@ class NetworkForwarder:
     (vip, mac)``: somebody else claims an address that is up. ``beside``: what else works on the segment
     while it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
     ``mended(keys)``: somebody else had changed the rules of these load balancers, which are as they should be again.
-    ``nat_families``: those (4, 6) in which this host has an address of its own on the network.
+    ``config``: how this host stands on the network.
     """
 
     def __init__(
         self,
-        network: str,
+        config: NetworkConfig,
         open_segment: Callable[[], Awaitable[Segment]],
         table: ForwardingTable,
         report: Callable[[LoadBalancerKey], None],
@@ -66,10 +66,9 @@ class NetworkForwarder:
         beside: Iterable[Callable[[Segment], Coroutine[None, None, None]]],
         returned: Callable[[ListenerKey, MACAddress], None],
         mended: Callable[[Iterable[LoadBalancerKey]], None],
-        nat_families: frozenset[int],
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._network = network
+        self._network = config.name
         self._open_segment = open_segment
         self._table = table
         self._report = report
@@ -78,16 +77,20 @@ class NetworkForwarder:
         self._beside = tuple(beside)
         self._returned = returned
         self._mended = mended
-        self._nat_families = nat_families
+        self._config = config
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
-        self._endings = Endings(table.transitions(network), table.clock, changed=self._concern, wake=self._wake.set)
+        self._endings = Endings(
+            partial(table.transitions, config.name), table.clock, changed=self._concern, wake=self._wake.set
+        )
         self._claims = Claims(
-            network, partial(table.users_of, network), changed=self._concern, wake=self._wake.set, jitter=jitter
+            config.name, partial(table.users_of, config.name), changed=self._concern, wake=self._wake.set, jitter=jitter
         )
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
+        self._found: Plan | None = None
+        """What the agent before has left, until it is brought in line."""
         self._attempt = 0
         self._resync = True
         self._generations: dict[LoadBalancerKey, int] = {}
@@ -222,8 +225,7 @@ class NetworkForwarder:
             try:
                 segment = await self._open_segment()
                 await segment.engine.start()
-                facts = NetworkFacts(self._nat_families, segment.dsr_obstacle)
-                self._concern(self._table.set_facts(self._network, facts))
+                self._concern(self._table.set_facts(self._network, _facts(self._config, segment)))
                 await self._claims.take_over(segment.announcer, self._table.vips(self._network))
                 segment.announcer.on_conflict(self._defended)
             except DataPlaneError as err:
@@ -245,13 +247,14 @@ class NetworkForwarder:
                 await asyncio.wait_for(self._wake.wait(), left)
             self._sight(segment)
         try:
-            self._table.adopt(self._network, await segment.engine.observe())
+            self._found, fixed = await segment.engine.observe(), await segment.static_neighbours.observe()
+            self._concern(self._table.adopt(self._network, self._found, fixed))
         except DataPlaneError as err:
             log.warning("kernel not read back", extra={"network": self._network, "error": str(err)})
 
     def _sight(self, segment: Segment) -> None:
         """Follow the nodes that matter here, and tell the table who answers."""
-        followed = self._table.followed(self._network)
+        followed = self._table.modes.followed(self._network)
         if followed is self._followed:
             return
         segment.nodes.follow(followed)
@@ -280,12 +283,17 @@ class NetworkForwarder:
         self._sight(segment)
         self._claims.touch(self._table.take_vips(self._network))
         batch, self._pending = self._pending, {}
-        changes = self._table.take_changes(self._network)
+        changes, fixed = self._table.take_changes(self._network), self._table.take_fixed(self._network)
         try:
             await self._claims.withdraw(segment.announcer)
             if self._resync:
+                await segment.static_neighbours.set(self._table.fixed(self._network))
                 await self._repair(segment)
+                if self._unknown:
+                    await self._endings.find_strays(segment.connections)
             else:
+                if fixed:  # before anything is sent to whom they stand for
+                    await segment.static_neighbours.change(fixed)
                 await self._apply(segment, changes)
             await self._endings.flush(segment, lambda: self._apply(segment, self._table.take_changes(self._network)))
         except DataPlaneError as err:
@@ -315,10 +323,11 @@ class NetworkForwarder:
                 self._refused_listeners.pop(listener, None)
 
     async def _repair(self, segment: Segment) -> None:
-        found = await bring_in_line(segment.engine, self._table.plan(self._network))
+        have, self._found = self._found, None
+        found = await bring_in_line(segment.engine, self._table.plan(self._network), have)
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
-            await segment.connections.forget_listeners(left)  # of load balancers that went while no agent ran
+            await segment.connections.forget_listeners(left)
         for key, why in found.refused.items():
             log.error("listener refused", extra={"network": self._network, "listener": _name(key), "error": why})
         concerned = self._owners({*found.refused, *self._refused_listeners})
@@ -344,21 +353,22 @@ class NetworkForwarder:
 
     async def _pass(self, segment: Segment) -> None:
         """See what time has changed: flows to be ended, changes that nobody needs any more, frames that came back."""
-        transitions = self._table.transitions(self._network)
         for look in itertools.count(1):
             await asyncio.sleep(PASS_EVERY * (0.9 + 0.2 * self._jitter()))
+            transitions = self._table.transitions(self._network)
             try:
                 if transitions.has_pinned and look % PINS_EVERY == 0:
                     pins = await segment.engine.pins()
                     transitions.release({listener for listener, _ in pins})
                     transitions.drain_strays(pins, self._table.clock())
                     self._wake.set()
-                if self._table.followed(self._network):
+                if self._table.passes_frames(self._network):
                     for listener, mac in await segment.engine.returned():
                         self._returned(listener, mac)
             except DataPlaneError as err:
                 log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
-            if transitions.busy:
+            released = not self._unknown and self._table.release_fixed(self._network)
+            if released or transitions.busy:
                 self._wake.set()
 
     async def _tick(self, segment: Segment) -> None:
@@ -367,6 +377,8 @@ class NetworkForwarder:
             await asyncio.sleep(LOOK_EVERY * (0.9 + 0.2 * self._jitter()))
             try:
                 disturbed = not await segment.engine.undisturbed()
+                if mended := await segment.static_neighbours.repair():
+                    log.warning("neighbours put right", extra={"network": self._network, "entries": mended})
                 if look % HELD_EVERY == 0:
                     disturbed |= await self._claims.recount(segment.announcer)
             except DataPlaneError as err:
@@ -377,6 +389,12 @@ class NetworkForwarder:
             if disturbed:
                 self._resync = self._disturbed = True
                 self._wake.set()
+
+
+def _facts(config: NetworkConfig, segment: Segment) -> NetworkFacts:
+    own = tuple(address for address in (config.address, config.address6) if address is not None)
+    gateways = frozenset(gateway for gateway in (config.gateway, config.gateway6) if gateway is not None)
+    return NetworkFacts(own, gateways, segment.dsr_obstacle)
 
 
 def _name(listener: ListenerKey) -> str:

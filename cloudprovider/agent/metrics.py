@@ -58,6 +58,11 @@ def exposition_of_traffic(traffic: Mapping[str, Traffic]) -> str:
         (
             _family("client_packets_total", "Packets from clients.", [(w, c.packets) for w, c in balancers]),
             _family("client_bytes_total", "Bytes from clients.", [(w, c.bytes) for w, c in balancers]),
+            _family(
+                "client_connections_total",
+                "Connections from clients that were sent on (mode dsr: TCP only).",
+                [(w, c.connections) for w, c in balancers],
+            ),
             _family("node_packets_total", "Packets sent on to a node.", [(w, c.packets) for w, c in nodes]),
             _family("node_bytes_total", "Bytes sent on to a node.", [(w, c.bytes) for w, c in nodes]),
             _family(

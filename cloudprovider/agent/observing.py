@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.core.agentstatus import Leasing, Observation, conflict, report, report_lease
-from cloudprovider.core.api.loadbalancer import ForeignAddress, LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.loadbalancer import Backend, ForeignAddress, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.returns import Returns
@@ -14,7 +14,8 @@ from cloudprovider.dataplane.api import NetworkConfig
 
 
 class Observer:
-    """Says what the status of a load balancer is to be. ``now``: the wall clock."""
+    """Says what the status of a load balancer is to be. ``backends``: what its check says of them; ``now``: the wall
+    clock."""
 
     def __init__(
         self,
@@ -24,6 +25,7 @@ class Observer:
         configs: Mapping[str, NetworkConfig],
         *,
         returns: Returns,
+        backends: Callable[[LoadBalancerKey], tuple[Backend, ...]],
         now: Callable[[], datetime],
     ) -> None:
         self._node = node
@@ -31,6 +33,7 @@ class Observer:
         self._forwarders = forwarders
         self._configs = configs
         self._returns = returns
+        self._backends = backends
         self._now = now
 
     def status(self, lb: LoadBalancer, leasing: Leasing | None) -> LoadBalancerStatus:
@@ -74,8 +77,10 @@ class Observer:
             choices={place.vip: choice for place, choice in self._table.choices(lb.key).items()},
             masquerades=any(self._configs[network].masquerade for network in want.networks),
             refusing=refusing,
+            backends=self._backends(lb.key),
             beware=tuple(said for n in sorted(want.networks) if (said := self._forwarders[n].beware)),
-            refused=bool(refusing) and refusing >= self._table.nodes_of(lb.key),
+            answerers=frozenset[str]().union(*(self._table.modes.answerers((n, want.cluster)) for n in want.networks)),
+            refused=bool(refusing) and refusing >= self._table.backends_of(lb.key).keys(),
         )
 
     def _problem(self, lb: LoadBalancer, places: Sequence[Place]) -> Problem | None:

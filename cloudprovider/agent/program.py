@@ -31,7 +31,7 @@ from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.metrics import RequestCounter, exposition
 from cloudprovider.probe.api import Prober
-from cloudprovider.probe.http import HttpProber
+from cloudprovider.probe.prober import SocketProber
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ async def connect(
 
 
 def _prober(segment: Segment, network: str) -> Prober:
-    return HttpProber(segment.packets, network=network)
+    return SocketProber(segment.packets, network=network)
 
 
 async def run(config: AgentConfig) -> None:

@@ -26,8 +26,9 @@ class Repair:
     refused: Mapping[ListenerKey, str] = field(default_factory=dict)
 
 
-async def bring_in_line(engine: Engine, want: Plan) -> Repair:
-    """Make the kernel be as wanted, with a yield to the event loop now and then.
+async def bring_in_line(engine: Engine, want: Plan, have: Plan | None = None) -> Repair:
+    """Make the kernel be as wanted, with a yield to the event loop now and then. ``have``: what was last observed, to
+    be believed if nobody has changed it since; None: nothing, or not to be believed.
 
     One listener or group that the engine refuses keeps no other one from its place. Raises DataPlaneError where the
     kernel can't do it now.
@@ -35,7 +36,9 @@ async def bring_in_line(engine: Engine, want: Plan) -> Repair:
     broken = not await engine.intact()
     if broken:
         await engine.start()
-    changes = diff(await engine.observe(), want)
+    if have is None or broken or not await engine.undisturbed():
+        have = await engine.observe()
+    changes = diff(have, want)
     refused: dict[ListenerKey, str] = {}
     lacking: dict[int, str] = {}
     for part in chunks(changes, CHUNK):

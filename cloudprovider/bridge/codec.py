@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from cloudprovider.bridge.api import Hello
+from cloudprovider.bridge.checkcodec import check_from_wire, check_to_wire
 from cloudprovider.bridge.checker import MAX_SHOWN, Checker
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.core import patterns
@@ -142,6 +143,7 @@ def ensure_to_wire(
             primary_service=request.primary_service,
             dhcp_hostname=request.dhcp_hostname,
             drain_seconds=request.drain_seconds,
+            health_check=None if request.health_check is None else check_to_wire(request.health_check),
         ),
     )
 
@@ -189,6 +191,7 @@ def ensure_from_wire(
         ),
         dhcp_hostname=check.name("spec.dhcpHostname", spec.dhcp_hostname, patterns.HOSTNAME, 253, "host name"),
         drain_seconds=spec.drain_seconds if spec.HasField("drain_seconds") else None,
+        health_check=check_from_wire(check, spec.health_check) if spec.HasField("health_check") else None,
     )
     service = check.service("service", message.service)
     _who_gives_the_address(check, service, spec, request)
@@ -288,7 +291,12 @@ def state_from_wire(message: pb.LoadBalancerState) -> LoadBalancerState:
 
 def nodes_to_wire(nodes: Sequence[ReportedNode]) -> pb.ReportNodesRequest:
     """Write the nodes."""
-    return pb.ReportNodesRequest(nodes=[pb.Node(name=n.name, addresses=[str(a) for a in n.addresses]) for n in nodes])
+    return pb.ReportNodesRequest(
+        nodes=[
+            pb.Node(name=n.name, addresses=[str(a) for a in n.addresses], virtual_machine=n.virtual_machine)
+            for n in nodes
+        ]
+    )
 
 
 def nodes_from_wire(message: pb.ReportNodesRequest) -> tuple[ReportedNode, ...]:
@@ -298,6 +306,7 @@ def nodes_from_wire(message: pb.ReportNodesRequest) -> tuple[ReportedNode, ...]:
         ReportedNode(
             check.text(f"nodes[{i}].name", n.name, 253, required=True),
             check.addresses(f"nodes[{i}].addresses", n.addresses),
+            check.text(f"nodes[{i}].virtual_machine", n.virtual_machine, 253),
         )
         for i, n in enumerate(message.nodes)
     )

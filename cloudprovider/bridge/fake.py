@@ -181,7 +181,7 @@ class MemoryBackend:
                 if a not in inside
             ]
             if inside:
-                accepted.append(ReportedNode(node.name, inside))
+                accepted.append(replace(node, addresses=inside))
         self.nodes[tenant] = tuple(accepted)
         return rejected
 

@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_program(commands, program)
     _add_crds(commands)
     _add_tenant(commands)
+    _add_takeover(commands)
     return parser
 
 
@@ -225,6 +226,34 @@ def _add_tenant(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     server.add_argument("hosts", nargs="+", metavar="HOST", help="names and addresses that guests reach the bridge by")
     _add_issuing(server)
     server.set_defaults(command=_tenant_server, prog=server.prog)
+
+
+def _add_takeover(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _parser(
+        commands.add_parser,
+        "takeover",
+        help="on a Harvester host: take over from its own load balancer controller",
+        description="Say what would be adopted of Harvester's own load balancer controller; with --yes record its"
+        " addresses, so that\nevery one stays, and switch it off. docs/takeover.md says what comes next, and how to go"
+        " back.",
+    )
+    parser.add_argument("--yes", action="store_true", help="do it; without it nothing is changed")
+    parser.add_argument("--kubeconfig", default="", metavar="FILE", help="of the host cluster, as its administrator")
+    parser.add_argument("--context", default="", metavar="NAME", help="the kubeconfig's context")
+
+    def command(parsed: argparse.Namespace) -> int:
+        from cloudprovider.cli import takeover  # noqa: PLC0415
+
+        try:
+            asyncio.run(takeover.run(parsed.kubeconfig, parsed.context, yes=parsed.yes, tell=print))
+        except ConfigurationError:
+            raise
+        except CloudProviderError as e:
+            print(f"{parsed.prog}: {e}", file=sys.stderr)  # noqa: T201
+            return 1
+        return 0
+
+    parser.set_defaults(command=command, prog=parser.prog)
 
 
 def _add_issuing(parser: argparse.ArgumentParser) -> None:

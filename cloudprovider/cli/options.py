@@ -1,8 +1,10 @@
 """The settings of each program, as flags: what they are called, what they mean, what they may be."""
 
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from cloudprovider.cli.settings import Option
 from cloudprovider.core.plan import IPNetwork
@@ -47,6 +49,39 @@ def days(text: str) -> int:
         raise ValueError(f'"{text}" is not a number of days from 1 to 36500')
     return int(text)
 
+
+def url(text: str) -> str:
+    """An HTTP URL with a host, and nothing after its path."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment or "@" in text:
+        raise ValueError(f'"{text}" is not a URL: write it as https://192.0.2.1:6443')
+    return text
+
+
+def url_or_none(text: str) -> str:
+    """Like :func:`url`, or nothing."""
+    return url(text) if text else ""
+
+
+def url_of_node(text: str) -> str:
+    """A URL with the node's name left open, or nothing."""
+    if text and text.count("{node}") != 1:
+        raise ValueError(f'"{text}" has no {{node}}: write it as http://{{node}}:8083/metrics')
+    return url_or_none(text)
+
+
+def _count(what: str, most: int) -> Callable[[str], int]:
+    """A parser of numbers from 1 to ``most``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not 0 < int(text) <= most:
+            raise ValueError(f'"{text}" is not a number of {what} from 1 to {most}')
+        return int(text)
+
+    return parse
+
+
+minutes, hours, sessions = _count("minutes", 1440), _count("hours", 168), _count("sessions", 10000)
 
 LOGGING: Final = (
     Option(name="log-level", metavar="LEVEL", default="info", choices=("debug", "info", "warning", "error"),
@@ -110,6 +145,32 @@ HOST: Final = (
     Option(name="identity", metavar="NAME", default="", help="this copy's name there; without it the host's name"),
     *_api_server("host"),
     _endpoint(8082),
+    *LOGGING,
+)  # fmt: skip
+
+CONSOLE: Final = (
+    Option(name="api-server", metavar="URL", default="https://kubernetes.default.svc", parse=url,
+           help="the host cluster's API server, which every user's token goes to"),
+    Option(name="api-server-ca", metavar="FILE", parse=file,
+           help="CA of its certificate, PEM; without it the system's"),
+    Option(name="api-server-name", metavar="NAME", default="", help="the name in its certificate, where not the URL's"),
+    Option(name="console-address", metavar="ADDRESS:PORT", default="127.0.0.1:8090", parse=host_port,
+           help="where the page is served; without TLS it must be a loopback address"),
+    Option(name="public-url", metavar="URL", default="", parse=url_or_none,
+           help="what browsers call the page by, where a proxy stands before it"),
+    Option(name="tls-cert", metavar="FILE", parse=file,
+           help="the page's certificate, PEM; read again when it changes"),
+    Option(name="tls-key", metavar="FILE", parse=file, help="its key, PEM"),
+    Option(name="agent-metrics", metavar="URL", default="", parse=url_of_node,
+           help="the agents' /metrics, with {node} for the node's name, such as http://{node}:8083/metrics; without it"
+           " no traffic is shown"),
+    Option(name="idle-minutes", metavar="MINUTES", default="30", parse=minutes,
+           help="a session ends so long after its last page"),
+    Option(name="session-hours", metavar="HOURS", default="8", parse=hours,
+           help="a session ends so long after its start"),
+    Option(name="max-sessions", metavar="NUMBER", default="200", parse=sessions,
+           help="people signed in at the same time"),
+    _endpoint(8084),
     *LOGGING,
 )  # fmt: skip
 

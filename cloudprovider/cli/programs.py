@@ -1,4 +1,4 @@
-"""The three programs as the command line knows them: purpose, settings, and how to start them.
+"""The four programs as the command line knows them: purpose, settings, and how to start them.
 
 Each is imported only when it is started: a guest needs no netlink, an agent no gRPC.
 """
@@ -66,6 +66,13 @@ def _agent_leave(settings: Settings) -> Coroutine[object, object, None]:
     from cloudprovider.agent.program import leave  # noqa: PLC0415
 
     return leave(_agent_config(settings))
+
+
+def _console(settings: Settings) -> Coroutine[object, object, None]:
+    from cloudprovider.console.config import ConsoleConfig  # noqa: PLC0415
+    from cloudprovider.console.program import run  # noqa: PLC0415
+
+    return run(_config(ConsoleConfig, settings))
 
 
 def _agent_config(settings: Settings) -> "AgentConfig":
@@ -141,4 +148,22 @@ networks.yaml:
     ),
 )
 
-PROGRAMS: Final = (GUEST, HOST, AGENT)
+CONSOLE: Final = Program(
+    name="console",
+    summary="for people: the web page of load balancers and pools",
+    description="""\
+Serves the page "Networks > Load Balancers". People sign in with a Kubernetes token of the host cluster, and see and
+change what they may there: every request to the API server is made with the user's own token, and the console has no
+rights of its own. Sessions are kept in memory, so run one copy.
+""",
+    example="""\
+examples:
+  cloudprovider console --api-server https://192.0.2.1:6443 --api-server-ca ca.crt
+  cloudprovider console --api-server-ca /etc/cloudprovider/api/ca.crt --console-address 0.0.0.0:8443 \\
+      --tls-cert tls.crt --tls-key tls.key --agent-metrics http://{node}:8083/metrics
+""",
+    options=options.CONSOLE,
+    actions=(Action("run", "serve until stopped", _console),),
+)
+
+PROGRAMS: Final = (GUEST, HOST, AGENT, CONSOLE)

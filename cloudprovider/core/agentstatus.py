@@ -1,17 +1,26 @@
 """What the agent that holds a load balancer says of it: ``status.holder``, its lease, whom it found to have an address
-of it, and its conditions."""
+of it, its backends' health, and its conditions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
-from cloudprovider.core.api.loadbalancer import DhcpLease, ForeignAddress, Holder, LoadBalancer, LoadBalancerStatus
+from cloudprovider.core.api.loadbalancer import (
+    Backend,
+    DhcpLease,
+    ForeignAddress,
+    Holder,
+    LoadBalancer,
+    LoadBalancerStatus,
+)
 from cloudprovider.core.api.meta import Condition
+from cloudprovider.core.backends import why_none, why_none_is_healthy
 from cloudprovider.core.conditions import carry_times
 from cloudprovider.core.modes import Choice
 from cloudprovider.core.plan import ForwardMode, IPAddress
-from cloudprovider.core.wanted import Problem
+from cloudprovider.core.wanted import Problem, is_for_machines
 
 LEASED = "Leased"
 PROGRAMMED = "Programmed"
@@ -28,7 +37,9 @@ class Observation:
     ``problem``: why it is not served; ``partial``: what of it is not; ``awaited``: why an address that is to take
     another one's place is not up. ``has_nodes``: there is a node to send to. ``foreign``: addresses that others have.
     ``choices``: the modes, by address. ``masquerades``: whether mode nat hides the client's address here. ``refusing``:
-    the nodes that send back what comes for it; ``refused``: all of them do. ``beware``: sentences on limits.
+    the nodes that send back what comes for it; ``refused``: all of them do. ``answerers``: those that answer for its
+    addresses themselves. ``backends``: by name, the health of those that its own check judges. ``beware``: sentences on
+    limits.
     """
 
     generation: int
@@ -42,6 +53,8 @@ class Observation:
     masquerades: bool = True
     refusing: frozenset[str] = frozenset()
     refused: bool = False
+    answerers: frozenset[str] = frozenset()
+    backends: tuple[Backend, ...] = ()
     beware: tuple[str, ...] = ()
 
     @property
@@ -78,6 +91,7 @@ def report(
         holder=holder,
         lease=None if leasing is None else leasing.lease,
         foreign_addresses=[] if seen is None else list(seen.foreign),
+        backends=[] if seen is None else list(seen.backends),
         conditions=_in_order(carry_times(lb.status.conditions, conditions, now)),
     )
 
@@ -99,6 +113,7 @@ def reported(lb: LoadBalancer) -> LoadBalancerStatus:
         holder=lb.status.holder,
         lease=lb.status.lease,
         foreign_addresses=lb.status.foreign_addresses,
+        backends=sorted((_judged(b) for b in lb.status.backends if b.health is not None), key=lambda b: b.name),
         conditions=_in_order(c for c in lb.status.conditions if c.type in AGENT_CONDITIONS and not _controllers(lb, c)),
     )
 
@@ -129,19 +144,21 @@ def _leased(lb: LoadBalancer, leasing: Leasing) -> Condition:
 
 
 def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition]:
-    ready = seen.problem or seen.partial
+    ready = seen.problem or seen.partial or why_none_is_healthy(lb, seen.backends)
     if ready is None and not seen.has_nodes:
-        ready = Problem(
-            "NoNodes",
-            "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
-            "their exclude labels and, for externalTrafficPolicy Local, where the pods run."
-            + (" In mode dsr a node must answer on the address's own network." if seen.mode == "dsr" else ""),
-        )
+        ready = why_none(lb) or (_NO_MACHINES if is_for_machines(lb) else _no_nodes(seen))
     if ready is None and seen.refused:
         ready = Problem(
             "WaitingForNodes",
             f"{_listed(seen.refusing)} sent back what came for the address: kube-proxy there has not taken it up. If "
             "this stays, look at kube-proxy, and whether the Service's status shows the address.",
+        )
+    if ready is None and seen.answerers:
+        ready = Problem(
+            "AddressClaimedByNode",
+            f"{_listed(seen.answerers)} answered for an address of the cluster instead of host {node}: clients that "
+            "believe it are served by that node alone. If kube-proxy there runs in mode ipvs, set its strictARP to "
+            "true. This is said for a while after the last time.",
         )
     fine = f"Forwarding on host {node}. {_modes(seen)}".rstrip()
     if seen.refusing and not seen.refused:
@@ -167,6 +184,22 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
     return conditions
 
 
+_NO_MACHINES: Final = Problem(
+    "AddressNotOnNetwork",
+    "None of the virtual machines can be sent to, connections are refused: in mode nat the address of one must lie in"
+    " the network of this host's own address there (see the agent's networks file), and be nobody else's before.",
+)
+
+
+def _no_nodes(seen: Observation) -> Problem:
+    return Problem(
+        "NoNodes",
+        "No node of the guest cluster takes traffic; connections are refused. Check the nodes' readiness, "
+        "their exclude labels and, for externalTrafficPolicy Local, where the pods run."
+        + (" In mode dsr a node must answer on the address's own network." if seen.mode == "dsr" else ""),
+    )
+
+
 def _modes(seen: Observation) -> str:
     """Which modes, and why."""
     said: dict[str, list[str]] = {}
@@ -174,12 +207,17 @@ def _modes(seen: Observation) -> str:
         if (choice := seen.choices.get(address)) is not None:
             said.setdefault(f"mode {choice.mode} ({choice.reason})", []).append(str(address))
     if len(said) == 1:
-        return f"{next(iter(said)).capitalize()}."
+        return f"M{next(iter(said)).removeprefix('m')}."
     return " ".join(f"{', '.join(addresses)}: {mode}." for mode, addresses in said.items())
 
 
 def _listed(names: frozenset[str]) -> str:
     return ", ".join(sorted(names)) or "Every node"
+
+
+def _judged(backend: Backend) -> Backend:
+    """What of a backend is the agent's word."""
+    return Backend(name=backend.name, health=backend.health)
 
 
 def _controllers(lb: LoadBalancer, condition: Condition) -> bool:

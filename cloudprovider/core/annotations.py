@@ -13,9 +13,13 @@ LOAD_BALANCER_IPS: Final = PREFIX + "load-balancer-ips"
 MODE: Final = PREFIX + "mode"
 PRIMARY_SERVICE: Final = PREFIX + "primary-service"
 DRAIN_SECONDS: Final = PREFIX + "drain-seconds"
+HEALTHCHECK: Final = PREFIX + "healthcheck-"
 HEALTH_CHECKS: Final = tuple(
-    f"{PREFIX}healthcheck-{name}"
-    for name in ("port", "success-threshold", "failure-threshold", "periodseconds", "timeoutseconds")
+    HEALTHCHECK + name
+    for name in (
+        *("port", "success-threshold", "failure-threshold", "periodseconds", "timeoutseconds"),  # Harvester's
+        *("protocol", "path", "host", "expected-codes", "verify-certificate", "grpc-service", "failed-connections"),
+    )
 )
 
 KNOWN: Final = frozenset(
@@ -33,6 +37,9 @@ KNOWN: Final = frozenset(
     }
 )
 """All of our prefix."""
+
+VIRTUAL_MACHINE: Final = PREFIX + "vm-name-of-guest-cluster-node"
+"""On a Node, not on a Service: the virtual machine that it is. Harvester's cloud provider writes it."""
 
 KUBE_VIP_ADDRESSES: Final = "kube-vip.io/loadbalancerIPs"
 KUBE_VIP_HOSTNAME: Final = "kube-vip.io/loadbalancerHostname"

@@ -5,9 +5,13 @@ The host controller writes what a machine is, the agent what its checks say; thi
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from msgspec import structs
+
 from cloudprovider.core.api.loadbalancer import Backend, LoadBalancer
+from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
 from cloudprovider.core.wanted import Problem
 
@@ -19,6 +23,33 @@ NO_HEALTHY_BACKENDS: Final = "NoHealthyBackends"
 
 _NAMED: Final = 3
 """So many backends are named in a message; the status has all of them."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The controller's part of a status, as to the machines: without what the agent says of their health."""
+
+    backends: tuple[Backend, ...]
+    condition: Condition
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses that are sent to: ``status.backendServers``."""
+        return [address for backend in usable(self.backends) for address in backend.addresses]
+
+
+def shown(lb: LoadBalancer) -> tuple[Backend, ...]:
+    """Return the controller's part of the backends that stand in the status, by name: the API server merges the list
+    in an order of its own."""
+    own = (structs.replace(b, health=None) for b in lb.status.backends if b.addresses or b.reason)
+    return tuple(sorted(own, key=lambda b: b.name))
+
+
+def kept(lb: LoadBalancer) -> Chosen:
+    """Return what stands in the status, while it is not known which machines there are."""
+    message = "The virtual machines of this cluster can't be listed yet; the host program's log says why."
+    unknown = Condition(type=BACKENDS_FOUND, status="Unknown", reason="MachinesUnknown", message=message)
+    return Chosen(shown(lb), find(lb.status.conditions, BACKENDS_FOUND) or unknown)
 
 
 def usable(backends: Iterable[Backend]) -> list[Backend]:
@@ -36,7 +67,7 @@ def why_none(lb: LoadBalancer) -> Problem | None:
     if lb.spec.workload_type == "cluster":
         return why_none_is_healthy(lb, lb.status.backends)
     said = find(lb.status.conditions, BACKENDS_FOUND)
-    if said is not None and said.status == "False":
+    if said is not None and said.status != "True":
         return Problem(said.reason, said.message)
     return why_none_is_usable(lb, lb.status.backends) or why_none_is_healthy(lb, usable(lb.status.backends))
 
@@ -50,7 +81,7 @@ def why_none_is_usable(lb: LoadBalancer, backends: Iterable[Backend]) -> Problem
     if out:
         reason = Counter(b.reason for b in out).most_common(1)[0][0]
         out.sort(key=lambda b: (b.reason != reason, b.name))
-        said = _listed(f"{b.name}: {b.message}" for b in out)
+        said = listed(f"{b.name}: {b.message}" for b in out)
         return Problem(
             reason, f"None of the virtual machines that match takes traffic, connections are refused. {said}"
         )
@@ -74,7 +105,7 @@ def why_none_is_healthy(lb: LoadBalancer, backends: Sequence[Backend]) -> Proble
     check = lb.spec.health_check
     if check is None or check.port is None or not backends or any(b.health and b.health.healthy for b in backends):
         return None
-    said = _listed(f"{b.name}: {b.health.message or 'failed'}." for b in backends if b.health is not None)
+    said = listed(f"{b.name}: {b.health.message or 'failed'}." for b in backends if b.health is not None)
     message = f"No backend passes the {check.protocol} check of port {check.port}, connections are refused."
     return Problem(NO_HEALTHY_BACKENDS, f"{message} {said or 'None has been checked yet.'}")
 
@@ -89,8 +120,8 @@ def selector_text(selector: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{key}={' or '.join(values)}" for key, values in sorted(selector.items()))
 
 
-def _listed(texts: Iterable[str]) -> str:
-    """The first few, and how many more there are."""
+def listed(texts: Iterable[str], joint: str = " ") -> str:
+    """Return the first few sentences (or names), and how many more there are."""
     every = list(texts)
     more = len(every) - _NAMED
-    return " ".join([*every[:_NAMED], *([f"({more} more.)"] if more > 0 else ())])
+    return joint.join(every[:_NAMED]) + (f" ({more} more)" if more > 0 else "")

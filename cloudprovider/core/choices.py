@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from cloudprovider.core.answerers import Where
 from cloudprovider.core.exchange import Mode
-from cloudprovider.core.modes import Choice, NetworkFacts, choose
+from cloudprovider.core.modes import Choice, NetworkFacts, choose, choose_for_machines
 from cloudprovider.core.plan import IPAddress, IPNetwork
 from cloudprovider.core.wanted import LoadBalancerKey, Wanted, WantedListener
 
 T = TypeVar("T")
 
 ClusterKey = tuple[str, str]
-"""(namespace, name) of a GuestCluster."""
+"""(namespace, name) of a GuestCluster; or of the virtual machines of one load balancer, which are a cluster of their
+own (:func:`cloudprovider.core.wanted.cluster_of`)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -48,8 +50,10 @@ class Choices:
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = {network: _Network() for network in networks}
         self._nodes: dict[ClusterKey, frozenset[IPAddress]] = {}
+        self._machines: dict[ClusterKey, tuple[frozenset[IPAddress], str]] = {}
         self._answers: dict[Question, Choice] = {}
         self._askers: dict[Question, set[LoadBalancerKey]] = {}
+        self._answerers: dict[Where, frozenset[str]] = {}
         self._about: dict[ClusterKey, set[Question]] = {}
 
     def __getitem__(self, question: Question) -> Choice:
@@ -85,6 +89,31 @@ class Choices:
             self._count(question, nodes - before, 1)
             self._networks[question.network].addresses = None
         return self._again(about)
+
+    def set_machines(
+        self, cluster: ClusterKey, machines: frozenset[IPAddress], obstacle: str
+    ) -> frozenset[LoadBalancerKey]:
+        """All addresses of a load balancer's virtual machines, and what stands in the way of dsr there; they are
+        neither followed nor among ``node_addresses``. Return the load balancers whose mode has changed by it."""
+        self._machines[cluster] = machines, obstacle
+        return self._again(self._about.get(cluster, ()))
+
+    def forget_machines(self, cluster: ClusterKey) -> bool:
+        """Their load balancer is gone, if there were any; return whether there were."""
+        return self._machines.pop(cluster, None) is not None
+
+    def set_answerers(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
+        """Which of a cluster's nodes answer for addresses themselves; return the load balancers whose mode, or the
+        reason for it, has changed by it."""
+        self._answerers.pop(where, None)
+        if nodes:
+            self._answerers[where] = nodes
+        network, cluster = where
+        return self._again([q for q in self._about.get(cluster, ()) if q.network == network])
+
+    def answerers(self, where: Where) -> frozenset[str]:
+        """Which of a cluster's nodes answer for addresses themselves."""
+        return self._answerers.get(where, frozenset())
 
     def followed(self, network: str) -> frozenset[IPAddress]:
         """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
@@ -128,8 +157,13 @@ class Choices:
                 here.followed = None
 
     def _answer(self, question: Question) -> Choice:
-        nodes = self._nodes.get(question.cluster, frozenset())
-        return choose(question.asked, question.subnet, nodes, self._networks[question.network].facts)
+        network, cluster, subnet = question.network, question.cluster, question.subnet
+        facts = self._networks[network].facts
+        if cluster in self._machines:
+            machines, obstacle = self._machines[cluster]
+            return choose_for_machines(question.asked, subnet, machines, facts, obstacle)
+        nodes = self._nodes.get(cluster, frozenset())
+        return choose(question.asked, subnet, nodes, facts, self.answerers((network, cluster)))
 
     def _again(self, questions: Iterable[Question]) -> frozenset[LoadBalancerKey]:
         changed: set[LoadBalancerKey] = set()

@@ -75,11 +75,21 @@ class AllocationError(CloudProviderError):
 class KubeError(CloudProviderError):
     """An API server refused a request or did not answer it.
 
-    ``status`` is the HTTP status (0 when there was no answer), ``retry_after`` seconds the server asked to wait.
+    ``status`` is the HTTP status (0 when there was no answer), ``retry_after`` seconds the server asked to wait,
+    ``causes`` what it found wrong, field by field, where it says so.
     """
 
-    def __init__(self, message: str, *, status: int = 0, reason: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        reason: str = "",
+        retry_after: float | None = None,
+        causes: tuple[Violation, ...] = (),
+    ) -> None:
         super().__init__(message)
+        self.causes = causes
         self.status = status
         self.reason = reason
         self.retry_after = retry_after

@@ -16,6 +16,8 @@ Mode = Literal["auto", "dsr", "nat"]
 Ipam = Literal["pool", "dhcp"]
 TrafficPolicy = Literal["Cluster", "Local"]
 ConditionStatus = Literal["True", "False", "Unknown"]
+CheckProtocol = Literal["TCP", "HTTP", "HTTPS", "GRPC", "GRPCS"]
+FailedConnections = Literal["Keep", "Reset"]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -56,6 +58,28 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """How a Service's nodes are checked; ``port`` is one of the nodes. Empty texts and codes: what is usual.
+
+    The defaults are those of Harvester's documentation. Times are in seconds. ``failed_connections``: what becomes of
+    TCP connections to a node that fails.
+    """
+
+    port: int
+    protocol: CheckProtocol = "TCP"
+    path: str = ""
+    host: str = ""
+    expected_codes: tuple[str, ...] = ()
+    verify_certificate: bool = False
+    grpc_service: str = ""
+    success_threshold: int = 1
+    failure_threshold: int = 3
+    period_seconds: int = 5
+    timeout_seconds: int = 3
+    failed_connections: FailedConnections = "Keep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadBalancerRequest:
     """What a guest wants for one Service.
 
@@ -64,7 +88,7 @@ class LoadBalancerRequest:
     asked for that decides on an address (:mod:`cloudprovider.core.combinations`). ``dhcp_hostname``: told to the
     DHCP server; with ``ipam`` dhcp only. ``mode`` None: the tenant's default. ``endpoint_nodes``: policy Local only,
     sorted. ``affinity_seconds`` None: no session affinity. ``drain_seconds`` None: the host's default. ``sources``
-    empty: everybody may connect.
+    empty: everybody may connect. ``health_check`` None: the probes of nodes decide.
     """
 
     listeners: tuple[Listener, ...]
@@ -85,6 +109,7 @@ class LoadBalancerRequest:
     primary_service: str = ""
     dhcp_hostname: str = ""
     drain_seconds: int | None = None
+    health_check: HealthCheck | None = None
 
 
 ADDRESS_KEPT: Final = "AddressKept"
@@ -127,16 +152,18 @@ class LoadBalancerState:
 
 @dataclass(frozen=True, slots=True)
 class ReportedNode:
-    """A node that takes traffic, and its InternalIP addresses."""
+    """A node that takes traffic, and its InternalIP addresses. ``virtual_machine``: the machine that it is, as its
+    guest has it; empty: the one of its name."""
 
     name: str
     addresses: tuple[IPAddress, ...]
+    virtual_machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedNode:
     """A node address that the host does not send to. ``reason``: OutsideNodeCIDRs, HostAddress, GatewayAddress,
-    LoadBalancerAddress, ReservedRange, DuplicateAddress."""
+    LoadBalancerAddress, ReservedRange, DuplicateAddress, AddressInUse."""
 
     name: str
     address: str

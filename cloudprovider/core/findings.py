@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from cloudprovider.core.annotations import HEALTH_CHECKS, KNOWN, PREFIX
+from cloudprovider.core.annotations import KNOWN, PREFIX
 from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.errors import Violation
 
@@ -38,16 +38,6 @@ class Findings:
                 near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), _OWN, n=1, cutoff=0.0)
                 self.refuse_annotation(
                     name, "UnknownAnnotation", f"there is no such annotation; did you mean {_OWN[near[0]]}?"
-                )
-
-    def not_yet(self) -> None:
-        """Refuse what Harvester's cloud provider has and this one does not."""
-        for name in HEALTH_CHECKS:
-            if name in self.service.metadata.annotations:
-                self.refuse_annotation(
-                    name,
-                    "NotSupported",
-                    "this version does not have a health check of the user's own yet; remove the annotation",
                 )
 
     def one_of(self, field: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -3,23 +3,39 @@
 :class:`ForwardingTable` is pure state. Objects go in as they change, and what is seen of nodes on the networks; out
 come, per network, the whole plan (start, repair) or just the delta since the last one that was applied. A load balancer
 costs as much as it has listeners, whatever else there is; a cluster's node that comes or goes costs the groups it is
-in. How a change goes on without cutting connections is :mod:`cloudprovider.core.transitions`' matter.
+in. The virtual machines that a load balancer chooses by label are a cluster of its own. How a node is reached is
+:mod:`cloudprovider.core.reach`'s matter, how a change goes on without cutting connections that of
+:mod:`cloudprovider.core.transitions`.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 
+from cloudprovider.core.answerers import Where
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.backends import usable
 from cloudprovider.core.choices import Choices, ClusterKey, question_of
-from cloudprovider.core.groups import GroupIds, GroupKey, Sightings, members
+from cloudprovider.core.grouping import Grouping
+from cloudprovider.core.groups import GroupKey, Node, Sightings
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.modes import Choice, NetworkFacts, without_node_ports
+from cloudprovider.core.members import machines_of, nodes_of
+from cloudprovider.core.modes import Choice, NetworkFacts, why_not_direct, without_node_ports
 from cloudprovider.core.plan import Changes, Forward, GroupId, IPAddress, ListenerKey, Member, Plan
+from cloudprovider.core.reach import Reach
 from cloudprovider.core.transitions import REFUSE, Transitions
-from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, WantedListener, wanted
+from cloudprovider.core.wanted import (
+    LoadBalancerKey,
+    Place,
+    Problem,
+    Wanted,
+    WantedListener,
+    cluster_of,
+    is_for_machines,
+    wanted,
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +50,9 @@ class _Way:
 
 @dataclass
 class _Network:
-    seen: Sightings = field(default_factory=Sightings)
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
     touched_vips: set[IPAddress] = field(default_factory=set)
     kernel: Transitions = field(default_factory=Transitions)
-    users: dict[GroupKey, set[ListenerKey]] = field(default_factory=dict)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
     waiting: dict[ListenerKey, set[LoadBalancerKey]] = field(default_factory=dict)
 
@@ -49,33 +63,37 @@ class ForwardingTable:
     def __init__(self, networks: Iterable[str], clock: Callable[[], float]) -> None:
         self.clock = clock
         self._networks = {name: _Network() for name in networks}
-        self._clusters: dict[ClusterKey, dict[str, tuple[IPAddress, ...]]] = {}
-        self._failing: frozenset[IPAddress] = frozenset()
+        self._reach = Reach(self._networks)
+        self._groups = Grouping(self._networks, self._reach)
         self._wanted: dict[LoadBalancerKey, Wanted] = {}
         self._ways: dict[LoadBalancerKey, tuple[_Way, ...]] = {}
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
-        self._choices = Choices(self._networks)
-        self._ids = GroupIds()
+        self._healthy: dict[LoadBalancerKey, frozenset[str]] = {}
+        self.modes = Choices(self._networks)
+        self._concerned: set[LoadBalancerKey] = set()
 
     # In: objects.
 
     def set_cluster(self, cluster: GuestCluster) -> frozenset[LoadBalancerKey]:
         """Take a tenant's nodes; return the load balancers whose mode has changed by it."""
-        nodes = {n.name: tuple(ip_address(a) for a in n.addresses) for n in cluster.status.nodes}
-        if self._clusters.get(cluster.key, {}) == nodes:
+        nodes = nodes_of(cluster)
+        if self._reach.nodes(cluster.key) == nodes:
             return frozenset()
-        return self._cluster_changed(cluster.key, nodes)
+        changed = self.modes.set_nodes(cluster.key, _addresses(nodes.values()))
+        return self._nodes_changed(cluster.key, nodes, changed)
 
     def remove_cluster(self, key: ClusterKey) -> frozenset[LoadBalancerKey]:
         """Forget a tenant; its load balancers refuse from now on."""
-        return self._cluster_changed(key, {})
+        return self._nodes_changed(key, {}, self.modes.set_nodes(key, frozenset()))
 
     def set_load_balancer(self, lb: LoadBalancer) -> Mapping[str, frozenset[ListenerKey]]:
         """Take a load balancer as it is now; return the listeners that it gave up, by network."""
         want = wanted(lb, self._networks)
         if want is None:
             return self.remove_load_balancer(lb.key)
+        if is_for_machines(lb):
+            self._set_machines(lb)
         if self._wanted.get(lb.key) == want:
             return {}
         return self._replace(lb.key, want)
@@ -83,31 +101,47 @@ class ForwardingTable:
     def remove_load_balancer(self, key: LoadBalancerKey) -> Mapping[str, frozenset[ListenerKey]]:
         """Forget a load balancer; return the listeners that nobody serves any more, by network."""
         self._refusing.pop(key, None)
-        return self._replace(key, None)
+        self._healthy.pop(key, None)
+        before = self._wanted.get(key)
+        gone = self._replace(key, None)
+        if before is not None and self.modes.forget_machines(before.cluster):
+            self._nodes_changed(before.cluster, {}, frozenset())
+        return gone
+
+    def take_concerned(self) -> frozenset[LoadBalancerKey]:
+        """The load balancers, since the last call, that have come to have somebody to send to, or nobody any more, as
+        another one has changed: both claimed one machine's address."""
+        taken = frozenset(self._concerned)
+        self._concerned.clear()
+        return taken
 
     # In: what is seen on the networks.
 
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
-        return self._choose_again(self._choices.set_facts(network, facts))
+        concerned = self._reach.set_facts(network, facts)
+        return self._choose_again(self.modes.set_facts(network, facts)) | self._refresh_all(network, concerned)
+
+    def set_answerers(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
+        """Which of a cluster's nodes answer for addresses themselves; return the load balancers that it concerns."""
+        if self.modes.answerers(where) == nodes:
+            return frozenset()
+        self._choose_again(self.modes.set_answerers(where, nodes))
+        return self.of_cluster(where[1])
 
     def set_sightings(self, network: str, seen: Sightings) -> frozenset[LoadBalancerKey]:
         """Which nodes answer on a network, and with which MAC; return the load balancers that it concerns."""
-        state = self._networks[network]
-        if state.seen == seen:
+        if self._reach.seen(network) == seen:
             return frozenset()
-        state.seen = seen
-        return self._refresh(network, [g for g in state.users if g.mode == "dsr"])
+        in_nat = self._reach.set_seen(network, seen)
+        return self._refresh(network, {*self._groups.by_mac(network), *self._groups.of(network, in_nat)})
 
     def set_failing(self, nodes: frozenset[IPAddress]) -> frozenset[LoadBalancerKey]:
         """Nodes that probes have found unable to take traffic; return the load balancers that it concerns."""
-        changed = self._failing ^ nodes
-        self._failing = nodes
-        touched = {c for c, of in self._clusters.items() if changed & _addresses(of)}
-        found: set[LoadBalancerKey] = set()
-        for network, state in self._networks.items():
-            found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) in touched])
-        return frozenset(found)
+        changed = self._groups.failing ^ nodes
+        self._groups.failing = nodes
+        touched = self._reach.clusters_with(changed)
+        return frozenset[LoadBalancerKey]().union(*(self._refresh_all(n, touched) for n in self._networks))
 
     def set_refusing(self, key: LoadBalancerKey, nodes: frozenset[str]) -> bool:
         """The nodes (by name) that send back what comes for this load balancer: they get nothing of it. Return
@@ -119,9 +153,24 @@ class ForwardingTable:
         self._replace(key, want)
         return True
 
-    def adopt(self, network: str, found: Plan) -> None:
-        """What the agent before has left in a network's kernel, to go on from."""
-        self._networks[network].kernel.adopt(found, self.clock())
+    def set_healthy(self, key: LoadBalancerKey, nodes: frozenset[str]) -> bool:
+        """The nodes (by name) that pass this load balancer's own check: it goes to them alone, and refuses where there
+        is none. Without a check it says nothing. Return whether that is a change."""
+        if self._healthy.get(key, frozenset()) == nodes:
+            return False
+        self._healthy[key] = nodes
+        want = self._wanted.get(key)
+        if want is not None and want.check is not None:
+            self._replace(key, want)
+        return True
+
+    def adopt(self, network: str, found: Plan, fixed: Mapping[IPAddress, MACAddress]) -> frozenset[LoadBalancerKey]:
+        """What the agent before has left in a network's kernel, rules and fixed neighbours, to go on from; return the
+        load balancers that it concerns."""
+        concerned = self._refresh_all(network, self._reach.adopt(network, fixed))
+        state = self._networks[network]
+        state.kernel = state.kernel.from_there(found, self.clock())
+        return concerned
 
     # Out: plans.
 
@@ -134,6 +183,18 @@ class ForwardingTable:
         """The delta since the last call; if it can't be applied, compare :meth:`plan` with what is there instead."""
         return self._networks[network].kernel.take_changes(self.clock())
 
+    def fixed(self, network: str) -> Mapping[IPAddress, MACAddress]:
+        """The neighbours whose MAC is known without asking, whatever anybody answers for them."""
+        return self._reach.fixed(network)
+
+    def take_fixed(self, network: str) -> Mapping[IPAddress, MACAddress | None]:
+        """What has changed of them since the last call; None: not any more."""
+        return self._reach.take_fixed(network)
+
+    def release_fixed(self, network: str) -> bool:
+        """Have those forgotten that nobody claims and no connection goes to any more; return whether there are any."""
+        return self._reach.release(network, self._networks[network].kernel.draining)
+
     def take_vips(self, network: str) -> frozenset[IPAddress]:
         """The addresses that have come, gone or changed hands since the last call."""
         state = self._networks[network]
@@ -145,14 +206,13 @@ class ForwardingTable:
         """What of a network goes on as before, and what is due."""
         return self._networks[network].kernel
 
-    def followed(self, network: str) -> frozenset[IPAddress]:
-        """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
-        is forwarded in mode nat, so that a change to dsr finds them."""
-        return self._choices.followed(network)
+    def passes_frames(self, network: str) -> bool:
+        """Whether anything on a network is forwarded in mode dsr."""
+        return bool(self._groups.by_mac(network))
 
     def awaited(self, network: str) -> frozenset[IPAddress]:
-        """Those of them of whom it can't be told yet whether they answer."""
-        return self._networks[network].seen.awaited
+        """Those of the nodes that are followed there of whom it can't be told yet whether they answer."""
+        return self._reach.seen(network).awaited
 
     # Out: about load balancers.
 
@@ -176,28 +236,27 @@ class ForwardingTable:
         """The load balancers of one tenant."""
         return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
 
-    def node_addresses(self, network: str) -> frozenset[IPAddress]:
-        """Every node that load balancers on a network may go to."""
-        return self._choices.node_addresses(network)
-
-    def nodes_of(self, key: LoadBalancerKey) -> frozenset[str]:
-        """The names of the nodes that a load balancer may go to."""
+    def backends_of(self, key: LoadBalancerKey) -> Mapping[str, tuple[IPAddress, ...]]:
+        """The nodes, or virtual machines, that a load balancer may go to, and their addresses, by name."""
         want = self._wanted.get(key)
-        nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
-        return frozenset(nodes if want is None or want.nodes is None else nodes.keys() & set(want.nodes))
+        if want is None:
+            return {}
+        nodes = self._reach.nodes(want.cluster)
+        return {n: node.addresses for n, node in nodes.items() if want.nodes is None or n in want.nodes}
 
     def named(self, network: str, key: LoadBalancerKey, mac: MACAddress) -> frozenset[str]:
-        """The names of a load balancer's nodes that answer on a network with this MAC."""
-        want, macs = self._wanted.get(key), self._networks[network].seen.macs
-        nodes = self._clusters.get(want.cluster, {}) if want is not None else {}
-        return frozenset(name for name, addresses in nodes.items() if mac in (macs.get(a) for a in addresses))
+        """The names of a load balancer's nodes that have this MAC on a network."""
+        want = self._wanted.get(key)
+        nodes = self._reach.nodes(want.cluster) if want is not None else {}
+        macs = {name: {self._reach.mac(network, node, a) for a in node.addresses} for name, node in nodes.items()}
+        return frozenset(name for name, its in macs.items() if mac in its)
 
     def choices(self, key: LoadBalancerKey) -> Mapping[Place, Choice]:
         """Which mode each address of a load balancer is forwarded in, and why."""
         want = self._wanted.get(key)
         if want is None:
             return {}
-        return {Place(x.network, x.key.vip): self._choices[question_of(want, x)] for x in want.listeners}
+        return {Place(x.network, x.key.vip): self.modes[question_of(want, x)] for x in want.listeners}
 
     def trouble(self, key: LoadBalancerKey) -> Problem | None:
         """What of a load balancer its mode can't serve."""
@@ -205,7 +264,7 @@ class ForwardingTable:
         if want is None:
             return None
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if choice.trouble:
                 return Problem("ModeNotPossible", f"{listener.key.vip}: {choice.trouble}")
         lacking = [x.key for x in want.listeners if not self._serves(want, x)]
@@ -219,14 +278,16 @@ class ForwardingTable:
 
     def has_nodes(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer has a node to send to, on each of its addresses."""
-        return all(self._members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
+        return (
+            all(self._groups.members(way.network, way.group) for way in self._ways.get(key, ())) and key in self._wanted
+        )
 
     def is_looking(self, key: LoadBalancerKey) -> bool:
         """Whether a load balancer waits for the first of its nodes to answer on the network: it won't take long."""
         for way in self._ways.get(key, ()):
-            if way.group.mode == "dsr" and not self._members(way.network, way.group):
-                nodes = self._clusters.get((way.group.namespace, way.group.cluster), {})
-                if _addresses(nodes) & self._networks[way.network].seen.awaited:
+            if way.group.mode == "dsr" and not self._groups.members(way.network, way.group):
+                nodes = self._reach.nodes((way.group.namespace, way.group.cluster))
+                if _addresses(nodes.values()) & self.awaited(way.network):
                     return True
         return False
 
@@ -245,7 +306,8 @@ class ForwardingTable:
             if not state.vips[place.vip]:
                 del state.vips[place.vip]
                 state.touched_vips.add(place.vip)
-        self._choices.ask(lb, before, want)
+        self.modes.ask(lb, before, want)
+        self._use(before, want)
         after: tuple[_Way, ...] = ()
         if want is not None:
             self._wanted[lb] = want
@@ -262,24 +324,24 @@ class ForwardingTable:
         for way in ways:
             state = self._networks[way.network]
             if state.owners.get(way.key) == lb and kept.get((way.network, way.key), way.group) != way.group:
-                state.users[way.group].discard(way.key)
+                self._groups.part(way.network, way.group, way.key)
         for way in after:
             self._put_in(lb, way)
         for group, network in {(way.group, way.network) for way in ways}:
-            self._leave(network, group)
+            self._groups.leave(network, group, self._networks[network].kernel)
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
 
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
         found: list[_Way] = []
         for listener in want.listeners:
-            choice = self._choices[question_of(want, listener)]
+            choice = self.modes[question_of(want, listener)]
             if not self._serves(want, listener):
                 continue
             group = GroupKey(
                 *want.cluster,
                 listener.key.vip.version,
                 choice.mode,
-                want.nodes,
+                self._names(lb, want),
                 tuple(sorted(self._refusing.get(lb, ()))),
             )
             forward = Forward(
@@ -292,8 +354,14 @@ class ForwardingTable:
             found.append(_Way(listener.network, listener.key, group, forward))
         return tuple(found)
 
+    def _names(self, lb: LoadBalancerKey, want: Wanted) -> tuple[str, ...] | None:
+        if want.check is None:
+            return want.nodes
+        healthy = self._healthy.get(lb, frozenset())
+        return tuple(sorted(healthy if want.nodes is None else healthy & set(want.nodes)))
+
     def _serves(self, want: Wanted, listener: WantedListener) -> bool:
-        choice = self._choices[question_of(want, listener)]
+        choice = self.modes[question_of(want, listener)]
         return not choice.trouble and (choice.mode == "dsr" or listener.backend_port is not None)
 
     def _put_in(self, lb: LoadBalancerKey, way: _Way) -> None:
@@ -301,8 +369,9 @@ class ForwardingTable:
         if state.owners.setdefault(way.key, lb) != lb:
             state.waiting.setdefault(way.key, set()).add(lb)
             return
-        state.users.setdefault(way.group, set()).add(way.key)
-        self._forward(state, way.key, way.forward, self._enter(way.network, way.group), self._wanted[lb].drain)
+        self._groups.join(way.network, way.group, way.key)
+        number = self._groups.enter(way.network, way.group, state.kernel, self.clock())
+        self._forward(state, way, number, self._wanted[lb])
 
     def _take_out(self, lb: LoadBalancerKey, ways: Iterable[_Way]) -> dict[str, set[ListenerKey]]:
         """Take these listeners from a load balancer, and let those who wait have them."""
@@ -313,7 +382,7 @@ class ForwardingTable:
                 state.waiting.get(way.key, set()).discard(lb)
                 continue
             del state.owners[way.key]
-            state.users.get(way.group, set()).discard(way.key)
+            self._groups.part(way.network, way.group, way.key)
             state.kernel.remove_forward(way.key)
             gone[way.network].add(way.key)
             for heir in sorted(state.waiting.pop(way.key, ())):
@@ -323,67 +392,68 @@ class ForwardingTable:
 
     # Inside: groups and modes.
 
-    def _members(self, network: str, group: GroupKey) -> frozenset[Member]:
-        nodes = self._clusters.get((group.namespace, group.cluster), {})
-        return members(group, nodes, failing=self._failing, seen=self._networks[network].seen)
-
-    def _forward(self, state: _Network, key: ListenerKey, forward: Forward, number: GroupId, drain: float) -> None:
+    def _forward(self, state: _Network, way: _Way, number: GroupId, want: Wanted) -> None:
         """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
+        key, forward = way.key, replace(way.forward, group=number)
         if number == REFUSE:
             forward = replace(forward, mode="nat", backend_port=forward.backend_port or key.port)
         elif forward.mode == "dsr":
             forward = replace(forward, backend_port=0)
-        state.kernel.set_forward(key, replace(forward, group=number), self.clock(), drain=drain)
+        cut = self._failed(way, want) if want.reset_failed and want.check is not None else ()
+        state.kernel.set_forward(key, forward, self.clock(), drain=want.drain, cut=cut)
 
-    def _enter(self, network: str, group: GroupKey) -> GroupId:
-        """The number of a group that is in use on a network; 0 while it has no member."""
-        found = self._members(network, group)
-        if not found:
-            return REFUSE
-        number = self._ids.give(group)
-        self._networks[network].kernel.set_group(number, found, self.clock())
-        return number
-
-    def _leave(self, network: str, group: GroupKey) -> None:
-        """Take a group off a network where no listener uses it; forget its number where none does anywhere."""
-        state = self._networks[network]
-        if state.users.get(group):
-            return
-        state.users.pop(group, None)
-        number = self._ids.find(group)
-        if number is None:
-            return
-        state.kernel.remove_group(number)
-        if not any(group in other.users for other in self._networks.values()):
-            self._ids.take_back(group)
+    def _failed(self, way: _Way, want: Wanted) -> frozenset[Member]:
+        """The nodes that a load balancer does not go to because its check says so, as its connections know them."""
+        found: set[Member] = set()
+        for name, node in self._reach.nodes(want.cluster).items():
+            if name not in (way.group.names or ()) and (want.nodes is None or name in want.nodes):
+                macs = (self._reach.mac(way.network, node, address) for address in node.addresses)
+                found.update(node.addresses, (mac for mac in macs if mac is not None))
+        return frozenset(found)
 
     def _refresh(self, network: str, groups: Iterable[GroupKey]) -> frozenset[LoadBalancerKey]:
         """Look again who is in these groups; return the load balancers that have come to have nobody, or somebody."""
         state = self._networks[network]
         concerned: set[LoadBalancerKey] = set()
         for group in groups:
-            number = self._enter(network, group)
-            for key in state.users[group]:
+            number = self._groups.enter(network, group, state.kernel, self.clock())
+            for key in self._groups.users(network, group):
                 lb = state.owners[key]
                 if (state.kernel.forwards[key].group == REFUSE) != (number == REFUSE):
                     way = next(w for w in self._ways[lb] if (w.network, w.key) == (network, key))
-                    self._forward(state, key, way.forward, number, self._wanted[lb].drain)
+                    self._forward(state, way, number, self._wanted[lb])
                     concerned.add(lb)
-            if number == REFUSE and (stale := self._ids.find(group)) is not None:
-                state.kernel.remove_group(stale)
+            if number == REFUSE:
+                self._groups.empty(group, state.kernel)
         return frozenset(concerned)
 
-    def _cluster_changed(
-        self, cluster: ClusterKey, nodes: dict[str, tuple[IPAddress, ...]]
+    def _set_machines(self, lb: LoadBalancer) -> None:
+        cluster, machines = cluster_of(lb), machines_of(lb)
+        obstacle = why_not_direct(lb.spec.listeners, usable(lb.status.backends))
+        changed = self.modes.set_machines(cluster, _addresses(machines.values()), obstacle)
+        if changed or self._reach.nodes(cluster) != machines:
+            self._concerned |= self._nodes_changed(cluster, machines, changed) - {lb.key}
+
+    def _nodes_changed(
+        self, cluster: ClusterKey, nodes: Mapping[str, Node], mode_changed: frozenset[LoadBalancerKey]
     ) -> frozenset[LoadBalancerKey]:
-        if nodes:
-            self._clusters[cluster] = nodes
-        else:
-            self._clusters.pop(cluster, None)
-        found = set(self._choose_again(self._choices.set_nodes(cluster, _addresses(nodes))))
-        for network, state in self._networks.items():
-            found |= self._refresh(network, [g for g in state.users if (g.namespace, g.cluster) == cluster])
+        concerned = self._reach.set_nodes(cluster, nodes)
+        found = set(self._choose_again(mode_changed))
+        for network in self._networks:
+            found |= self._refresh_all(network, {cluster, *concerned.get(network, ())})
         return frozenset(found)
+
+    def _use(self, before: Wanted | None, after: Wanted | None) -> None:
+        """A load balancer has come to be on networks, or left them."""
+        old, new = _stands(before), _stands(after)
+        for here, step in ((new - old, 1), (old - new, -1)):
+            for network, cluster in here:
+                concerned = self._reach.use(network, cluster, step)
+                self._concerned |= self._refresh_all(network, concerned)
+
+    def _refresh_all(self, network: str, clusters: AbstractSet[ClusterKey]) -> frozenset[LoadBalancerKey]:
+        """Look again who is in the groups of these clusters."""
+        return self._refresh(network, self._groups.of(network, clusters))
 
     def _choose_again(self, changed: frozenset[LoadBalancerKey]) -> frozenset[LoadBalancerKey]:
         for lb in sorted(changed):
@@ -391,5 +461,10 @@ class ForwardingTable:
         return changed
 
 
-def _addresses(nodes: Mapping[str, tuple[IPAddress, ...]]) -> frozenset[IPAddress]:
-    return frozenset(a for addresses in nodes.values() for a in addresses)
+def _addresses(nodes: Iterable[Node]) -> frozenset[IPAddress]:
+    return frozenset(address for node in nodes for address in node.addresses)
+
+
+def _stands(want: Wanted | None) -> frozenset[tuple[str, ClusterKey]]:
+    """On which networks it has listeners, and whose nodes they go to."""
+    return frozenset() if want is None else frozenset((x.network, want.cluster) for x in want.listeners)

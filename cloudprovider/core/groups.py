@@ -1,7 +1,7 @@
 """Groups of nodes: which they are, who is in them, and their numbers. Pure."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,35 @@ class GroupKey:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node of a guest cluster, or (``is_machine``) a virtual machine that a load balancer sends to by itself.
+
+    ``interfaces``: (network, MAC) of the machine that it is, as far as the host knows it; none: it does not. Those of
+    ``is_machine`` count on whichever network the load balancer has its address.
+    """
+
+    addresses: tuple[IPAddress, ...]
+    interfaces: tuple[tuple[str, MACAddress], ...] = ()
+    is_machine: bool = False
+
+    def trusted(self, network: str, heard: MACAddress | None) -> MACAddress | None:
+        """The machine's own MAC on a network; ``heard``: who answers there for its address, which is believed only
+        where it is one of several of the machine's own. (One network may have several names: a machine without an
+        interface on this one may be on it by another.)"""
+        here = self._macs(network)
+        if len(here) == 1:
+            return here[0]
+        return heard if heard in (here or [mac for _, mac in self.interfaces]) else None
+
+    def is_unsure(self, network: str) -> bool:
+        """Whether it takes what is heard to tell which of its MACs it has on a network."""
+        return bool(self.interfaces) and len(self._macs(network)) != 1
+
+    def _macs(self, network: str) -> list[MACAddress]:
+        return [mac for on, mac in self.interfaces if on == network or self.is_machine]
+
+
+@dataclass(frozen=True)
 class Sightings:
     """Which nodes answer on a network. ``awaited``: those of whom it can't be told yet whether they do."""
 
@@ -34,24 +63,27 @@ class Sightings:
 
 def members(
     group: GroupKey,
-    nodes: Mapping[str, tuple[IPAddress, ...]],
+    nodes: Mapping[str, Node],
     *,
     failing: frozenset[IPAddress],
-    seen: Sightings,
+    reach: Callable[[Node, IPAddress], Member | None],
 ) -> frozenset[Member]:
-    """Return who is in a group. ``nodes``: the cluster's, by name; ``failing``: addresses of nodes that probes have
-    found unfit (with all their addresses: kube-proxy is one for both families), which are left out as long as that
-    leaves anybody: where all fail, it is rather the probe that does."""
+    """Return who is in a group. ``nodes``: the cluster's, by name; ``reach``: how one is reached at an address;
+    ``failing``: addresses of guests' nodes that probes have found unfit (with all their addresses: kube-proxy is one
+    for both families), which are left out as long as that leaves anybody: where all fail, it is rather the probe that
+    does."""
     names = (nodes.keys() if group.names is None else nodes.keys() & set(group.names)) - set(group.without)
     found: dict[str, set[Member]] = {}
     for name in names:
-        addresses = [a for a in nodes[name] if a.version == group.family]
-        if group.mode == "nat":
-            found[name] = set(addresses)
-        else:
-            found[name] = {seen.macs[a] for a in addresses if a in seen.macs}
-    well = [name for name in names if found[name] and failing.isdisjoint(nodes[name])]
+        node = nodes[name]
+        reached = (reach(node, address) for address in node.addresses if address.version == group.family)
+        found[name] = {member for member in reached if member is not None}
+    well = [name for name in names if found[name] and not _fails(nodes[name], failing)]
     return frozenset[Member]().union(*(found[name] for name in well or names))
+
+
+def _fails(node: Node, failing: frozenset[IPAddress]) -> bool:
+    return not node.is_machine and not failing.isdisjoint(node.addresses)
 
 
 class GroupIds:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Final
 
+from cloudprovider.core.annotations import VIRTUAL_MACHINE
 from cloudprovider.core.api.kubernetes import DELETION_TAINT, EXCLUDE_LABELS, Node
 from cloudprovider.core.exchange import ReportedNode
 from cloudprovider.core.plan import IPAddress
@@ -50,7 +51,7 @@ def select_nodes(
             if ends <= now or (in_use is not None and node.metadata.name not in in_use):
                 continue
             rechecks.append(ends)
-        selected.append(ReportedNode(node.metadata.name, addresses))
+        selected.append(ReportedNode(node.metadata.name, addresses, virtual_machine(node)))
     return Selection(nodes=tuple(selected), recheck_at=min(rechecks, default=None))
 
 
@@ -74,6 +75,12 @@ def internal_addresses(node: Node) -> tuple[IPAddress, ...]:
                 continue
             found.setdefault(address.version, address)
     return tuple(found.values())
+
+
+def virtual_machine(node: Node) -> str:
+    """Return the machine that it is, where its name is another one: Harvester's cloud provider notes it."""
+    name = node.metadata.annotations.get(VIRTUAL_MACHINE, "")
+    return "" if name == node.metadata.name else name
 
 
 def not_ready_since(node: Node) -> datetime | None:

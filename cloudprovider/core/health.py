@@ -20,15 +20,23 @@ class Outcome(Enum):
     """How one probe ended."""
 
     GOOD = "good"
-    """Answered with 200."""
+    """Answered as expected."""
     DRAINING = "draining"
     """Answered with 503: kube-proxy says so while its node is being deleted, or while its rules are out of date."""
     BAD = "bad"
-    """Refused, reset, another status, no HTTP, or connected and then too slow."""
+    """Refused, reset, another answer, or connected and then too slow."""
     SILENT = "silent"
     """Nothing came back: no connection in time, or the address can't be reached."""
     UNASKED = "unasked"
     """This host could not ask (no route, no socket): it tells nothing about the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one probe ended, and in words for people: ``said`` is a part of a sentence, empty for GOOD."""
+
+    outcome: Outcome
+    said: str = ""
 
 
 class Verdict(Enum):
@@ -91,6 +99,11 @@ class Health:
         return self.verdict in BAD
 
 
+def in_a_row(count: int, threshold: int, *, counts: bool) -> int:
+    """How many in a row after one more, which ``counts`` or begins anew; no more than ``threshold``."""
+    return min(count + 1, threshold) if counts else 0
+
+
 def observe(health: Health, outcome: Outcome, now: datetime, check: Check) -> Health:
     """What is known after one more probe, which ended at ``now``; the same object where nothing has changed."""
     if outcome is Outcome.UNASKED:
@@ -100,9 +113,9 @@ def observe(health: Health, outcome: Outcome, now: datetime, check: Check) -> He
         health,
         served=health.served or good,
         reached=health.reached or not silent,
-        failures=0 if good else min(health.failures + 1, check.failure_threshold),
-        silences=min(health.silences + 1, check.failure_threshold) if silent else 0,
-        successes=min(health.successes + 1, check.success_threshold) if good else 0,
+        failures=in_a_row(health.failures, check.failure_threshold, counts=not good),
+        silences=in_a_row(health.silences, check.failure_threshold, counts=silent),
+        successes=in_a_row(health.successes, check.success_threshold, counts=good),
     )
     verdict = _verdict(after, outcome, check)
     if verdict is not health.verdict:

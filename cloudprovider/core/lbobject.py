@@ -5,6 +5,7 @@ from typing import cast
 
 import msgspec
 
+from cloudprovider.core import exchange
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import (
     CLUSTER_ANNOTATION,
@@ -16,6 +17,7 @@ from cloudprovider.core.api.loadbalancer import (
     PROJECT_ANNOTATION,
     SERVICE_NAME_LABEL,
     SERVICE_NAMESPACE_LABEL,
+    HealthCheck,
     Listener,
     LoadBalancer,
     LoadBalancerSpec,
@@ -94,6 +96,24 @@ def _spec(
         session_affinity_timeout_seconds=10800 if affinity is None else affinity,
         drain_seconds=DRAIN_SECONDS if request.drain_seconds is None else request.drain_seconds,
         source_ranges=[str(n) for n in request.sources],
+        health_check=None if request.health_check is None else _check(request.health_check),
+    )
+
+
+def _check(check: exchange.HealthCheck) -> HealthCheck:
+    return HealthCheck(
+        port=check.port,
+        protocol=check.protocol,
+        path=check.path,
+        host=check.host,
+        expected_codes=list(check.expected_codes),
+        verify_certificate=check.verify_certificate,
+        grpc_service=check.grpc_service,
+        success_threshold=check.success_threshold,
+        failure_threshold=check.failure_threshold,
+        period_seconds=check.period_seconds,
+        timeout_seconds=check.timeout_seconds,
+        failed_connections=check.failed_connections,
     )
 
 

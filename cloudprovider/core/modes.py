@@ -4,29 +4,50 @@
 address is kept, the node answers the client directly, and another host can take over in mid-stream. ``nat`` works
 wherever a node can be reached. ``auto`` takes ``dsr`` where all nodes of the cluster stand on the network (not just
 those with endpoints now: a pod that moves must not change the mode), else ``nat``.
+
+A virtual machine, which has no kube-proxy, must take up the address itself and serve on the address's port: so ``dsr``
+needs its word that it carries the address (an annotation), and listeners that keep their port.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Final
 
+from cloudprovider.core.api.loadbalancer import VIP_ON_LOOPBACK_ANNOTATION, Backend, Listener
 from cloudprovider.core.exchange import Mode
 from cloudprovider.core.plan import ForwardMode, IPAddress, IPNetwork, ListenerKey
 
 _NAMED: Final = 3
-"""How many nodes a sentence names."""
+"""How many nodes, ports or machines a sentence names."""
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What of a host's standing on a network decides on modes.
+    """A host's standing on a network, as far as it matters to how nodes are reached there.
 
-    ``nat_families``: the families (4, 6) of which it has an address of its own there, which ``nat`` needs.
+    ``own``: its own addresses there, one of a family, which ``nat`` needs; ``gateways``: its ways to elsewhere.
     ``dsr_obstacle``: why frames passed on would not arrive, "" where they do.
     """
 
-    nat_families: frozenset[int] = frozenset({4, 6})
+    own: tuple[IPv4Interface | IPv6Interface, ...] = (IPv4Interface("0.0.0.0/0"), IPv6Interface("::/0"))
+    gateways: frozenset[IPAddress] = frozenset()
     dsr_obstacle: str = ""
+
+    @property
+    def nat_families(self) -> frozenset[int]:
+        """The families (4, 6) in which mode nat works."""
+        return frozenset(own.version for own in self.own)
+
+    def is_neighbour(self, address: IPAddress) -> bool:
+        """Whether an address, if it is anybody's, is a machine's on the network itself."""
+        if address in self.gateways:
+            return False
+        for own in self.own:
+            if own.version == address.version and address in own.network:
+                ends = own.network.network_address, own.network.broadcast_address
+                return address != own.ip and (own.network.prefixlen >= own.max_prefixlen - 1 or address not in ends)
+        return False
 
 
 @dataclass(frozen=True)
@@ -38,21 +59,65 @@ class Choice:
     trouble: str = ""
 
 
-def choose(asked: Mode, subnet: IPNetwork, nodes: Iterable[IPAddress], facts: NetworkFacts) -> Choice:
-    """Choose for one address in ``subnet``; ``nodes``: all nodes of the cluster of the address's family."""
+def choose(
+    asked: Mode,
+    subnet: IPNetwork,
+    nodes: Iterable[IPAddress],
+    facts: NetworkFacts,
+    answerers: Collection[str] = (),
+) -> Choice:
+    """Choose for one address in ``subnet``; ``nodes``: all nodes of the cluster of the address's family;
+    ``answerers``: the names of those that answer for addresses themselves."""
     present = sorted(node for node in nodes if node.version == subnet.version)
-    why_not = _why_not_dsr(subnet, present)
-    if asked == "dsr":
-        note = f"; beware: {facts.dsr_obstacle}" if facts.dsr_obstacle else ""
-        return Choice("dsr", f"asked for{note}", f"Mode dsr can't work: {why_not}." if why_not else "")
-    if asked == "nat":
-        return _nat("asked for", subnet, facts)
-    why_not = why_not or facts.dsr_obstacle
-    if why_not:
-        return _nat(why_not, subnet, facts)
+    why_not, claimed = _why_not_dsr(subnet, present), _claimed(answerers)
+    if asked != "auto":
+        return _asked(asked, subnet, why_not, claimed or facts.dsr_obstacle, facts)
+    obstacle = why_not or facts.dsr_obstacle
+    if not obstacle and subnet.version in facts.nat_families:
+        obstacle = claimed  # rather this than nothing, where nat can't work
+    if obstacle:
+        return _nat(obstacle, subnet, facts)
     if not present:
         return _nat("the cluster has no node yet", subnet, facts)
     return Choice("dsr", f"all nodes stand in {subnet}")
+
+
+def choose_for_machines(
+    asked: Mode, subnet: IPNetwork, machines: Iterable[IPAddress], facts: NetworkFacts, obstacle: str
+) -> Choice:
+    """Choose for one address in ``subnet`` of a load balancer for virtual machines. ``obstacle``: what
+    :func:`why_not_direct` says of them and the listeners."""
+    present = sorted(machine for machine in machines if machine.version == subnet.version)
+    why_not = obstacle or _why_not_dsr(subnet, present)
+    if asked != "auto":
+        return _asked(asked, subnet, why_not, facts.dsr_obstacle, facts)
+    if why_not or facts.dsr_obstacle:
+        return _nat(why_not or facts.dsr_obstacle, subnet, facts)
+    if not present:
+        return _nat("no virtual machine takes traffic yet", subnet, facts)
+    return Choice("dsr", f"all virtual machines stand in {subnet} and carry the address")
+
+
+def _asked(asked: ForwardMode, subnet: IPNetwork, why_not: str, obstacle: str, facts: NetworkFacts) -> Choice:
+    """What was asked for, whether or not it can work."""
+    if asked == "nat":
+        return _nat("asked for", subnet, facts)
+    note = f"; beware: {obstacle}" if obstacle else ""
+    return Choice("dsr", f"asked for{note}", f"Mode dsr can't work: {why_not}." if why_not else "")
+
+
+def why_not_direct(listeners: Iterable[Listener], machines: Iterable[Backend]) -> str:
+    """Why frames can't go to virtual machines unchanged, "" where they can."""
+    moved = [x for x in listeners if x.backend_port not in {None, x.port}]
+    if moved:
+        ports = _listed([f"{x.protocol} {x.port} to {x.backend_port}" for x in moved])
+        return f"the machines would get frames with the address's ports, not those of backendPort ({ports})"
+    silent = [machine.name for machine in machines if not machine.direct]
+    if silent:
+        verb = "does" if len(silent) == 1 else "do"
+        annotation = f'annotation {VIP_ON_LOOPBACK_ANNOTATION}: "true"'
+        return f"{_listed(silent)} {verb} not say that the address is on the loopback there ({annotation})"
+    return ""
 
 
 def without_node_ports(listeners: Iterable[ListenerKey]) -> str:
@@ -76,10 +141,23 @@ def _nat(reason: str, subnet: IPNetwork, facts: NetworkFacts) -> Choice:
     )
 
 
+def _claimed(answerers: Collection[str]) -> str:
+    """In mode dsr such a node tells clients, too, when it asks for their MAC by the address."""
+    if not answerers:
+        return ""
+    verb = "answers" if len(answerers) == 1 else "answer"
+    names = ", ".join(sorted(answerers)[:_NAMED])
+    return f"{names} {verb} for the cluster's addresses, as kube-proxy in mode ipvs makes it"
+
+
 def _why_not_dsr(subnet: IPNetwork, nodes: list[IPAddress]) -> str:
     outside = [str(node) for node in nodes if node not in subnet]
     if not outside:
         return ""
-    more = f" and {len(outside) - _NAMED} more" if len(outside) > _NAMED else ""
     verb = "is" if len(outside) == 1 else "are"
-    return f"{', '.join(outside[:_NAMED])}{more} {verb} not in {subnet}, the network of the address"
+    return f"{_listed(outside)} {verb} not in {subnet}, the network of the address"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from msgspec import structs
+
 from cloudprovider.core.addressing import Refusal, versions_of
 from cloudprovider.core.agentstatus import LEASED
 from cloudprovider.core.api.loadbalancer import Address, AllocatedAddress, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
+from cloudprovider.core.backends import Chosen, shown
 from cloudprovider.core.conditions import carry_times, find
 from cloudprovider.core.exchange import ADDRESS_KEPT
 from cloudprovider.core.ledger import Held
@@ -111,18 +114,30 @@ def conflicts(lb: LoadBalancer, held: Iterable[Held]) -> tuple[tuple[Held, str],
 
 
 def controlled_status(
-    lb: LoadBalancer, placement: Placement, refusal: Refusal | None, *, key: str, now: str
+    lb: LoadBalancer,
+    placement: Placement,
+    refusal: Refusal | None,
+    *,
+    key: str,
+    now: str,
+    chosen: Chosen | None = None,
 ) -> LoadBalancerStatus:
     """Return the part of the status that is the controller's. ``key``: what decides which host owns the addresses.
-    ``now``: RFC 3339."""
+    ``now``: RFC 3339. ``chosen``: the virtual machines, where it sends to such."""
     addresses = list(placement.addresses)
     if refusal is None and lb.spec.ipam == "dhcp" and _leased(lb) is None:
         refusal = _no_lease(lb)
-    conditions = carry_times(lb.status.conditions, _conditions(lb, placement, refusal), now)
+    said = [*_conditions(lb, placement, refusal), *(() if chosen is None else (chosen.condition,))]
+    status = LoadBalancerStatus(
+        conditions=carry_times(lb.status.conditions, said, now),
+        backends=[] if chosen is None else list(chosen.backends),
+        backend_servers=[] if chosen is None else chosen.addresses,
+    )
     if not addresses:
-        return LoadBalancerStatus(conditions=conditions)
+        return status
     first = addresses[0]
-    return LoadBalancerStatus(
+    return structs.replace(
+        status,
         address=first.ip,
         allocated_address=AllocatedAddress(
             ip_pool=first.ip_pool, ip=first.ip, mask=_mask(first), gateway=first.gateway
@@ -130,7 +145,6 @@ def controlled_status(
         addresses=addresses,
         next_addresses=list(placement.following),
         address_key=key,
-        conditions=conditions,
     )
 
 
@@ -141,7 +155,11 @@ def is_current(lb: LoadBalancer, wanted: LoadBalancerStatus) -> bool:
     """
     have = lb.status
     named = {c.type: c for c in have.conditions}
-    return _addresses(have) == _addresses(wanted) and all(named.get(c.type) == c for c in wanted.conditions)
+    return (
+        _addresses(have) == _addresses(wanted)
+        and (shown(lb), have.backend_servers) == (tuple(wanted.backends), wanted.backend_servers)
+        and all(named.get(c.type) == c for c in wanted.conditions)
+    )
 
 
 def _addresses(status: LoadBalancerStatus) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ other tenants) only the GuestCluster, its namespace, the pools and the host's no
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_network
 
@@ -126,19 +126,28 @@ def _not_narrower(what: str, asked: str, own: str) -> Iterable[Violation]:
 # --- its nodes ---------------------------------------------------------------------------------------------------
 
 
+def _is_nobodys(node: ReportedNode, address: IPAddress) -> bool:
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
-class NodeRules:
-    """What a node's address is held against.
+class HostRules:
+    """What the host itself has, and no machine may have. ``reserved``: service and pod ranges. ``is_load_balancer``:
+    whether one has the address."""
 
-    ``cidrs``: where the tenant's nodes live. ``reserved``: service and pod ranges. ``is_load_balancer``: whether an
-    address is allocated in any pool.
-    """
-
-    cidrs: Sequence[IPNetwork]
     reserved: Sequence[IPNetwork]
     host_addresses: AbstractSet[IPAddress]
     gateways: AbstractSet[IPAddress]
     is_load_balancer: Callable[[IPAddress], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRules(HostRules):
+    """What a node's address is held against. ``cidrs``: where the tenant's nodes live. ``is_machines``: whether the
+    address belongs to a virtual machine that the node is not."""
+
+    cidrs: Sequence[IPNetwork]
+    is_machines: Callable[[ReportedNode, IPAddress], bool] = _is_nobodys
 
 
 def node_cidrs(spec: GuestClusterSpec) -> tuple[IPNetwork, ...]:
@@ -166,14 +175,14 @@ def check_nodes(
     for node in sorted(nodes, key=lambda n: n.name):
         good = []
         for address in node.addresses:
-            refusal = _duplicate(address, node.name, taken) or _refuse(address, rules)
+            refusal = _duplicate(address, node.name, taken) or _refuse(node, address, rules)
             if refusal is None:
                 taken[address] = node.name
                 good.append(address)
             else:
                 rejected.append(RejectedNode(node.name, str(address), *refusal))
         if good:
-            accepted.append(ReportedNode(node.name, tuple(good)))
+            accepted.append(replace(node, addresses=tuple(good)))
     return tuple(accepted), tuple(rejected)
 
 
@@ -189,7 +198,7 @@ def _duplicate(address: IPAddress, name: str, taken: dict[IPAddress, str]) -> tu
     )
 
 
-def _refuse(address: IPAddress, rules: NodeRules) -> tuple[str, str] | None:
+def _refuse(node: ReportedNode, address: IPAddress, rules: NodeRules) -> tuple[str, str] | None:
     """The first reason against an address, and a sentence; None if there is none."""
     if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
         return "ReservedRange", f"{address} is no address that a host could send to: report the node's InternalIP"
@@ -207,12 +216,28 @@ def _refuse(address: IPAddress, rules: NodeRules) -> tuple[str, str] | None:
                 " operator to add its network (GuestCluster spec.nodeCidrs)"
             ),
         )
+    if refusal := refuse_hosts(address, rules, "node"):
+        return refusal
+    if rules.is_machines(node, address):
+        return (
+            "AddressInUse",
+            (
+                f"{address} is the address of a virtual machine that a load balancer sends to, and that is not known to"
+                " be this node: give the node another one"
+            ),
+        )
+    return None
+
+
+def refuse_hosts(address: IPAddress, rules: HostRules, what: str) -> tuple[str, str] | None:
+    """Return the reason against an address that the host itself has, and a sentence; None if it has it not. ``what``
+    it is that claims it."""
     if address in rules.host_addresses:
-        return "HostAddress", f"{address} is an address of the host itself: give the node another one"
+        return "HostAddress", f"{address} is an address of the host itself: give the {what} another one"
     if address in rules.gateways:
-        return "GatewayAddress", f"{address} is the gateway of a pool: give the node another address"
+        return "GatewayAddress", f"{address} is the gateway of a pool: give the {what} another address"
     if rules.is_load_balancer(address):
-        return "LoadBalancerAddress", f"{address} is the address of a load balancer: give the node another one"
+        return "LoadBalancerAddress", f"{address} is the address of a load balancer: give the {what} another one"
     if (reserved := _within(address, rules.reserved)) is not None:
         return "ReservedRange", f"{address} lies in {reserved}, which the host's own Services or pods use"
     return None

@@ -17,6 +17,7 @@ they are cut. Its UDP flows are due at once. Time is an argument, in seconds of 
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from cloudprovider.core.deadlines import Deadlines
@@ -58,27 +59,25 @@ class Transitions:
         self._pinned_forwards: set[ListenerKey] = set()
         self._leaving: Deadlines[tuple[ListenerKey, Member]] = Deadlines()
         self._left_by: dict[ListenerKey, set[Member]] = {}
-        """Who may be in ``_leaving``, by listener."""
+        """Who is in ``_leaving``, by listener."""
         self._due_udp: dict[IPAddress, set[ListenerKey]] = defaultdict(set)
 
-    # What is wanted.
-
-    def adopt(self, found: Plan, now: float) -> None:
-        """``found`` is what an agent before has left in the kernel: what is wanted counts as a change of that."""
-        groups, forwards, drains = self.groups, self.forwards, self._drains
-        fresh = Transitions()
-        fresh._start(found, forwards.keys(), now)
-        self.__dict__.update(fresh.__dict__)
-        for number, group in groups.items():
-            self.set_group(number, group.members, now)
-        for key, forward in forwards.items():
-            self.set_forward(key, forward, now, drain=drains[key])
-        for key, forward in self.forwards.items():  # since when nodes have left is not known: their time begins anew
+    def from_there(self, found: Plan, now: float) -> "Transitions":
+        """Go on from what an agent before has left in the kernel: what is wanted here counts as a change of that."""
+        made = Transitions()
+        made._drains = dict(self._drains)
+        made._start(found, self.forwards.keys(), now)
+        for number in self.groups.keys() - self._unwanted:
+            made.set_group(number, self.groups[number].members, now)
+        for key, forward in self.forwards.items():
+            made.set_forward(key, replace(forward, former=None, pinned=False), now, drain=self._drains[key])
+        for key, forward in made.forwards.items():  # since when nodes have left is not known: their time begins anew
             way = forward.former.group if forward.former is not None else forward.group
-            if way in self.groups and forward.mode == "dsr":
-                before = self.groups[way].former | self.groups[way].members
-                self._left(key, before, self._members(forward.group), now)
-        self._drop_unused(list(self._unwanted))
+            if way in made.groups and forward.mode == "dsr":
+                before = made.groups[way].former | made.groups[way].members
+                made._left(key, before, made._members(forward.group), now)
+        made._drop_unused(list(made._unwanted))
+        return made
 
     def _start(self, found: Plan, wanted: Collection[ListenerKey], now: float) -> None:
         self.groups = dict(found.groups)
@@ -92,6 +91,8 @@ class Transitions:
                 self._put(key, forward)
                 if forward.former is not None:
                     self._moving_forwards.set(key, now + MOVING_SECONDS)
+
+    # What is wanted.
 
     def set_group(self, number: GroupId, members: frozenset[Member], now: float) -> None:
         """A group is to have these members (at least one)."""
@@ -121,8 +122,11 @@ class Transitions:
             self._unwanted.add(number)
             self._drop_unused([number])
 
-    def set_forward(self, key: ListenerKey, wanted: Forward, now: float, *, drain: float = 0.0) -> None:
-        """A listener is to be forwarded like this (without ``former``); its group has been set before."""
+    def set_forward(
+        self, key: ListenerKey, wanted: Forward, now: float, *, drain: float = 0.0, cut: Collection[Member] = ()
+    ) -> None:
+        """A listener is to be forwarded like this (without ``former``); its group has been set before. ``cut``: whose
+        connections end at once if it leaves by this."""
         self._drains[key] = drain
         before = self.forwards.get(key)
         if before is None:
@@ -133,7 +137,7 @@ class Transitions:
             return
         # In another mode they are the same nodes; where nobody was, or nobody is left, it is of no mode.
         if before.mode == wanted.mode or REFUSE in (before.group, wanted.group):
-            self._left(key, self._members(before.group), self._members(wanted.group), now)
+            self._left(key, self._members(before.group), self._members(wanted.group), now, cut)
         former = before.former or _former(before)
         if "dsr" not in (before.mode, wanted.mode, former.mode):  # conntrack knows what is under way
             self._put(key, replace(wanted, pinned=before.pinned))
@@ -187,15 +191,18 @@ class Transitions:
         for number in [n for n in self._pinned_groups if self._users.get(n, set()).isdisjoint(pinned)]:
             self._put_group(number, replace(self.groups[number], pinned=False))
 
-    def drain_strays(self, pins: Iterable[tuple[ListenerKey, MACAddress]], now: float) -> None:
-        """``pins``: all that there are. A node of which nothing is known but that flows are pinned to it, has left
-        before this agent came: its time begins."""
-        for key, node in pins:
+    def drain_strays(self, flows: Iterable[tuple[ListenerKey, Member]], now: float) -> None:
+        """``flows``: to which nodes there are pins, or entries of conntrack. A node of which nothing is known but that,
+        has left before this agent came: its time begins."""
+        for key, node in flows:
             forward = self.forwards.get(key)
-            if forward is None or forward.mode != "dsr" or not any(node.packed) or (key, node) in self._leaving:
+            if forward is None or (key, node) in self._leaving or node in self._members(forward.group):
                 continue
-            if node not in self._members(forward.group):
-                self._leaves(key, node, now)
+            if not isinstance(node, MACAddress):
+                if forward.mode == "nat":
+                    self._left(key, frozenset([node]), frozenset(), now)
+            elif forward.mode == "dsr" and any(node.packed):
+                self._left(key, frozenset([node]), frozenset(), now)
 
     def ends_at(self, now: float) -> bool:
         """Whether any flow's time is over."""
@@ -207,6 +214,7 @@ class Transitions:
         if self._due_udp:
             found.udp, self._due_udp = self._due_udp, defaultdict(set)
         for key, member in self._leaving.take(now):
+            self._no_more_leaving(key, member)
             if isinstance(member, MACAddress):
                 found.pins[member].add(key)
                 self._no_way_back(key, member)
@@ -238,6 +246,11 @@ class Transitions:
             for key in keys & self.forwards.keys():
                 self._leaves(key, member, now, drain=0.0)
 
+    def draining(self, addresses: AbstractSet[IPAddress]) -> AbstractSet[IPAddress]:
+        """Those of some nodes' addresses to which flows go on for a while, though they have left."""
+        left = {member for key, of in self._left_by.items() for member in of if (key, member) in self._leaving}
+        return {address for address in addresses if address in left or address in self._due_udp}
+
     @property
     def has_pinned(self) -> bool:
         """Whether anything waits for the end of pins."""
@@ -254,14 +267,21 @@ class Transitions:
         group = self.groups.get(number)
         return group.members if group is not None else frozenset()
 
-    def _left(self, key: ListenerKey, before: frozenset[Member], after: frozenset[Member], now: float) -> None:
+    def _left(
+        self,
+        key: ListenerKey,
+        before: frozenset[Member],
+        after: frozenset[Member],
+        now: float,
+        cut: Collection[Member] = (),
+    ) -> None:
         for member in after & self._left_by.get(key, set()):
-            self._leaving.drop((key, member))
+            self._no_more_leaving(key, member)
         for member in before - after:
             if key.protocol == "UDP" and not isinstance(member, MACAddress):
                 self._due_udp[member].add(key)
             else:
-                self._leaves(key, member, now)
+                self._leaves(key, member, now, drain=0.0 if member in cut else None)
 
     def _leaves(self, key: ListenerKey, member: Member, now: float, *, drain: float | None = None) -> None:
         """A node has left a listener; its time is the listener's ``drain``, for UDP none."""
@@ -269,6 +289,14 @@ class Transitions:
             drain = self._drains.get(key, 0.0) if key.protocol == "TCP" else 0.0
         self._leaving.set((key, member), now + drain)
         self._left_by.setdefault(key, set()).add(member)
+
+    def _no_more_leaving(self, key: ListenerKey, member: Member) -> None:
+        """A node has come back to a listener, or its time is over."""
+        self._leaving.drop((key, member))
+        left = self._left_by[key]
+        left.discard(member)
+        if not left:
+            del self._left_by[key]
 
     def _put_group(self, number: GroupId, group: Group) -> None:
         if self.groups.get(number) != group:

@@ -3,7 +3,8 @@
 Read are the annotations of Harvester's cloud provider (prefix ``cloudprovider.harvesterhci.io/``) and ours under the
 same prefix, the fixed addresses as kube-vip and MetalLB spell them, and Kubernetes' own fields. An annotation of the
 prefix that nobody knows is refused, with the nearest known one (:mod:`cloudprovider.core.findings`); where the address
-is to come from is read in :mod:`cloudprovider.core.addresswish`.
+is to come from is read in :mod:`cloudprovider.core.addresswish`, how its nodes are checked in
+:mod:`cloudprovider.core.checkwish`.
 
 A Service that mixes protocols keeps the ports that can be served. KEP-1435 leaves that to the implementation; serving
 them is what its users (DNS, SIP) want, and the other ports carry an error in ``status.loadBalancer.ingress[].ports``
@@ -20,6 +21,7 @@ from cloudprovider.core.addresswish import address_or_none, address_wish, famili
 from cloudprovider.core.annotations import DRAIN_SECONDS, MODE, PREFIX, SOURCE_RANGES
 from cloudprovider.core.api.kubernetes import Endpoint, EndpointSlice, Service
 from cloudprovider.core.api.loadbalancer import MAX_DRAIN_SECONDS, MAX_SOURCE_RANGES
+from cloudprovider.core.checkwish import check_wish
 from cloudprovider.core.combinations import contradictions, narrowed
 from cloudprovider.core.errors import InvalidRequest, Violation
 from cloudprovider.core.exchange import (
@@ -124,7 +126,6 @@ def translate(service: Service, slices: Iterable[EndpointSlice] = ()) -> LoadBal
     found = Findings(service)
     spec = service.spec
     found.unknown_annotations()
-    found.not_yet()
     families = families_of(found)
     wish = address_wish(found, families)
     local = found.one_of("spec.externalTrafficPolicy", spec.external_traffic_policy or "Cluster", _TRAFFIC_POLICIES)
@@ -149,6 +150,7 @@ def translate(service: Service, slices: Iterable[EndpointSlice] = ()) -> LoadBal
         primary_service=wish.primary_service,
         dhcp_hostname=wish.dhcp_hostname,
         drain_seconds=_drain(found),
+        health_check=check_wish(found),
     )
     violations = (*found.violations, *contradictions(service_key(service), request, wish.written))
     if violations:

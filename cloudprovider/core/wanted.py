@@ -7,9 +7,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, Address, LoadBalancer
+from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, Address, Listener, LoadBalancer
 from cloudprovider.core.exchange import Mode
 from cloudprovider.core.plan import IPAddress, IPNetwork, ListenerKey
+from cloudprovider.core.questions import BackendCheck, check_of
 
 LoadBalancerKey = tuple[str, str]
 """(namespace, name) of a LoadBalancer."""
@@ -50,8 +51,9 @@ class Wanted:
 
     ``shown`` are the addresses that its Service shows, ``following`` those that take their place once they are up:
     both are announced and forwarded. ``problem``: nothing of what is shown can be served; ``partial``: a part of it
-    can't; ``awaited``: what follows can't. ``nodes`` None: all nodes of the ``cluster`` (namespace, name) that take
-    traffic; else those of these names (policy Local).
+    can't; ``awaited``: what follows can't. ``nodes`` None: all nodes of the ``cluster`` (see :func:`cluster_of`) that
+    take traffic; else those of these names (policy Local). ``check``: how each is checked; None: not at all.
+    ``reset_failed``: connections to one that fails are cut.
     """
 
     shown: tuple[Place, ...] = ()
@@ -62,6 +64,8 @@ class Wanted:
     by_client: bool = False
     mode: Mode = "auto"
     drain: float = 0.0
+    check: BackendCheck | None = None
+    reset_failed: bool = False
     problem: Problem | None = None
     partial: Problem | None = None
     awaited: Problem | None = None
@@ -85,12 +89,24 @@ def parsed(text: str) -> IPAddress | None:
         return None
 
 
+def is_for_machines(lb: LoadBalancer) -> bool:
+    """Whether a load balancer sends to virtual machines that are chosen by label."""
+    return lb.spec.workload_type != "cluster"
+
+
+def cluster_of(lb: LoadBalancer) -> tuple[str, str]:
+    """(namespace, name) of the GuestCluster that a load balancer sends to; its virtual machines are a cluster of their
+    own, of a name that no GuestCluster can have."""
+    name = f"loadbalancer/{lb.metadata.name}" if is_for_machines(lb) else lb.metadata.labels.get(CLUSTER_LABEL, "")
+    return lb.metadata.namespace, name
+
+
 def wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
     """Read one object, for a host that stands on ``networks``; None when it asks nothing of any host (no address yet,
     going away, or a stock provider's)."""
     try:
         return _wanted(lb, networks)
-    except ValueError as err:  # an address or a CIDR that is none
+    except ValueError as err:  # an address or a CIDR that is none, or a check that can't be made
         return Wanted(problem=Problem("InvalidSpec", f"{err}. Correct it in the LoadBalancer."))
 
 
@@ -110,13 +126,8 @@ def _wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
     spec, status = lb.spec, lb.status
     if lb.metadata.deletion_timestamp or not (status.addresses or status.next_addresses):
         return None
-    if spec.workload_type != "cluster":
-        return Wanted(
-            problem=Problem(
-                "WorkloadNotSupported", "This version forwards for guest clusters only (spec.workloadType: cluster)."
-            )
-        )
-    if spec.service is None:
+    machines = is_for_machines(lb)
+    if not machines and spec.service is None:
         return None
     shown, lacking = _usable(status.addresses, networks)
     following, awaited = _usable(status.next_addresses, networks)
@@ -124,11 +135,13 @@ def _wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
         shown,
         following,
         _listeners(lb, (*status.addresses, *status.next_addresses), networks),
-        cluster=(lb.metadata.namespace, lb.metadata.labels.get(CLUSTER_LABEL, "")),
-        nodes=tuple(sorted(spec.endpoint_nodes)) if spec.external_traffic_policy == "Local" else None,
+        cluster=cluster_of(lb),
+        nodes=tuple(sorted(spec.endpoint_nodes)) if spec.external_traffic_policy == "Local" and not machines else None,
         by_client=spec.session_affinity == "ClientIP",
         mode=spec.mode,
         drain=float(spec.drain_seconds),
+        check=check_of(spec.health_check),
+        reset_failed=spec.health_check is not None and spec.health_check.failed_connections == "Reset",
         problem=None if shown else lacking,
         partial=lacking if shown else None,
         awaited=awaited,
@@ -167,7 +180,12 @@ def _listeners(
         if sources and not allowed:  # of the other family only: nobody may connect
             allowed = frozenset({_NOBODY[vip.version]})
         found += [
-            WantedListener(address.network, ListenerKey(vip, x.protocol, x.port), subnet, x.backend_port, allowed)
+            WantedListener(address.network, ListenerKey(vip, x.protocol, x.port), subnet, _backend_port(lb, x), allowed)
             for x in lb.spec.listeners
         ]
     return tuple(found)
+
+
+def _backend_port(lb: LoadBalancer, listener: Listener) -> int | None:
+    """A machine serves on the listener's own port where no other is said; a cluster has no node port then."""
+    return listener.backend_port or (listener.port if is_for_machines(lb) else None)

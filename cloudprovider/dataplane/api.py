@@ -70,12 +70,13 @@ class Engine(Protocol):
         ...
 
     async def counters(self) -> "Mapping[ListenerKey, Counter]":
-        """What clients sent to each listener since it was applied. ``connections`` is 0 here."""
+        """What clients sent to each listener since it was applied, and how many connections they began that were sent
+        on. In mode ``dsr`` only a beginning can be told: a SYN is one, UDP has none."""
         ...
 
     async def member_counters(self) -> "Mapping[Member, Counter]":
         """What was sent on to each node since a group has it, in all groups together, by what the groups know it by.
-        Of a connection in mode ``dsr`` only its beginning can be told: a SYN is one, UDP has none."""
+        Connections are told as in ``counters``."""
         ...
 
     async def close(self) -> None:
@@ -104,6 +105,10 @@ class Connections(Protocol):
     ) -> int:
         """Delete the entries of these listeners that go to these nodes (UDP would stay with a dead node for ever);
         return how many. Only listeners of ``protocol`` count."""
+        ...
+
+    async def backends(self) -> Mapping[ListenerKey, Collection[IPAddress]]:
+        """The nodes that there are entries to, by listener: of what mode ``nat`` has sent on, and of nothing else."""
         ...
 
 
@@ -198,6 +203,32 @@ class Nodes(Protocol):
         ...
 
 
+class StaticNeighbours(Protocol):
+    """Who has an address by what we know ourselves: permanent entries of the namespace's neighbour table, of both
+    families. Whatever anybody answers for such an address by ARP or NDP, frames for it go to this MAC alone.
+
+    Refused, whole: addresses that no one machine can have (loopback, multicast, unspecified, link-local), MACs that do
+    not stand for one machine, and IPv6 where the link has none.
+    """
+
+    async def set(self, wanted: Mapping[IPAddress, MACAddress]) -> None:
+        """Have these and no others: those of an agent before go, those that somebody changed are put right."""
+        ...
+
+    async def change(self, changes: Mapping[IPAddress, MACAddress | None]) -> None:
+        """Have some more, or another MAC for them, or (None) none of them any more."""
+        ...
+
+    async def observe(self) -> Mapping[IPAddress, MACAddress]:
+        """Read back the entries that are there now, whoever made them."""
+        ...
+
+    async def repair(self) -> int:
+        """Put right what somebody else has changed since ``set`` and ``change``; return how many entries. (What the
+        link loses while it is down comes back by itself when it is up again.)"""
+        ...
+
+
 class Segment(Protocol):
     """One network's namespace, whole: its links, and the seams above."""
 
@@ -224,6 +255,11 @@ class Segment(Protocol):
     @property
     def nodes(self) -> Nodes:
         """The nodes' MACs."""
+        ...
+
+    @property
+    def static_neighbours(self) -> StaticNeighbours:
+        """The MACs that are known without asking."""
         ...
 
     @property

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -90,6 +90,15 @@ class Conntrack:
 
         return await self._forget([backend for backend in gone if gone[backend]], _by_answerer, doomed)
 
+    async def backends(self) -> Mapping[ListenerKey, Collection[IPAddress]]:
+        """See :class:`~cloudprovider.dataplane.api.Connections`."""
+        found: dict[ListenerKey, set[IPAddress]] = {}
+        for version in _FAMILIES:
+            async with self._lock:
+                for flow in await asyncio.to_thread(self._find, version, [b""], _translated):
+                    found.setdefault(flow.listener, set()).add(flow.backend)
+        return found
+
     async def close(self) -> None:
         """Close the socket; a search that is under way comes to its end first."""
         async with self._lock:
@@ -117,14 +126,16 @@ class Conntrack:
         return gone
 
     def _search(self, version: Version, filters: Sequence[bytes], doomed: Callable[[_Flow], bool]) -> int:
-        handles: dict[bytes, None] = {}
+        handles = dict.fromkeys(flow.handle for flow in self._find(version, filters, doomed))
+        return self._delete(version, list(handles))
+
+    def _find(self, version: Version, filters: Sequence[bytes], wanted: Callable[[_Flow], bool]) -> Iterator[_Flow]:
         for part in filters:
             for answers in self._netlink.dump(_GET, _FAMILIES[version] + part, flags=NLM_F_DUMP):
                 for answer in answers:
                     flow = _flow(version, answer.body[4:])
-                    if flow is not None and doomed(flow):
-                        handles[flow.handle] = None
-        return self._delete(version, list(handles))
+                    if flow is not None and wanted(flow):
+                        yield flow
 
     def _delete(self, version: Version, handles: Sequence[bytes]) -> int:
         gone = 0
@@ -182,6 +193,10 @@ def _flow(version: Version, data: memoryview) -> _Flow | None:
         handle=netlink.attribute(_TUPLE_ORIGINAL | netlink.NLA_F_NESTED, bytes(found[_TUPLE_ORIGINAL]))
         + netlink.attribute(_ID, bytes(found[_ID])),
     )
+
+
+def _translated(flow: _Flow) -> bool:
+    return flow.backend != flow.listener.vip
 
 
 def _address(data: memoryview) -> IPAddress:

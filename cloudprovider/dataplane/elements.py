@@ -86,8 +86,11 @@ def of(key: ListenerKey, forward: Forward | None) -> Elements:
     if forward.mode == "nat":
         found[ruleset_nat.listeners(version), packed] = pack_mark(choice | restricted)
         found[ruleset_nat.ports(version), packed] = forward.backend_port.to_bytes(2, "big")
+        if forward.group:
+            found[ruleset_nat.connections(version), packed] = b""
         sources, passed_on = ruleset_nat.sources, phase  # group 0: a flow that begins is the stack's
     else:
+        found[ruleset_dsr.connections(version), packed] = b""
         sources, passed_on = ruleset_dsr.sources, choice | phase | restricted
     for source in forward.sources:
         found[sources(version, source.prefixlen), packed + source.network_address.packed] = b""
@@ -122,7 +125,7 @@ def forward(key: ListenerKey, held: Elements) -> Forward:
         group=GroupId(choice & marks.GROUP),
         backend_port=int.from_bytes(port, "big"),
         by_client=bool(choice & marks.BY_CLIENT),
-        sources=_sources(version, held) if len(held) > 2 else frozenset(),
+        sources=_sources(version, held) if choice & marks.RESTRICTED else frozenset(),
         mode="dsr" if translated is None else "nat",
         former=former,
         pinned=former is None and passed_on is not None and bool(passed_on & marks.TRACKED),
@@ -178,12 +181,14 @@ LISTENER_SETS: Final[Mapping[SetName, Version]] = {
     for name in (
         ruleset_nat.listeners,
         ruleset_nat.ports,
+        ruleset_nat.connections,
         ruleset_dsr.listeners,
         ruleset_dsr.errors,
         ruleset_dsr.former,
+        ruleset_dsr.connections,
     )
 }
-"""The maps whose keys are listeners."""
+"""The maps and sets whose keys are listeners."""
 SOURCE_SETS: Final[Mapping[SetName, tuple[Version, int]]] = {
     name: (version, length) for version in VERSIONS for name, length in _lengths(version).items()
 }

@@ -8,6 +8,7 @@ import asyncio
 import errno
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
@@ -17,7 +18,7 @@ from cloudprovider.dataplane import elements, ruleset, ruleset_dsr, ruleset_nat,
 from cloudprovider.dataplane.api import Counter
 from cloudprovider.dataplane.elements import BROKEN_FORWARD, Elements, Place
 from cloudprovider.dataplane.held import READERS, Held
-from cloudprovider.dataplane.ledger import Ledger, changing
+from cloudprovider.dataplane.ledger import Ledger
 from cloudprovider.dataplane.nftables import Element, Nftables, SetName, Transaction, each_element, element
 from cloudprovider.dataplane.pins import PIN_SETS, Listeners
 from cloudprovider.dataplane.ruleset import TABLE, VERSIONS, StaticTable
@@ -97,7 +98,7 @@ class NftablesEngine:
         elements.change(_part(self._held.shared, touched), after, transaction)
         if transaction:
             self._commit(transaction)
-        ended = self._ends(changes)
+        ended = self._ledger.ends(changes)
         self._ledger.commit(changes)
         self._shared.commit(update)
         self._held.foreign = set()
@@ -184,13 +185,22 @@ class NftablesEngine:
         """See :class:`~cloudprovider.dataplane.api.Engine`."""
         found: dict[ListenerKey, Counter] = {}
         for version in VERSIONS:
-            for name in (ruleset_nat.listeners(version), ruleset_dsr.listeners(version)):
+            for name, begins in (
+                (ruleset_nat.listeners(version), False),
+                (ruleset_dsr.listeners(version), False),
+                (ruleset_nat.connections(version), True),
+                (ruleset_dsr.connections(version), True),
+            ):
                 async for item in self._items(name):
                     key = elements.listener(version, item.key)
                     if key is not None:
                         before = found.get(key, _NOTHING)
                         packets, size = item.counter()
-                        found[key] = Counter(before.packets + packets, before.bytes + size)
+                        found[key] = (
+                            replace(before, connections=before.connections + packets)
+                            if begins
+                            else replace(before, packets=before.packets + packets, bytes=before.bytes + size)
+                        )
         return found
 
     async def member_counters(self) -> Mapping[Member, Counter]:
@@ -229,13 +239,6 @@ class NftablesEngine:
         self._nftables.commit(transaction)
         self._commits += 1
         self._generation = (self._generation + 1) % (1 << 32)
-
-    def _ends(self, changes: Changes) -> bool:
-        """Whether a delta that is not in the ledger yet ends what may have pinned flows."""
-        held = self._ledger.groups
-        if any(number in held and changing(held[number]) for number in changes.groups):
-            return True
-        return any(self._ledger.tracked(key) for key in changes.forwards)
 
     async def _forget_pins(self, doomed: Callable[[ListenerKey | None, MACAddress], bool]) -> int:
         """Remove pins, told by listener (None: one that has none any more) and node; return how many."""

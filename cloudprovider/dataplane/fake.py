@@ -18,6 +18,7 @@ from cloudprovider.dataplane.ledger import Ledger
 from cloudprovider.dataplane.naming import Names
 from cloudprovider.dataplane.neighbours import check_announceable
 from cloudprovider.dataplane.standing import Standing
+from cloudprovider.dataplane.staticneighbours import check_static
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class FakeNetwork:
     """Why passed-on frames would not arrive."""
     host_obstacle: str = ""
     """Why the host itself can't reach the VIPs."""
+    static_neighbours: dict[IPAddress, MACAddress] = field(default_factory=dict)
+    """The permanent entries of the neighbour table."""
     watchers: list[Callable[[], None]] = field(default_factory=list)
     """Who is told when ``stations`` or ``unsettled`` change."""
 
@@ -187,6 +190,13 @@ class FakeConnections:
         flows = {f for f in self._network.flows if f.listener.protocol == protocol}
         return self._forget({f for f in flows if f.listener in gone.get(f.backend, ())})
 
+    async def backends(self) -> Mapping[ListenerKey, Collection[IPAddress]]:
+        """See :class:`~cloudprovider.dataplane.api.Connections`."""
+        found: dict[ListenerKey, set[IPAddress]] = {}
+        for flow in self._network.flows:
+            found.setdefault(flow.listener, set()).add(flow.backend)
+        return found
+
     def _forget(self, flows: set[FakeFlow]) -> int:
         self._network.flows -= flows
         return len(flows)
@@ -278,6 +288,42 @@ class FakeNodes:
             self._callback()
 
 
+class FakeStaticNeighbours:
+    """See :class:`~cloudprovider.dataplane.api.StaticNeighbours`."""
+
+    def __init__(self, network: FakeNetwork) -> None:
+        self._network = network
+        self._wanted: dict[IPAddress, MACAddress] = {}
+
+    async def set(self, wanted: Mapping[IPAddress, MACAddress]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.StaticNeighbours`."""
+        check_static(wanted, ipv6=self._network.ipv6)
+        self._wanted = dict(wanted)
+        await self.repair()
+
+    async def change(self, changes: Mapping[IPAddress, MACAddress | None]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.StaticNeighbours`."""
+        check_static(changes, ipv6=self._network.ipv6)
+        for entries in (self._wanted, self._network.static_neighbours):
+            for address, mac in changes.items():
+                if mac is None:
+                    entries.pop(address, None)
+                else:
+                    entries[address] = mac
+
+    async def observe(self) -> Mapping[IPAddress, MACAddress]:
+        """See :class:`~cloudprovider.dataplane.api.StaticNeighbours`."""
+        return dict(self._network.static_neighbours)
+
+    async def repair(self) -> int:
+        """See :class:`~cloudprovider.dataplane.api.StaticNeighbours`."""
+        there = self._network.static_neighbours
+        wrong = {a for a in there.keys() | self._wanted.keys() if there.get(a) != self._wanted.get(a)}
+        there.clear()
+        there.update(self._wanted)
+        return len(wrong)
+
+
 class FakeSegment:
     """See :class:`~cloudprovider.dataplane.api.Segment`."""
 
@@ -289,6 +335,7 @@ class FakeSegment:
         self.connections = FakeConnections(network)
         self.announcer = FakeAnnouncer(network)
         self.nodes = FakeNodes(network)
+        self.static_neighbours = FakeStaticNeighbours(network)
         self._forget = forget
 
     @property
@@ -336,6 +383,7 @@ class FakeDataPlane:
         if network.link_gone:
             network.link_gone = False
             network.vips.clear()
+            network.static_neighbours.clear()
         segment = FakeSegment(network, config, lambda: self.segments.pop(config.name, None))
         self.segments[config.name] = segment
         return segment

@@ -35,6 +35,10 @@ def changing(group: Group) -> bool:
     return group.pinned or bool(group.former)
 
 
+def _tracked(forward: Forward, group: Group | None) -> bool:
+    return forward.pinned or forward.former is not None or (group is not None and changing(group))
+
+
 class Ledger:
     """Groups and forwards, and who uses each group. A delta costs what it changes, not what is held."""
 
@@ -97,14 +101,25 @@ class Ledger:
     def tracked(self, key: ListenerKey) -> bool:
         """Whether flows of this listener may be pinned: it, or its group, is changing or pinned."""
         forward = self.forwards.get(key)
-        if forward is None:
-            return False
-        group = self.groups.get(forward.group)
-        return forward.pinned or forward.former is not None or (group is not None and changing(group))
+        return forward is not None and _tracked(forward, self.groups.get(forward.group))
 
     def all_tracked(self) -> Iterator[ListenerKey]:
         """All of these."""
         return filter(self.tracked, self.forwards)
+
+    def ends(self, changes: Changes) -> bool:
+        """Whether a delta that is not held yet ends what may have pinned flows."""
+        for number, group in changes.groups.items():
+            before = self.groups.get(number)
+            if before is not None and changing(before) and (group is None or not changing(group)):
+                return True
+        for key, forward in changes.forwards.items():
+            if self.tracked(key):
+                if forward is None:
+                    return True
+                if not _tracked(forward, changes.groups.get(forward.group, self.groups.get(forward.group))):
+                    return True
+        return False
 
     def _count(self, group: GroupId, vip: IPAddress, by: int) -> None:
         users = self._uses.setdefault(group, Counter())

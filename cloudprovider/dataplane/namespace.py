@@ -47,6 +47,11 @@ def call_in(namespace: Path, function: Callable[[], T]) -> T:
     return _in_thread(enter, function)
 
 
+def call_in_new(function: Callable[[], T]) -> T:
+    """Call ``function`` inside a namespace made for it, which ends with the call. Raises DataPlaneError."""
+    return _in_thread(lambda: _check(_libc.unshare(_CLONE_NEWNET), "can't make a network namespace"), function)
+
+
 def create(name: str, prepare: Callable[[Path], None]) -> Path:
     """Make a namespace, call ``prepare`` inside with a path to it, then give it its name.
 

@@ -5,7 +5,10 @@
                 What is for no listener goes on to the stack: mode nat, refusal, ping, ARP, Neighbor Discovery
     by_*_N      frames that come from the group's own nodes are dropped and counted (a node that does not accept the
                 VIP sends them back, and one SYN would circle 64 times); (group, Maglev slot) → MAC
-    out         counts by node; this host's MAC as the sender; out by the link that it came by
+    out         counts by node, and what begins by listener; this host's MAC as the sender; out by the link it came by
+
+What most frames go by has few rules and expressions, which cost each frame some 20 ns apiece: what can be is one rule,
+as nft adds a check of the protocol to each.
 
 Nothing is remembered, so any host may take over at any time. While a group or a listener changes, its frames take
 another way, because the elements of ``tables`` and ``steps`` say so: ``tracked`` sees whether a TCP flow begins or goes
@@ -42,9 +45,9 @@ BACKENDS: Final = SetName(NFPROTO_NETDEV, "backends")
 BEGUN: Final = SetName(NFPROTO_NETDEV, "begun")
 """The set of all nodes, which counts the TCP flows that begin."""
 
-Choice = Literal["by", "pin", "old", "last", "error"]
-"""What a chain does: choose a node; choose and pin it; choose from the former members and pin; the same without
-pinning; choose for an error."""
+Choice = Literal["straight", "by", "pin", "old", "last", "error"]
+"""What a chain does: choose a node, where the mark is just the group; choose a node; choose and pin it; choose from the
+former members and pin; the same without pinning; choose for an error."""
 
 _KEY: Final[dict[Version, str]] = {
     4: "@nh,96,32 . @nh,128,32 . @nh,160,16 . @nh,176,16",
@@ -73,6 +76,12 @@ _RETURNED: Final = "size 4096; flags dynamic,timeout; timeout 10s; counter;"
 def listeners(version: Version) -> SetName:
     """The map of listener to mark, which counts."""
     return SetName(NFPROTO_NETDEV, f"listeners{version}")
+
+
+@cache
+def connections(version: Version) -> SetName:
+    """The set of all listeners, which counts the TCP flows that begin."""
+    return SetName(NFPROTO_NETDEV, f"connections{version}")
 
 
 @cache
@@ -157,6 +166,7 @@ def table(standing: Standing) -> StaticTable:
         # Fragments for a VIP whose listeners go to several groups: for the stack, which refuses those of mode dsr.
         "counter fragments_not_placed",
     ]
+    sending = f'ether saddr set {standing.mac} fwd to "{LINK}"'
     chains: dict[str, list[str]] = {
         "ingress": [
             f'type filter hook ingress device "{LINK}" priority 0; policy accept;',
@@ -167,10 +177,13 @@ def table(standing: Standing) -> StaticTable:
         ],
         "hold": [f"add @holders {{ meta mark & {marks.GROUP:#010x} . ether daddr }}", "goto out"],
         "out": [
-            "ether daddr @backends",
-            f"{_SYN} ether daddr @begun",
-            f"ether saddr set {standing.mac}",
-            f'fwd to "{LINK}"',
+            f"{_SYN} jump begins",
+            f"ether daddr @backends {sending}",
+            sending,
+        ],
+        "begins": [
+            "ether daddr @begun",
+            *(f"{ruleset.listener(version)} @{connections(version).name}" for version in VERSIONS),
         ],
     }
     for version in VERSIONS:
@@ -189,6 +202,7 @@ def _sets(version: Version) -> list[str]:
     flow = _KEY[4] if version == 4 else f"@nh,64,32 . {_KEY[6].partition(' . ')[2]}"
     return [
         f"map listeners{version} {{ type {listener} : mark; counter; }}",
+        f"set connections{version} {{ type {listener}; counter; }}",
         f"map former{version} {{ type {listener} : mark; }}",
         f"map errors{version} {{ typeof {_QUOTED_LISTENER[version]} : meta mark; }}",
         f"map fragments{version} {{ type {address} : mark; }}",
@@ -209,16 +223,22 @@ def _way(version: Version) -> dict[str, list[str]]:
     """From ingress to the chain that chooses."""
     ip = SYNTAX[version].ip
     listener = ruleset.listener(version)
-    fragment = "ip frag-off & 0x3fff != 0" if version == 4 else "ip6 nexthdr 44"
+    whole, fragment = (
+        ("ip frag-off & 0x3fff == 0", "ip frag-off & 0x3fff != 0")
+        if version == 4
+        else ("ip6 nexthdr != 44", "ip6 nexthdr 44")
+    )
     icmp = "icmp" if version == 4 else "icmpv6"
     return {
         f"v{version}": [
+            f"{whole} meta mark set {listener} map @listeners{version} meta mark vmap @tables{version}",
+            f"meta mark != 0 goto flagged{version}",
             f"{fragment} goto fragments{version}",
-            f"meta mark set {listener} map @listeners{version}",
-            f"meta mark vmap @tables{version}",
+            f"meta l4proto {icmp} goto errors{version}",
+        ],
+        f"flagged{version}": [
             f"meta mark & {marks.RESTRICTED:#010x} != 0 goto restricted{version}",
             f"meta mark & {marks.TRACKED:#010x} != 0 goto tracked{version}",
-            f"meta l4proto {icmp} goto errors{version}",
         ],
         # Who may not begin a TCP flow has none that could go on.
         f"restricted{version}": [
@@ -358,10 +378,14 @@ def _choices(version: Version, size: int, *, by_client: bool) -> dict[str, list[
         f"meta l4proto tcp add {tcp} {{ {key} : ether daddr }} goto hold",
         f"meta l4proto udp add {udp} {{ {key} : ether daddr }} goto hold",
     ]
-    names: tuple[Choice, ...] = ("by", "pin", "old", "last", "error")
-    plain, pinning, old, last, error = (chain(what, version, size, by_client=by_client) for what in names)
+    names: tuple[Choice, ...] = ("straight", "by", "pin", "old", "last", "error")
+    straight, by, pinning, old, last, error = (chain(what, version, size, by_client=by_client) for what in names)
     return {
-        plain: [only_group, f"meta mark . ether saddr @members goto back{version}", f"{choose(client)} goto out"],
+        straight: [
+            f"meta mark . ether saddr != @members {choose(client)} goto out",
+            f"meta mark . ether saddr @members goto back{version}",
+        ],
+        by: [only_group, f"goto {straight}"],
         pinning: [
             only_group,
             choose(client),

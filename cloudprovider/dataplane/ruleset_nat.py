@@ -1,7 +1,9 @@
 """The static rules of mode ``nat``, alike for IPv4 (table ``ip``) and IPv6 (``ip6``). How a packet goes::
 
-    classify   every packet: (address, protocol, port) → mark: the group's number and flags; counts by listener
-    translate  a flow's first packet: source ranges, then (mark) → the chain of the group's table size and hash
+    classify   every packet but answers: (address, protocol, port) → mark: the group's number and flags; counts by
+               listener
+    translate  a flow's first packet: source ranges, then (mark) → the chain of the group's table size and hash; counts
+               flows by listener
     by_*_N     (group, Maglev slot) → node, (address, protocol, port) → port on it
     forward    nothing but what was translated; counts by node
     source     answers come back here: the namespace's own address is what nodes see
@@ -73,6 +75,12 @@ def begun(version: Version) -> SetName:
     return SetName(NAT_FAMILY[version], "begun")
 
 
+@cache
+def connections(version: Version) -> SetName:
+    """The set of all listeners that have nodes, which counts the flows that begin."""
+    return SetName(NAT_FAMILY[version], "connections")
+
+
 def chain(size: int, *, by_client: bool) -> str:
     """The chain that chooses from tables of ``size`` slots."""
     return f"by_{'client' if by_client else 'flow'}_{size}"
@@ -92,6 +100,7 @@ def table(version: Version, standing: Standing) -> StaticTable:
             *(f"set sources_{n} {{ type {listener} . {address}; }}" for n in range(bits + 1)),
             f"set backends {{ type {address}; counter; }}",
             f"set begun {{ type {address}; counter; }}",
+            f"set connections {{ type {listener}; counter; }}",
         ],
         _chains(version, standing),
     )
@@ -107,12 +116,14 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {
         "classify": [
             "type filter hook prerouting priority mangle; policy accept;",
+            "ct direction reply accept",
             "meta mark set 0",  # what mode dsr left alone may have one
             f"meta mark set {listener} map @listeners",
         ],
         "translate": [
             "type nat hook prerouting priority dstnat; policy accept;",
             f"meta mark & {marks.RESTRICTED:#010x} != 0 jump restricted",
+            f"{listener} @connections",
             f"meta mark & {marks.CHOICE:#010x} vmap @tables",
         ],
         "source": [
@@ -122,6 +133,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
         ],
         "forward": [
             "type filter hook forward priority filter; policy drop;",
+            "ct direction reply ct status dnat accept",
             f"ct status dnat {ip} daddr @backends accept",
             "ct status dnat accept",
         ],

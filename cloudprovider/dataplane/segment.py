@@ -19,11 +19,13 @@ from cloudprovider.dataplane.features import find as find_features
 from cloudprovider.dataplane.linkwatch import LinkMonitor
 from cloudprovider.dataplane.naming import LINK, Names
 from cloudprovider.dataplane.neighbours import Neighbours
+from cloudprovider.dataplane.netlink import NetlinkSocket
 from cloudprovider.dataplane.nftables import Nftables
 from cloudprovider.dataplane.nodes import KernelNodes
 from cloudprovider.dataplane.nodewatch import Pace
 from cloudprovider.dataplane.rtnetlink import RouteSocket
 from cloudprovider.dataplane.standing import Standing
+from cloudprovider.dataplane.staticneighbours import KernelStaticNeighbours
 from cloudprovider.dataplane.upkeep import Upkeep
 
 _logger: Final = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class KernelSegment:
         connections: Conntrack,
         announcer: KernelAnnouncer,
         nodes: KernelNodes,
+        static_neighbours: KernelStaticNeighbours,
         upkeep: Upkeep,
         dsr_obstacle: str,
         host_obstacle: str,
@@ -50,6 +53,7 @@ class KernelSegment:
         self.connections = connections
         self.announcer = announcer
         self.nodes = nodes
+        self.static_neighbours = static_neighbours
         self.dsr_obstacle = dsr_obstacle
         self.host_obstacle = host_obstacle
         self.mac = mac
@@ -67,6 +71,7 @@ class KernelSegment:
         self._forget()
         await self._upkeep.close()
         self.nodes.close()
+        self.static_neighbours.close()
         await self.announcer.close()
         await self.connections.close()
         await self.engine.close()
@@ -86,6 +91,8 @@ class _Sockets:
             made.callback(self.conntrack.abandon)
             self.route = RouteSocket()
             made.callback(self.route.close)
+            self.entries = NetlinkSocket(socket.NETLINK_ROUTE)
+            made.callback(self.entries.close)
             self.monitor = LinkMonitor()
             made.callback(self.monitor.close)
             sysctls.write(sysctls.IPV4)  # now that the kernel has loaded what some of them belong to
@@ -131,6 +138,7 @@ class HostDataPlane:
         neighbours = sockets.neighbours
         announcer = KernelAnnouncer(sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing)
         nodes = KernelNodes(neighbours, config.address, pace=self._pace)
+        static = KernelStaticNeighbours(sockets.link, sockets.entries, ipv6=neighbours.ipv6)
         segment = KernelSegment(
             path,
             sockets.link.mac,
@@ -142,6 +150,7 @@ class HostDataPlane:
             connections=sockets.conntrack,
             announcer=announcer,
             nodes=nodes,
+            static_neighbours=static,
             upkeep=Upkeep(
                 self._names,
                 config,
@@ -150,6 +159,7 @@ class HostDataPlane:
                 monitors=[sockets.monitor, LinkMonitor()],
                 announcer=announcer,
                 nodes=nodes,
+                static_neighbours=static,
             ),
             dsr_obstacle=features.dsr or joined.dsr_obstacle,
             host_obstacle=joined.host_obstacle,

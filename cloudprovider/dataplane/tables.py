@@ -6,6 +6,7 @@ Read and written ten thousand at a time, so what is in a slot stays the bytes th
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -162,9 +163,14 @@ class GroupElements:
 
 
 def _table(members: frozenset[Member]) -> list[bytes]:
+    return list(_slots(members))
+
+
+@lru_cache(maxsize=8)  # what a group comes from is what it just was
+def _slots(members: frozenset[Member]) -> tuple[bytes, ...]:
     ordered = sorted(members, key=lambda node: node.packed)
     packed = [node.packed for node in ordered]
-    return [packed[index] for index in lookup_table(ordered, table_size(len(ordered)))]
+    return tuple(packed[index] for index in lookup_table(ordered, table_size(len(ordered))))
 
 
 def _dsr_targets(number: GroupId, group: Group) -> Elements:
@@ -191,7 +197,7 @@ def _dsr_targets(number: GroupId, group: Group) -> Elements:
             found[ruleset_dsr.tables(version), pack_mark(mark)] = (
                 ruleset_dsr.tracked(version)
                 if group.former or group.pinned
-                else ruleset_dsr.chain("by", version, now, by_client=by_client)
+                else ruleset_dsr.chain("by" if by_client else "straight", version, now, by_client=by_client)
             )
             what, size = ("last", before) if group.former else ("by", now)
             found[ruleset_dsr.full(version), pack_mark(mark)] = ruleset_dsr.chain(

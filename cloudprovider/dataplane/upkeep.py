@@ -11,6 +11,7 @@ from cloudprovider.dataplane.linkwatch import LinkKeeper, LinkMonitor
 from cloudprovider.dataplane.naming import LINK, Names
 from cloudprovider.dataplane.nodes import KernelNodes
 from cloudprovider.dataplane.rtnetlink import Link, RouteSocket
+from cloudprovider.dataplane.staticneighbours import KernelStaticNeighbours
 
 
 class Upkeep:
@@ -30,6 +31,7 @@ class Upkeep:
         monitors: Sequence[LinkMonitor],
         announcer: KernelAnnouncer,
         nodes: KernelNodes,
+        static_neighbours: KernelStaticNeighbours,
     ) -> None:
         self._names = names
         self._config = config
@@ -38,6 +40,7 @@ class Upkeep:
         self._monitors = monitors
         self._announcer = announcer
         self._nodes = nodes
+        self._static_neighbours = static_neighbours
         self._host = RouteSocket()
         keeper = LinkKeeper(config.name, self)
         for monitor in monitors:
@@ -65,6 +68,7 @@ class Upkeep:
         """See :class:`~cloudprovider.dataplane.linkwatch.Links`."""
         mark = self._names.mark(self._config.name)
         await asyncio.to_thread(links.configure, self._path, self._config, mark)
+        await self._static_neighbours.repair()
         await self._announcer.resume()
         self._nodes.restart()
 

@@ -10,10 +10,11 @@ from typing import Final
 import msgspec
 
 from cloudprovider.bridge.api import BridgeClient
+from cloudprovider.core.annotations import VIRTUAL_MACHINE
 from cloudprovider.core.api.kubernetes import EXCLUDE_LABELS, Node
 from cloudprovider.core.errors import CloudProviderError
 from cloudprovider.core.exchange import RejectedNode, ReportedNode
-from cloudprovider.core.guestnodes import select_nodes
+from cloudprovider.core.guestnodes import select_nodes, virtual_machine
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
@@ -27,14 +28,14 @@ BACKOFF: Final = Backoff(base=0.5, limit=30.0)
 
 
 def slim(node: Node) -> Node:
-    """Return ``node`` with just what decides whether it takes traffic: there may be thousands, each with much else."""
+    """Return ``node`` with just what decides whether it takes traffic, and where: there may be thousands."""
     meta = node.metadata
     return msgspec.structs.replace(
         node,
         metadata=msgspec.structs.replace(
             meta,
             labels={k: v for k, v in meta.labels.items() if k in EXCLUDE_LABELS},
-            annotations={},
+            annotations={k: v for k, v in meta.annotations.items() if k == VIRTUAL_MACHINE},
             owner_references=[],
             finalizers=[],
         ),
@@ -129,12 +130,13 @@ class NodeReporter:
 
 
 def _traits(node: Node) -> tuple[object, ...]:
-    """What decides whether a node takes traffic; a heartbeat changes none of it."""
+    """What decides whether a node takes traffic, and where; a heartbeat changes none of it."""
     meta = node.metadata
     return (
         meta.uid,
         meta.deletion_timestamp,
         meta.labels.keys() & EXCLUDE_LABELS,
+        virtual_machine(node),
         node.spec.taints,
         node.status.addresses,
         [(c.status, c.last_transition_time) for c in node.status.conditions if c.type == "Ready"],

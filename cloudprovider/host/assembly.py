@@ -7,12 +7,17 @@ from typing import Final
 
 from cloudprovider.core.plan import IPNetwork
 from cloudprovider.host.backend import HostBackend
+from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
+from cloudprovider.host.claimants import Claimants
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.controller import HostController
 from cloudprovider.host.guestclusters import GuestClusterStatuses
+from cloudprovider.host.guestmachines import GuestMachines
 from cloudprovider.host.hints import READOPTION_SECONDS, Hints
+from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
+from cloudprovider.host.machines import Machines
 from cloudprovider.host.nodes import TenantNodes
 from cloudprovider.host.registration import Registration
 from cloudprovider.kube.api import KubeClient
@@ -46,14 +51,21 @@ class Host:
         self.caches = Caches(client, rng)
         hints = Hints(time, wait_seconds=readoption_seconds)
         self._events = EventRecorder(client, component=NAME, instance=identity, now=now, rng=rng)
-        self.controller = HostController(client, self.caches, hints, self._events, now=now, rng=rng)
+        book = AddressBook(self.caches, hints)
+        infrastructure = Infrastructure(self.caches, book, reserved=reserved)
+        claimants = Claimants(self.caches)
+        machines = Machines(self.caches, book, infrastructure, claimants)
+        self.controller = HostController(
+            client, self.caches, book, hints, self._events, machines=machines, now=now, rng=rng
+        )
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
-        self._nodes = TenantNodes(self.caches, self.controller.book, self._statuses, reserved=reserved, rng=rng)
+        self._nodes = TenantNodes(self.caches, infrastructure, claimants, self._statuses, rng=rng)
+        self._machines = GuestMachines(client, self.caches, rng=rng)
         self.backend = HostBackend(
             client,
             self.caches,
             hints,
-            self.controller.book,
+            book,
             statuses=self._statuses,
             registration=Registration(self._statuses, version=version),
             nodes=self._nodes,
@@ -67,4 +79,5 @@ class Host:
             tasks.create_task(self.controller.run(), name="controller")
             tasks.create_task(self._statuses.run(), name="guest cluster statuses")
             tasks.create_task(self._nodes.run(), name="tenants' nodes")
+            tasks.create_task(self._machines.run(), name="guest clusters' machines")
             tasks.create_task(self._events.run(), name="events")

@@ -246,14 +246,22 @@ class AddressBook:
             with suppress(ValueError):  # empty, or written by somebody else: begin anew
                 self._allocator.resume_after(pool.metadata.name, ip_address(pool.status.last_allocated))
 
-    def is_allocated(self, address: IPAddress) -> bool:
-        """Whether any pool, on whichever network, has given the address to somebody."""
+    def is_allocated(self, address: IPAddress, network: str | None = None) -> bool:
+        """Whether a pool of the network (None: any pool) has given the address to somebody."""
         bit = bit_of(address)
-        return any(self.ledger.mask(name) & bit for name in self.ledger.names_at(block_of(address)))
+        return any(
+            self.ledger.mask(name) & bit and (network is None or self._network_of(name) == network)
+            for name in self.ledger.names_at(block_of(address))
+        )
 
-    def gateways(self) -> frozenset[IPAddress]:
-        """Return the gateways of all pools."""
-        return frozenset(g for v in self.views().values() if v.configured is not None for g in v.configured.gateways)
+    def gateways(self, network: str | None = None) -> frozenset[IPAddress]:
+        """Return the gateways of the pools of a network (None: of all)."""
+        return frozenset(
+            gateway
+            for view in self.views().values()
+            if view.configured is not None and (network is None or view.network == network)
+            for gateway in view.configured.gateways
+        )
 
     def may_take_back(self, lb: LoadBalancer) -> bool:
         """Whether it shows an address that no block records for anybody."""
@@ -279,6 +287,12 @@ class AddressBook:
             if not owners or not mates.isdisjoint(owners):
                 found.append(want)
         return tuple(found)
+
+    def _network_of(self, block_name: str) -> str | None:
+        """The network of a block's pool; None if the pool is gone."""
+        block = self.ledger.block(block_name)
+        view = self.views().get(block.spec.pool) if block is not None else None
+        return None if view is None else view.network
 
     def _fit(self, lb: LoadBalancer, held: Iterable[Held]) -> tuple[Held, ...]:
         misfits = self.misfits(lb)

@@ -2,19 +2,32 @@
 
 import asyncio
 import random
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Namespace, Node, NodeStatus
-from cloudprovider.core.api.loadbalancer import LoadBalancer
-from cloudprovider.core.api.meta import ObjectMeta
+from cloudprovider.core.api.kubevirt import VirtualMachineInstance
+from cloudprovider.core.api.loadbalancer import VIP_ON_LOOPBACK_ANNOTATION, LoadBalancer
+from cloudprovider.core.api.meta import KubeObject, ObjectMeta
+from cloudprovider.core.backends import usable
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
+from cloudprovider.core.machines import claims_of
+from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.wanted import is_for_machines
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.informer import Informer
-from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS, NAMESPACES, NODES
+from cloudprovider.kube.resources import (
+    GUESTCLUSTERS,
+    IPBLOCKS,
+    IPPOOLS,
+    LOADBALANCERS,
+    NAMESPACES,
+    NODES,
+    VIRTUAL_MACHINE_INSTANCES,
+)
 
 PROJECT_ID_ANNOTATION = "field.cattle.io/projectId"
 """Rancher's, on a Namespace: "c-xxx:p-yyy"."""
@@ -26,6 +39,11 @@ BY_LEASE = "lease"
 """The tenant of a load balancer that has, or wants, an address by DHCP."""
 BY_PRIMARY = "primary"
 """(tenant, "namespace/name") of the Service whose address it shares."""
+BY_NAMESPACE = "namespace"
+BY_ADDRESS = "address"
+"""What a load balancer's machines, a machine, or a guest cluster's nodes are reached at."""
+BY_LEASED = "leased"
+"""An address that a load balancer has by DHCP."""
 
 
 class Caches:
@@ -36,13 +54,32 @@ class Caches:
             client,
             LOADBALANCERS,
             rng=rng,
-            indexes={BY_TENANT: _tenant_of, BY_LEASE: _lease_of, BY_SERVICE: _service_of, BY_PRIMARY: _primary_of},
+            indexes={
+                BY_TENANT: _tenant_of,
+                BY_LEASE: _lease_of,
+                BY_SERVICE: _service_of,
+                BY_PRIMARY: _primary_of,
+                BY_NAMESPACE: _selecting_in,
+                BY_ADDRESS: _sending_to,
+                BY_LEASED: leased_by,
+            },
         )
         self.pools = Informer(client, IPPOOLS, rng=rng)
         self.blocks = Informer(client, IPBLOCKS, rng=rng)
-        self.guest_clusters = Informer(client, GUESTCLUSTERS, rng=rng)
+        self.guest_clusters = Informer(
+            client, GUESTCLUSTERS, rng=rng, indexes={BY_NAMESPACE: _namespace_of, BY_ADDRESS: _nodes_at}
+        )
         self.namespaces = Informer(client, NAMESPACES, rng=rng, transform=_just_project)
         self.nodes = Informer(client, NODES, rng=rng, transform=_just_addresses)
+        self.machines: Informer[VirtualMachineInstance] = Informer(
+            client,
+            VIRTUAL_MACHINE_INSTANCES,
+            rng=rng,
+            indexes={BY_NAMESPACE: _namespace_of, BY_ADDRESS: _claimed_by},
+            transform=_just_standing,
+            optional=True,
+        )
+        """Not waited for in :meth:`synced`: a host without virtual machines serves its guest clusters all the same."""
 
     async def run(self) -> None:
         """Keep all caches up to date until cancelled; an error that an informer can't heal ends them all."""
@@ -51,14 +88,15 @@ class Caches:
                 tasks.create_task(informer.run())
             tasks.create_task(self.namespaces.run())
             tasks.create_task(self.nodes.run())
+            tasks.create_task(self.machines.run())
 
     async def synced(self) -> None:
-        """Wait until every cache holds its first list."""
+        """Wait until every cache but that of the machines holds its first list."""
         for event in self._events():
             await event.wait()
 
     def is_synced(self) -> bool:
-        """Whether every cache holds its first list."""
+        """Whether every cache but that of the machines holds its first list."""
         return all(event.is_set() for event in self._events())
 
     def _events(self) -> Iterator[asyncio.Event]:
@@ -94,6 +132,35 @@ class Caches:
         """Return what shares the addresses of the tenant's Service "namespace/name"."""
         return list(self.load_balancers.by_index(BY_PRIMARY, (tenant, service)))
 
+    def selecting_in(self, namespace: str) -> list[LoadBalancer]:
+        """Return the load balancers for virtual machines of a namespace."""
+        return list(self.load_balancers.by_index(BY_NAMESPACE, namespace))
+
+    def sending_to(self, address: IPAddress) -> list[LoadBalancer]:
+        """Return the load balancers that send to a virtual machine at an address."""
+        return list(self.load_balancers.by_index(BY_ADDRESS, str(address)))
+
+    def is_leased(self, address: IPAddress, network: str | None) -> bool:
+        """Whether a load balancer has an address of the network (None: of any) by DHCP."""
+        found = self.load_balancers.by_index(BY_LEASED, str(address))
+        return any(network is None or a.network == network for lb in found for a in lb.status.addresses)
+
+    def machines_in(self, namespace: str) -> list[VirtualMachineInstance]:
+        """Return the virtual machines of a namespace."""
+        return list(self.machines.by_index(BY_NAMESPACE, namespace))
+
+    def machines_at(self, address: IPAddress) -> list[VirtualMachineInstance]:
+        """Return the virtual machines that say they have an address, on whichever network."""
+        return list(self.machines.by_index(BY_ADDRESS, address))
+
+    def clusters_in(self, namespace: str) -> list[GuestCluster]:
+        """Return the guest clusters of a namespace."""
+        return list(self.guest_clusters.by_index(BY_NAMESPACE, namespace))
+
+    def clusters_at(self, address: IPAddress) -> list[GuestCluster]:
+        """Return the guest clusters that have a node at an address."""
+        return list(self.guest_clusters.by_index(BY_ADDRESS, str(address)))
+
     def guest_cluster(self, tenant: Tenant) -> GuestCluster | None:
         """Return a tenant's GuestCluster."""
         return self.guest_clusters.get(tenant.namespace, tenant.cluster)
@@ -102,6 +169,16 @@ class Caches:
 def project_of(namespace: Namespace) -> str:
     """Return Rancher's project of a namespace as "c-xxx/p-yyy"; empty if it is in none."""
     return namespace.metadata.annotations.get(PROJECT_ID_ANNOTATION, "").replace(":", "/", 1)
+
+
+def differ(old: VirtualMachineInstance | None, new: VirtualMachineInstance | None) -> bool:
+    """Whether a machine has changed in anything that is kept of it but its version."""
+    return old is None or new is None or _kept(old) != _kept(new)
+
+
+def _kept(vmi: VirtualMachineInstance) -> tuple[object, ...]:
+    metadata = vmi.metadata
+    return metadata.uid, metadata.labels, metadata.annotations, metadata.deletion_timestamp, vmi.spec, vmi.status
 
 
 def _tenant_of(lb: LoadBalancer) -> Iterable[Hashable]:
@@ -121,6 +198,42 @@ def _service_of(lb: LoadBalancer) -> Iterable[Hashable]:
 def _primary_of(lb: LoadBalancer) -> Iterable[Hashable]:
     found = service_of(lb)
     return () if found is None or not lb.spec.primary_service else ((found[0], lb.spec.primary_service),)
+
+
+def _namespace_of(obj: KubeObject) -> Iterable[Hashable]:
+    return (obj.metadata.namespace,)
+
+
+def _selecting_in(lb: LoadBalancer) -> Iterable[Hashable]:
+    return (lb.metadata.namespace,) if is_for_machines(lb) else ()
+
+
+def _sending_to(lb: LoadBalancer) -> Iterable[Hashable]:
+    return (address for backend in usable(lb.status.backends) for address in backend.addresses)
+
+
+def leased_by(lb: LoadBalancer) -> Sequence[str]:
+    """Return the addresses that a load balancer has by DHCP."""
+    return [address.ip for address in lb.status.addresses if not address.ip_pool]
+
+
+def _nodes_at(cluster: GuestCluster) -> Iterable[Hashable]:
+    return (address for node in cluster.status.nodes for address in node.addresses)
+
+
+def _claimed_by(vmi: VirtualMachineInstance) -> Iterable[Hashable]:
+    return (address for _, address in claims_of(vmi))
+
+
+def _just_standing(vmi: VirtualMachineInstance) -> VirtualMachineInstance:
+    """Which load balancers it is behind, and where it stands; most of what changes in an instance is neither."""
+    direct = vmi.metadata.annotations.get(VIP_ON_LOOPBACK_ANNOTATION)
+    kept = {} if direct is None else {VIP_ON_LOOPBACK_ANNOTATION: direct}
+    status = msgspec.structs.replace(
+        vmi.status, node_name="", conditions=[c for c in vmi.status.conditions if c.type == "AgentConnected"]
+    )
+    metadata = msgspec.structs.replace(_head(vmi.metadata, kept), labels=vmi.metadata.labels)
+    return VirtualMachineInstance(metadata=metadata, spec=vmi.spec, status=status)
 
 
 def _just_project(namespace: Namespace) -> Namespace:

@@ -6,7 +6,6 @@ import logging
 import random
 from typing import Final
 
-from cloudprovider.core.addressing import is_ours
 from cloudprovider.core.audit import Findings, audit
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
@@ -16,6 +15,7 @@ from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.loadbalancers import LoadBalancers
 from cloudprovider.host.losses import has_lost_records, is_kept
+from cloudprovider.host.machines import Machines
 from cloudprovider.host.manualreleases import ManualReleases
 from cloudprovider.host.poolstatus import PoolStatuses
 from cloudprovider.kube.api import KubeClient
@@ -36,9 +36,11 @@ class HostController:
         self,
         client: KubeClient,
         caches: Caches,
+        book: AddressBook,
         hints: Hints,
         events: EventRecorder,
         *,
+        machines: Machines,
         now: Clock,
         rng: random.Random,
     ) -> None:
@@ -47,8 +49,8 @@ class HostController:
         self._events = events
         self._now = now
         self._rng = rng
-        self.book = AddressBook(caches, hints)
-        self.load_balancers = LoadBalancers(client, caches, self.book, hints, events, now=now, rng=rng)
+        self.book = book
+        self.load_balancers = LoadBalancers(client, caches, book, hints, events, machines=machines, now=now, rng=rng)
         self._pools = PoolStatuses(client, caches, self.book, events, now=now, rng=rng)
         self._releases = ManualReleases(client, caches, self.book, self.load_balancers.batches, events, rng=rng)
 
@@ -71,8 +73,8 @@ class HostController:
 
     def audit(self) -> Findings:
         """Compare blocks and load balancers, have repaired what differs, both ways, and return it."""
-        live = [lb for lb in self._caches.load_balancers.objects.values() if is_ours(lb)]
-        findings = audit(self.book.ledger, live)
+        # Those of a stock provider as well: what was recorded for them (cloudprovider takeover) stays theirs.
+        findings = audit(self.book.ledger, self._caches.load_balancers.objects.values())
         dangling = [release for release in findings.dangling if not is_kept(self._caches, release)]
         for release in dangling:
             message = f"{release.address} was recorded for the load balancer {release.owner}, which is gone: given back"

@@ -1,4 +1,5 @@
-"""The bridge's part of each GuestCluster's status: written whole by server-side apply, and only when it has changed."""
+"""The bridge's part of each GuestCluster's status (all but the machines): written whole by server-side apply, and only
+when it has changed."""
 
 import asyncio
 import logging
@@ -102,7 +103,7 @@ class GuestClusterStatuses:
             "apiVersion": GUESTCLUSTERS.api_version,
             "kind": GUESTCLUSTERS.kind,
             "metadata": metadata,
-            "status": cast("dict[str, object]", msgspec.to_builtins(status)),
+            "status": cast("dict[str, object]", msgspec.to_builtins(msgspec.structs.replace(status, machines=[]))),
         }
         written = await self._client.apply(
             GUESTCLUSTERS, *cluster.key, patch, field_manager=FIELD_MANAGER, subresource="status"

@@ -22,6 +22,7 @@ from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches, project_of
 from cloudprovider.host.clock import Clock, rfc3339
 from cloudprovider.host.hints import Hints
+from cloudprovider.host.machines import Machines, news_of_machines
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.events import EventRecorder
@@ -33,6 +34,10 @@ WORKERS: Final = 32
 """As many as the client has connections: more would only wait there."""
 BACKOFF: Final = Backoff(base=0.1, limit=15.0)
 """After an outage of the API server a load balancer waits no longer for its address than the caches for their news."""
+
+GATHER_SECONDS: Final = 0.1
+"""A load balancer is looked at this long after the first change of its machines: many that start at once cost few
+writes."""
 
 CONFLICT_TIME: Final = timedelta(minutes=10)
 """For how long an address that somebody else has is not handed out."""
@@ -49,6 +54,7 @@ class LoadBalancers:
         hints: Hints,
         events: EventRecorder,
         *,
+        machines: Machines,
         now: Clock,
         rng: random.Random,
     ) -> None:
@@ -69,6 +75,7 @@ class LoadBalancers:
             group=lambda key: key[0],
         )
         self.batches = Batches(client, caches, book, now=now, rng=rng, done=self.queue.add, is_due=self._is_due)
+        self._machines = machines
         caches.load_balancers.on_change(self._changed)
         caches.guest_clusters.on_change(self._tenant_changed)
         caches.namespaces.on_change(self._namespace_changed)
@@ -76,6 +83,7 @@ class LoadBalancers:
         book.on_unrecorded(self._unrecorded)
         book.on_recorded(self._recorded)
         hints.on_told(self._told)
+        machines.on_change(lambda key: self.queue.add_after(key, GATHER_SECONDS))
 
     async def run(self) -> None:
         """Work until cancelled; start it when the caches have synced."""
@@ -173,7 +181,8 @@ class LoadBalancers:
         if not placement.addresses and refusal is None and lb.spec.ipam != "dhcp":
             return False
         key = self._book.group(lb).address_key(lb)
-        status = controlled_status(lb, placement, refusal, key=key, now=rfc3339(self._now()))
+        chosen = self._machines.behind(lb, (*placement.addresses, *placement.following))
+        status = controlled_status(lb, placement, refusal, key=key, now=rfc3339(self._now()), chosen=chosen)
         if is_current(lb, status):
             return False
         said = self._said.pop(lb.key, None)
@@ -192,6 +201,8 @@ class LoadBalancers:
             LOADBALANCERS, *lb.key, patch, field_manager=FIELD_MANAGER, subresource="status"
         )
         self._caches.load_balancers.observe(written)
+        for reason, message in news_of_machines(lb, status):
+            self._events.record(LOADBALANCERS, lb, "Warning", reason, message)
         return True
 
     # --- what makes work -----------------------------------------------------------------------------------------

@@ -2,23 +2,21 @@
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from ipaddress import ip_address
 from typing import Final
 
 import msgspec
 
 from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus, GuestNode
-from cloudprovider.core.api.kubernetes import Node
-from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.errors import InvalidRequest, NotFound, Violation
 from cloudprovider.core.exchange import RejectedNode, ReportedNode, Tenant
-from cloudprovider.core.plan import IPAddress, IPNetwork
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import NodeRules, check_nodes, node_cidrs
-from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches
+from cloudprovider.host.claimants import Claimants
 from cloudprovider.host.guestclusters import NODES_REJECTED, GuestClusterStatuses, with_condition
+from cloudprovider.host.infrastructure import Infrastructure, readable
 from cloudprovider.host.nodeaddresses import NodeAddresses
 from cloudprovider.kube.queue import WorkQueue
 
@@ -34,32 +32,29 @@ _GATHER_SECONDS: Final = 0.2
 class TenantNodes:
     """Takes reports, and checks them again when what they are held against changes.
 
-    That is: a tenant's CIDRs; and, of the tenants that have reported one of the addresses concerned, the gateways of
-    pools, the addresses of the host's nodes, and what the blocks allocate.
+    That is: a tenant's CIDRs; and, of the tenants that have reported one of the addresses concerned, what the host
+    itself has, and what machines behind load balancers have.
     """
 
     def __init__(
         self,
         caches: Caches,
-        book: AddressBook,
+        infrastructure: Infrastructure,
+        claimants: Claimants,
         statuses: GuestClusterStatuses,
         *,
-        reserved: Sequence[IPNetwork],
         rng: random.Random,
     ) -> None:
         self._caches = caches
-        self._book = book
+        self._infrastructure = infrastructure
+        self._claimants = claimants
         self._statuses = statuses
-        self._reserved = tuple(reserved)
         self._reports: dict[Tenant, tuple[ReportedNode, ...]] = {}
         self._addresses = NodeAddresses()
-        self._infrastructure: frozenset[IPAddress] = frozenset()
-        # None stands for the gateways and the host's addresses, which are compared as a whole.
-        self._queue: WorkQueue[Tenant | None] = WorkQueue(self._work, name="tenant-nodes", workers=2, rng=rng)
+        self._queue: WorkQueue[Tenant] = WorkQueue(self._check_again, name="tenant-nodes", workers=2, rng=rng)
         caches.guest_clusters.on_change(self._changed)
-        caches.nodes.on_change(self._host_node_changed)
-        caches.blocks.on_change(self._block_changed)
-        book.on_room(self._room_changed)
+        infrastructure.on_change(self._doubt)
+        claimants.on_change(self._doubt)
 
     async def run(self) -> None:
         """Check again what changed rules make doubtful, until cancelled."""
@@ -89,23 +84,12 @@ class TenantNodes:
             message = "; ".join(r.message for r in rejected[:_NAMED]) + more
             return msgspec.structs.replace(
                 status,
-                nodes=[GuestNode(name=n.name, addresses=[str(a) for a in n.addresses]) for n in accepted],
+                nodes=[_guest_node(n) for n in accepted],
                 conditions=with_condition(status.conditions, NODES_REJECTED, "AddressNotAccepted", message),
             )
 
         await self._statuses.update(tenant, change)
         return rejected
-
-    async def _work(self, key: Tenant | None) -> None:
-        if key is None:
-            self._compare_infrastructure()
-        else:
-            await self._check_again(key)
-
-    def _compare_infrastructure(self) -> None:
-        now = self._host_addresses() | self._book.gateways()
-        before, self._infrastructure = self._infrastructure, now
-        self._doubt(before ^ now)
 
     def _doubt(self, addresses: AbstractSet[IPAddress]) -> None:
         """Have the tenants checked that have reported one of the addresses."""
@@ -121,17 +105,17 @@ class TenantNodes:
             _log.info("Node addresses are not accepted.", extra={"tenant": tenant.path, "count": len(rejected)})
 
     def _rules(self, cluster: GuestCluster | None) -> NodeRules:
+        host = self._infrastructure.rules()
         return NodeRules(
             cidrs=() if cluster is None else node_cidrs(cluster.spec),
-            reserved=self._reserved,
-            host_addresses=self._host_addresses(),
-            gateways=self._book.gateways(),
-            is_load_balancer=self._book.is_allocated,
+            reserved=host.reserved,
+            host_addresses=host.host_addresses,
+            gateways=host.gateways,
+            is_load_balancer=host.is_load_balancer,
+            is_machines=lambda node, address: (
+                cluster is not None and self._claimants.is_machines(cluster, node, address)
+            ),
         )
-
-    def _host_addresses(self) -> frozenset[IPAddress]:
-        nodes = self._caches.nodes.objects.values()
-        return frozenset(_readable(entry.address for node in nodes for entry in node.status.addresses))
 
     def _changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
         if new is None:
@@ -150,29 +134,12 @@ class TenantNodes:
         elif old.spec.node_cidrs != new.spec.node_cidrs:
             self._queue.add(tenant)
 
-    def _host_node_changed(self, old: Node | None, new: Node | None) -> None:
-        if old is None or new is None or old.status.addresses != new.status.addresses:
-            self._queue.add_after(None, _GATHER_SECONDS)
-
-    def _room_changed(self, room: Room) -> None:
-        if room is Room.POOLS_CHANGED:
-            self._queue.add_after(None, _GATHER_SECONDS)
-
-    def _block_changed(self, old: IPBlock | None, new: IPBlock | None) -> None:
-        before = old.spec.allocations.keys() if old is not None else frozenset()
-        after = new.spec.allocations.keys() if new is not None else frozenset()
-        self._doubt(frozenset(_readable(before ^ after)))
-
-
-def _readable(texts: Iterable[str]) -> Iterator[IPAddress]:
-    """The addresses among the texts: a Node lists host names too."""
-    for text in texts:
-        try:
-            yield ip_address(text)
-        except ValueError:
-            continue
-
 
 def _nodes_of(status: GuestClusterStatus) -> tuple[ReportedNode, ...]:
     """What was accepted before; all that is known until the guest has reported to this process."""
-    return tuple(ReportedNode(n.name, tuple(_readable(n.addresses))) for n in status.nodes)
+    return tuple(ReportedNode(n.name, tuple(readable(n.addresses)), n.virtual_machine) for n in status.nodes)
+
+
+def _guest_node(node: ReportedNode) -> GuestNode:
+    addresses = [str(address) for address in node.addresses]
+    return GuestNode(name=node.name, addresses=addresses, virtual_machine=node.virtual_machine)

@@ -15,7 +15,7 @@ from cloudprovider.bridge.server import BridgeServer, ServerConfig
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
-from cloudprovider.host import webhookserver
+from cloudprovider.host import beside, webhookserver
 from cloudprovider.host.assembly import NAME, Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.config import HostConfig
@@ -80,6 +80,7 @@ class HostProgram:
         await elector.run_while_leader(self._lead)
 
     async def _lead(self, _: int) -> None:
+        await beside.stand_alone(self._client, self._rng)
         config = self._config
         host = self._host = Host(
             self._client,

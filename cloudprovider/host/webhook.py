@@ -30,7 +30,7 @@ from cloudprovider.core.errors import InvalidRequest, KubeError, NotFound, Unava
 from cloudprovider.core.naming import label_value
 from cloudprovider.core.pools import survey
 from cloudprovider.core.rules.holdings import Holding, holdings
-from cloudprovider.core.rules.loadbalancers import check_load_balancer, check_quota, choose_pool
+from cloudprovider.core.rules.loadbalancers import advise, check_load_balancer, check_quota, choose_pool
 from cloudprovider.core.rules.pools import check_deletion, check_pool, looks_at_holders
 from cloudprovider.core.rules.release import ReleaseOrder, check_release, parse_release
 from cloudprovider.core.rules.verdict import Verdict
@@ -126,6 +126,7 @@ class AdmissionWebhook:
         verdict = check_load_balancer(new, old)
         if verdict.violations or verdict.warnings:
             return verdict  # nothing more can be said of what is unsound
+        verdict += advise(new)
         pool, choice = choose_pool(new, survey((await self._client.list(IPPOOLS)).items))
         verdict += choice
         if pool is not None and pool.pool.spec.addresses_per_tenant:

@@ -6,6 +6,7 @@ anything else (but ``asyncio.CancelledError``). No call retries by itself: calle
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from cloudprovider.core.api.meta import KubeObject
@@ -53,6 +54,22 @@ class WatchEvent(Generic[T]):
     object: T
 
 
+@dataclass(frozen=True)
+class Document:
+    """What a path of the server itself answers. ``date``: the server's clock, in whole seconds; None: not said."""
+
+    body: bytes
+    date: datetime | None
+
+
+class Reader(Protocol):
+    """What is asked of an API server beside its objects: what it serves, and whatever it stands in front of."""
+
+    async def read(self, path: str) -> Document:
+        """GET a path that is no object's ("/version", "/apis/apps/v1", a proxy's). Raises KubeError."""
+        ...
+
+
 class KubeClient(Protocol):
     """What this project asks of an API server.
 
@@ -82,8 +99,9 @@ class KubeClient(Protocol):
         long: watch again from the last version seen. Raises Gone. Close it (``aclosing``) when leaving early."""
         ...
 
-    async def create(self, resource: Resource[T], obj: T) -> T:
-        """Create ``obj`` in its metadata's namespace. Raises AlreadyExists, Invalid, Forbidden."""
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
+        """Create ``obj`` in its metadata's namespace. ``dry_run``: all is checked, nothing is stored. Raises
+        AlreadyExists, Invalid (with ``causes``), Forbidden."""
         ...
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
@@ -92,10 +110,17 @@ class KubeClient(Protocol):
         ...
 
     async def merge_patch(
-        self, resource: Resource[T], namespace: str, name: str, patch: Json, *, subresource: str = ""
+        self,
+        resource: Resource[T],
+        namespace: str,
+        name: str,
+        patch: Json,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
     ) -> T:
-        """RFC 7386. ``metadata.resourceVersion`` or ``metadata.uid`` in the patch are preconditions. Raises
-        Conflict, NotFound, Invalid.
+        """RFC 7386. ``metadata.resourceVersion`` or ``metadata.uid`` in the patch are preconditions. ``dry_run``: all
+        is checked, nothing is stored. Raises Conflict, NotFound, Invalid.
 
         On the status of a custom resource, API servers ignore the UID: there a Conflict is raised after the write.
         """

@@ -8,7 +8,8 @@ import asyncio
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import quote, urlencode
@@ -20,7 +21,7 @@ from yarl import URL
 
 from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.errors import Conflict, Invalid, KubeError, Unavailable
-from cloudprovider.kube.api import Json, ListResult, Resource, WatchEvent
+from cloudprovider.kube.api import Document, Json, ListResult, Resource, WatchEvent
 from cloudprovider.kube.codec import Codec
 from cloudprovider.kube.credentials import Credentials
 from cloudprovider.kube.metrics import RequestCounter
@@ -168,14 +169,14 @@ class HttpKubeClient:
         finally:
             _hang_up(response)
 
-    async def create(self, resource: Resource[T], obj: T) -> T:
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
         """Create ``obj``."""
         if obj.metadata.resource_version:
             # The API server answers this with a bare 500, which would look as if trying again could help.
             raise Invalid(f"create {resource.plural} {obj.metadata.name}: resourceVersion is set; it exists already")
         body = _encode(_typed(resource, obj))
         return self._codec(resource).object(
-            await self._call("create", resource, obj.metadata.namespace, method="POST", body=body)
+            await self._call("create", resource, obj.metadata.namespace, method="POST", query=_dry(dry_run), body=body)
         )
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
@@ -192,7 +193,14 @@ class HttpKubeClient:
         )
 
     async def merge_patch(
-        self, resource: Resource[T], namespace: str, name: str, patch: Json, *, subresource: str = ""
+        self,
+        resource: Resource[T],
+        namespace: str,
+        name: str,
+        patch: Json,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
     ) -> T:
         """RFC 7386."""
         answer = await self._call(
@@ -202,6 +210,7 @@ class HttpKubeClient:
             name,
             subresource,
             method="PATCH",
+            query=_dry(dry_run),
             body=_encode(patch),
             content_type=_MERGE,
         )
@@ -245,6 +254,15 @@ class HttpKubeClient:
             options["preconditions"] = {"uid": uid}
         await self._call("delete", resource, namespace, name, method="DELETE", body=_encode(options))
 
+    async def read(self, path: str) -> Document:
+        """GET a path that is no object's."""
+        answer, headers = await self._exchange("get", "", f"get {path}", path)
+        try:
+            date = parsedate_to_datetime(headers.get("Date", ""))
+        except ValueError:
+            return Document(answer, None)
+        return Document(answer, date)
+
     # -- underneath ----------------------------------------------------------------------------------------------
 
     def _codec(self, resource: Resource[T]) -> Codec[T]:
@@ -270,6 +288,20 @@ class HttpKubeClient:
         if query:
             path += "?" + urlencode(query)
         counted = f"{resource.plural}/{subresource}" if subresource else resource.plural
+        what = _what(verb, counted, namespace, name)
+        return (await self._exchange(verb, counted, what, path, method=method, body=body, content_type=content_type))[0]
+
+    async def _exchange(
+        self,
+        verb: str,
+        counted: str,
+        what: str,
+        path: str,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        content_type: str = "",
+    ) -> tuple[bytes, Mapping[str, str]]:
         try:
             async with self._session.request(
                 method,
@@ -283,11 +315,11 @@ class HttpKubeClient:
                 code = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.requests.count(verb, counted, 0)
-            raise _no_answer(_what(verb, counted, namespace, name), error, self._deadline) from error
+            raise _no_answer(what, error, self._deadline) from error
         self.requests.count(verb, counted, code)
         if 200 <= code < 300:
-            return answer
-        raise error_of(_what(verb, counted, namespace, name), code, answer, response.headers.get("Retry-After"))
+            return answer, response.headers
+        raise error_of(what, code, answer, response.headers.get("Retry-After"))
 
     async def _open_watch(self, resource: Resource[T], path: str, what: str) -> aiohttp.ClientResponse:
         try:
@@ -366,6 +398,10 @@ def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
     if field_selector:
         query["fieldSelector"] = field_selector
     return query
+
+
+def _dry(dry_run: bool) -> dict[str, str]:  # noqa: FBT001 - its only argument
+    return {"dryRun": "All"} if dry_run else {}
 
 
 def _typed(resource: Resource[T], obj: T) -> T:

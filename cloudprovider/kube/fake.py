@@ -13,7 +13,7 @@ import msgspec
 from cloudprovider.core.api.meta import KubeObject, ObjectMeta
 from cloudprovider.core.errors import Conflict, Invalid, KubeError, NotFound
 from cloudprovider.kube import fields
-from cloudprovider.kube.api import Json, ListResult, Resource, WatchEvent
+from cloudprovider.kube.api import Document, Json, ListResult, Resource, WatchEvent
 from cloudprovider.kube.fakestore import Call, Change, FakeCluster, Snapshot, body_of, has_status, is_custom, typed_of
 from cloudprovider.kube.fields import Object
 from cloudprovider.kube.metrics import RequestCounter
@@ -72,13 +72,14 @@ class FakeKubeClient:
         finally:
             self._cluster.close_watch(watcher)
 
-    async def create(self, resource: Resource[T], obj: T) -> T:
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
         """Create ``obj``."""
         async with self._request("create", resource, obj.metadata.namespace, obj.metadata.name):
             if obj.metadata.resource_version:
                 raise Invalid("resourceVersion should not be set on objects to be created", status=400)
             _check_namespace(resource, obj.metadata.namespace)
-            return self._cluster.create(resource, body_of(resource, obj), self._program)
+            cluster = self._cluster.rehearsal() if dry_run else self._cluster
+            return cluster.create(resource, body_of(resource, obj), self._program)
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
         """Write ``obj`` whole, by compare-and-swap on its resourceVersion."""
@@ -92,18 +93,26 @@ class FakeKubeClient:
             return self._cluster.update(resource, old, body, self._program, "")
 
     async def merge_patch(
-        self, resource: Resource[T], namespace: str, name: str, patch: Json, *, subresource: str = ""
+        self,
+        resource: Resource[T],
+        namespace: str,
+        name: str,
+        patch: Json,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
     ) -> T:
         """RFC 7386."""
         async with self._request("patch", resource, namespace, name, subresource):
-            old = self._cluster.find(resource, namespace, name)
+            cluster = self._cluster.rehearsal() if dry_run else self._cluster
+            old = cluster.find(resource, namespace, name)
             _check_subresource(resource, name, subresource)
             wanted = _json(patch)
             unchecked_uid = _check(old.body, wanted.get("metadata", {}), late=_late(resource, subresource))
             body = fields.merge_patch(old.body, wanted)
             if body["metadata"].get("name") != name:
                 raise Invalid(f"the name of the object does not match the name on the URL ({name})", status=400)
-            return _same_uid(self._cluster.update(resource, old, body, self._program, subresource), unchecked_uid)
+            return _same_uid(cluster.update(resource, old, body, self._program, subresource), unchecked_uid)
 
     async def apply(
         self,
@@ -145,6 +154,12 @@ class FakeKubeClient:
             old = self._cluster.find(resource, namespace, name)
             _check(old.body, {"uid": uid})
             self._cluster.delete(resource, old)
+
+    async def read(self, path: str) -> Document:
+        """GET a path that is no object's: one of ``FakeCluster.documents``."""
+        if (body := self._cluster.documents.get(path)) is None:
+            raise NotFound(f"get {path}: the server could not find the requested resource", status=404)
+        return Document(body, self._cluster.now().replace(microsecond=0))
 
     @asynccontextmanager
     async def _request(

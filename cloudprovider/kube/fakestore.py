@@ -101,12 +101,14 @@ class FakeCluster:
     """The store. ``now`` gives creation and deletion times.
 
     ``before`` and ``after`` are awaited around every request: raise a KubeError in ``before`` to refuse it, in
-    ``after`` to lose the answer of a request that was carried out, or wait in them to be slow.
+    ``after`` to lose the answer of a request that was carried out, or wait in them to be slow. ``documents``: what the
+    server answers beside its objects, by path.
     """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.before: Hook | None = None
         self.after: Hook | None = None
+        self.documents: dict[str, bytes] = {}
         self.now = now
         self.version = 100
         self._objects: dict[Kind, dict[Key, Stored]] = {}
@@ -141,6 +143,13 @@ class FakeCluster:
     def snapshot(self) -> Snapshot:
         """The cluster's state, for :meth:`restore`."""
         return Snapshot(self.version, copy.deepcopy(self._objects))
+
+    def rehearsal(self) -> "FakeCluster":
+        """A copy that nobody watches: what is written to it is forgotten (a dry run)."""
+        copied = FakeCluster(self.now)
+        copied.version, copied._uids = self.version, self._uids
+        copied._objects = copy.deepcopy(self._objects)
+        return copied
 
     def seed(self, resource: Resource[T], obj: T) -> T:
         """Put ``obj`` there whole, status included, replacing what is there: how a test sets its scene."""
@@ -336,8 +345,8 @@ def is_custom(resource: Resource[T]) -> bool:
 
 
 def has_status(resource: Resource[T]) -> bool:
-    """Whether its status is a subresource: so for every kind here that has a status at all."""
-    return "status" in get_type_hints(resource.type)
+    """Whether its status is a subresource: so for every kind here that has a status at all, but for KubeVirt's."""
+    return "status" in get_type_hints(resource.type) and resource.group != "kubevirt.io"
 
 
 def _has_generation(resource: Resource[T]) -> bool:

@@ -1,8 +1,8 @@
 """Who owns which field of an object: the core of server-side apply (KEP-555), as far as the shipped fake needs it.
 
 Maps merge key by key. ``status.conditions`` is a list keyed by ``type``, ``metadata.ownerReferences`` one keyed by
-``uid``, ``webhooks`` one keyed by ``name``, ``metadata.finalizers`` a set; every other list, and the maps named in
-:data:`ATOMIC`, are owned as one.
+``uid``, ``status.backends`` and ``webhooks`` are keyed by ``name``, ``metadata.finalizers`` is a set; every other list,
+and the maps named in :data:`ATOMIC`, are owned as one.
 """
 
 import copy
@@ -23,8 +23,9 @@ class Item:
 
 Path = tuple[str | Item, ...]
 
-ATOMIC: Final = frozenset(
+ATOMIC: Final[frozenset[tuple[str, ...]]] = frozenset(
     {
+        ("status", "backends", "health"),
         ("status", "holder"),
         ("status", "allocatedAddress"),
         ("status", "allocated"),
@@ -33,9 +34,10 @@ ATOMIC: Final = frozenset(
         ("spec", "history"),
     }
 )
-"""Maps that our CustomResourceDefinitions mark ``x-kubernetes-map-type: atomic``."""
+"""Maps that our CustomResourceDefinitions mark ``x-kubernetes-map-type: atomic``; in every item of a keyed list."""
 KEYED: Final[dict[Path, str]] = {
     ("status", "conditions"): "type",
+    ("status", "backends"): "name",
     ("metadata", "ownerReferences"): "uid",
     ("metadata", "finalizers"): "",
     ("webhooks",): "name",
@@ -59,7 +61,7 @@ def leaves(obj: Object) -> dict[Path, Any]:
 
 
 def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
-    if isinstance(value, dict) and value and path not in ATOMIC:
+    if isinstance(value, dict) and value and not _is_atomic(path):
         for key, part in value.items():
             yield from _leaves((*path, key), part)
     elif isinstance(value, list) and path in KEYED:
@@ -75,6 +77,10 @@ def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
         yield path, value
 
 
+def _is_atomic(path: Path) -> bool:
+    return tuple(step for step in path if isinstance(step, str)) in ATOMIC
+
+
 def merge(live: Object, path: Path, value: Any) -> None:
     """Set one leaf in ``live``, making what is missing on the way."""
     here: Any = live
@@ -86,7 +92,7 @@ def merge(live: Object, path: Path, value: Any) -> None:
             _step(here, last, {})
         elif last.value not in here:
             here.append(last.value)
-    elif value != {} or path in ATOMIC or not isinstance(here.get(last), dict):
+    elif value != {} or _is_atomic(path) or not isinstance(here.get(last), dict):
         here[last] = copy.deepcopy(value)
 
 

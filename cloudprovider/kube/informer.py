@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from cloudprovider.core.api.meta import KubeObject
-from cloudprovider.core.errors import Gone, KubeError
+from cloudprovider.core.errors import Gone, KubeError, NotFound
 from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.cache import Cache, Change, Index, Key
@@ -31,7 +31,8 @@ class Informer(Generic[T]):
     """A live, read-only view of ``resource``. Start :meth:`run` as a task; wait for ``synced`` before deciding.
 
     ``namespace`` "" is all. ``transform`` makes objects smaller or leaves them out (None); name, UID and version must
-    stay. ``indexes``: functions from an object to the values it is found by with :meth:`by_index`.
+    stay. ``indexes``: functions from an object to the values it is found by with :meth:`by_index`. ``optional``: the
+    kind may be one that the API server does not serve (yet); then there are none of it.
     """
 
     def __init__(
@@ -46,9 +47,13 @@ class Informer(Generic[T]):
         indexes: Mapping[str, Index[T]] | None = None,
         transform: Callable[[T], T | None] | None = None,
         backoff: Backoff = BACKOFF,
+        optional: bool = False,
     ) -> None:
         self.synced = asyncio.Event()
-        """Set when the first list is in the cache."""
+        """Set when the first list is in the cache, or there is nothing to list."""
+        self.is_missing = False
+        """Whether the API server does not serve the (optional) kind. What was known before stays: a server that starts
+        may serve a definition's kind a moment later than the rest."""
         self.last_contact: float | None = None
         """When the API server was last heard of, in the loop's time. A quiet kind is silent for up to two minutes."""
         self._client = client
@@ -60,6 +65,8 @@ class Informer(Generic[T]):
         self._cache: Cache[T] = Cache(indexes=indexes, transform=transform)
         self._callbacks: list[Callable[[T | None, T | None], None]] = []
         self._backoff = backoff
+        self._optional = optional
+        self._served: list[Callable[[], None]] = []
 
     @property
     def objects(self) -> Mapping[Key, T]:
@@ -87,6 +94,10 @@ class Informer(Generic[T]):
         """
         self._callbacks.append(callback)
 
+    def on_served(self, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` when ``synced`` is set, and whenever ``is_missing`` has changed."""
+        self._served.append(callback)
+
     def observe(self, obj: T) -> None:
         """Put the result of an own write into the cache, if it is newer than what is there. Callbacks are called."""
         self._tell(self._cache.observe(obj))
@@ -113,10 +124,13 @@ class Informer(Generic[T]):
                 # After a break also the version itself is doubtful (another server, a restored backup): list anew.
                 listed = False
                 failures += 1
-                _log.warning(
-                    "The API server can't be watched; trying again.",
-                    extra={"resource": self._resource.plural, "error": str(error), "failures": failures},
-                )
+                if self._optional and isinstance(error, NotFound):
+                    self._note_served(missing=True)
+                else:
+                    _log.warning(
+                        "The API server can't be watched; trying again.",
+                        extra={"resource": self._resource.plural, "error": str(error), "failures": failures},
+                    )
                 if error.retry_after is not None:
                     await asyncio.sleep(min(error.retry_after, self._backoff.limit))
             await asyncio.sleep(self._backoff.delay(failures, self._rng))
@@ -130,7 +144,7 @@ class Informer(Generic[T]):
         )
         self._contact()
         self._tell(self._cache.replace(result.items, result.resource_version, result.undecodable))
-        self.synced.set()
+        self._note_served(missing=False)
 
     async def _watch(self) -> bool:
         """Follow one watch to its end. True if it was a sound one: it brought something, or lasted."""
@@ -149,6 +163,18 @@ class Informer(Generic[T]):
                 self._contact()
                 self._tell(self._cache.event(event.type, event.object))
         return told or asyncio.get_running_loop().time() - began >= QUIET_SECONDS
+
+    def _note_served(self, *, missing: bool) -> None:
+        if self.synced.is_set() and self.is_missing == missing:
+            return
+        if missing:
+            _log.info(
+                "The API server does not serve this kind; looking again.", extra={"resource": self._resource.plural}
+            )
+        self.is_missing = missing
+        self.synced.set()
+        for callback in self._served:
+            callback()
 
     def _contact(self) -> None:
         self.last_contact = asyncio.get_running_loop().time()

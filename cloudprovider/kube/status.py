@@ -13,11 +13,13 @@ from cloudprovider.core.errors import (
     KubeError,
     NotFound,
     Unavailable,
+    Violation,
 )
 
 
 class _Cause(msgspec.Struct):
     reason: str = ""
+    message: str = ""
     field: str = ""
 
 
@@ -75,7 +77,13 @@ def error_of(what: str, code: int, body: bytes | msgspec.Raw, retry_after: str |
         status=code,
         reason=status.reason,
         retry_after=_seconds(retry_after, status.details),
+        causes=_causes(status.details),
     )
+
+
+def _causes(details: _Details | None) -> tuple[Violation, ...]:
+    found = details.causes if details is not None else None
+    return tuple(Violation(field=c.field, reason=c.reason, message=c.message) for c in found or ())
 
 
 def _seconds(header: str | None, details: _Details | None) -> float | None:

@@ -1,13 +1,14 @@
-"""The seam to probes, met by the real prober (:mod:`cloudprovider.probe.http`) and by the shipped fake
+"""The seam to probes, met by the real prober (:mod:`cloudprovider.probe.prober`) and by the shipped fake
 (:mod:`cloudprovider.probe.fake`)."""
 
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from cloudprovider.core.health import Outcome
+from cloudprovider.core.health import Answer
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.questions import Question, TcpConnect
 
 OpenSocket: TypeAlias = Callable[[Callable[[str], socket.socket]], Awaitable[socket.socket]]
 """Opens a socket inside a network's namespace by a function that is given the link's name; the data plane's
@@ -16,27 +17,30 @@ OpenSocket: TypeAlias = Callable[[Callable[[str], socket.socket]], Awaitable[soc
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An HTTP endpoint."""
+    """An endpoint, and what it is asked."""
 
     address: IPAddress
     port: int
-    path: str = "/"
+    question: Question = field(default_factory=TcpConnect)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no request can be made of."""
+        """Raises ValueError for what is no port."""
         if not 0 < self.port < 65536:
             raise ValueError(f"port {self.port} is none; use 1 to 65535")
-        if not self.path.startswith("/") or not self.path.isascii() or any(c <= " " or c == "\x7f" for c in self.path):
-            raise ValueError(f"path {self.path!r} is none; use ASCII without spaces that begins with /")
+
+    @property
+    def authority(self) -> str:
+        """Address and port as a URI has them (RFC 3986 section 3.2)."""
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
 
 class Prober(Protocol):
     """Asks targets, many beside each other, each on a connection of its own."""
 
-    async def begin(self, target: Target, timeout: float, done: Callable[[Outcome], None]) -> None:
-        """Begin one probe, which has an outcome within ``timeout`` seconds (once more as long where the loop itself
+    async def begin(self, target: Target, timeout: float, done: Callable[[Answer], None]) -> None:
+        """Begin one probe, which has an answer within ``timeout`` seconds (once more as long where the loop itself
         was late). Returns at once: ``done`` is called later by the event loop, once, and not after ``close``.
-        Whatever goes wrong is an outcome; only a closed prober raises RuntimeError, and a timeout that is not above 0
+        Whatever goes wrong is an answer; only a closed prober raises RuntimeError, and a timeout that is not above 0
         ValueError."""
         ...
 

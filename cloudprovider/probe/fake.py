@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cloudprovider.core.health import Outcome
+from cloudprovider.core.health import Answer, Outcome
 from cloudprovider.probe.api import Target
+from cloudprovider.probe.prober import exchange_of
 
 
 @dataclass
@@ -29,7 +30,7 @@ class FakeProber:
         self._timers: set[asyncio.TimerHandle] = set()
         self._closed = False
 
-    async def begin(self, target: Target, timeout: float, done: Callable[[Outcome], None]) -> None:
+    async def begin(self, target: Target, timeout: float, done: Callable[[Answer], None]) -> None:
         """See :class:`~cloudprovider.probe.api.Prober`."""
         if timeout <= 0:
             raise ValueError(f"a probe needs a timeout above 0 s: {timeout}")
@@ -40,13 +41,18 @@ class FakeProber:
         targets.open += 1
         targets.most_open = max(targets.most_open, targets.open)
         outcome = targets.answers.get(target, Outcome.SILENT)
+        answer = Answer(outcome, "" if outcome is Outcome.GOOD else f"the fake says {outcome.value}")
+        try:
+            exchange_of(target)
+        except ValueError as error:
+            answer = Answer(Outcome.BAD, str(error))
 
         def end() -> None:
             self._timers.discard(timer)
             targets.open -= 1
-            done(outcome)
+            done(answer)
 
-        delay = timeout if outcome is Outcome.SILENT else 0.0
+        delay = timeout if answer.outcome is Outcome.SILENT else 0.0
         timer = asyncio.get_running_loop().call_later(delay, end)
         self._timers.add(timer)
 

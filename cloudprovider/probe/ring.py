@@ -1,12 +1,12 @@
 """When whom to probe: each member once a period, at an offset of its own. Pure."""
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from math import inf
 from typing import Final, Generic, TypeVar
 from zlib import crc32
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 Place = tuple[int, bytes]
 """Where in the period: a hash of the member's key, then the key, so that no two share a place."""
@@ -30,6 +30,7 @@ class Ring(Generic[T]):
         """When turn 0 began, had all turns since been on time."""
         self._places: list[Place] = []
         self._members: dict[Place, T] = {}
+        self._place_of: dict[T, Place] = {}
         self._turn = 0
         self._hand: Place = (0, b"")
         """The last place that was handed out, in this turn."""
@@ -39,13 +40,17 @@ class Ring(Generic[T]):
 
     def follow(self, members: Collection[T]) -> None:
         """Have just these from now on. Who comes new is due within a period."""
-        wanted = {self._place(member): member for member in members}
-        gone = self._members.keys() - wanted.keys()
+        wanted = set(members)
+        gone = {self._place_of.pop(member) for member in self._place_of.keys() - wanted}
         if gone:
             self._places = [place for place in self._places if place not in gone]
-        for place in wanted.keys() - self._members.keys():
+            for place in gone:
+                del self._members[place]
+        for member in wanted - self._place_of.keys():
+            place = self._place(member)
+            self._place_of[member] = place
+            self._members[place] = member
             insort(self._places, place)
-        self._members = wanted
 
     def next_at(self) -> float:
         """When the next one is due; infinity where there is nobody."""

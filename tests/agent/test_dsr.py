@@ -6,7 +6,7 @@ from ipaddress import IPv4Interface, ip_address
 import pytest
 
 from cloudprovider.agent import controller, forwarder
-from cloudprovider.core import returns, transitions
+from cloudprovider.core import answerers, returns, transitions
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.plan import Former, Group
 from cloudprovider.dataplane.api import STACK
@@ -74,6 +74,38 @@ async def test_a_node_that_claims_the_address_is_named() -> None:
         assert reason == "AddressClaimedByOther"
         assert message.startswith(f"Node n2 ({MACS['n2']}) claims {VIP} too")
         assert "set its strictARP to true" in message
+
+
+async def test_a_node_that_claims_the_address_makes_it_not_ready_and_auto_nat_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answerers, "FIRST_SECONDS", 2.0)
+    tested = world("n1", "n2")
+    seed(tested, mode="auto")
+    async with running(tested.agent()):
+        await until(lambda: tested.says_in("Programmed", "Mode dsr"))
+        tested.dataplane.segments[""].announcer.hear(VIP, MACS["n2"])
+        await until(lambda: tested.says_in("Programmed", "Mode nat (n2 answers for the cluster's addresses"))
+        assert tested.network.ledger.plan().forwards[WEB].mode == "nat"
+        assert await tested.says("Ready", "AddressClaimedByNode")
+        assert await tested.says_in("Ready", "n2 answered")
+        assert await tested.says_in("Ready", "strictARP")
+        assert VIP in tested.network.vips
+        await until(lambda: tested.says("Ready", "Ready"))
+        assert await tested.says_in("Programmed", "Mode dsr (all nodes stand in 10.0.0.0/24)")
+
+
+async def test_mode_dsr_that_was_asked_for_stays_and_is_told_not_to_be_ready_while_a_node_claims_the_address() -> None:
+    tested = world("n1", "n2")
+    seed(tested, mode="dsr")
+    async with running(tested.agent()):
+        await until(tested.holds)
+        for name in ("n2", "n1"):
+            tested.dataplane.segments[""].announcer.hear(VIP, MACS[name])
+        await until(lambda: tested.says_in("Ready", "n1, n2 answered for an address"))
+        assert await tested.says_in("Programmed", "(asked for; beware: n1, n2 answer for the cluster's addresses")
+        assert tested.network.ledger.plan().forwards[WEB].mode == "dsr"
+        assert await tested.held() == [str(VIP)]
 
 
 async def test_what_is_limited_on_the_host_is_told() -> None:

@@ -15,10 +15,10 @@ from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.mac import MACAddress
-from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey
+from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey, Plan
 from cloudprovider.core.wanted import LoadBalancerKey
 from cloudprovider.dataplane.api import Claim, NetworkConfig, Segment
-from cloudprovider.dataplane.fake import FakeAnnouncer, FakeDataPlane, FakeFlow, FakeNetwork
+from cloudprovider.dataplane.fake import FakeAnnouncer, FakeDataPlane, FakeEngine, FakeFlow, FakeNetwork
 from tests.core.test_forwarding import HTTP, cluster, key, lb
 
 CONFIG = NetworkConfig("", "mgmt-br", IPv4Interface("10.0.0.2/24"))
@@ -43,7 +43,7 @@ class World:
         self.reported: list[LoadBalancerKey] = []
         self.claims: list[tuple[IPAddress, str]] = []
         self.forwarder = NetworkForwarder(
-            "",
+            CONFIG,
             lambda: self.dataplane.open(CONFIG),
             self.table,
             self.reported.append,
@@ -52,7 +52,6 @@ class World:
             beside=[nothing],
             returned=lambda listener, mac: self.returned.append((listener, mac)),
             mended=self.mended.extend,
-            nat_families=frozenset({4}),
             jitter=lambda: 0.0,
         )
 
@@ -281,3 +280,30 @@ async def test_a_network_that_can_not_be_opened_is_told_and_tried_again(monkeypa
         world.dataplane.devices.add("mgmt-br")
         await world.until(world.in_line)
         await world.until(lambda: not world.forwarder.trouble)
+
+
+@pytest.mark.parametrize("disturbed", [False, True])
+async def test_at_the_start_the_kernel_is_read_again_only_if_somebody_else_changed_it(
+    monkeypatch: pytest.MonkeyPatch, *, disturbed: bool
+) -> None:
+    before = World()
+    async with before.running():
+        before.put()
+        await before.until(before.in_line)
+    world = World()
+    world.dataplane.namespaces[""] = world.network = before.network
+    world.put()
+    observe, read = FakeEngine.observe, 0
+
+    async def counted(engine: FakeEngine) -> Plan:
+        nonlocal read
+        read += 1
+        found = await observe(engine)
+        if disturbed and read == 1:
+            world.network.tamper(key("10.0.0.100"), None)
+        return found
+
+    monkeypatch.setattr(FakeEngine, "observe", counted)
+    async with world.running():
+        await world.until(lambda: world.forwarder.generation(A) == 1 and world.in_line())
+    assert read == 1 + disturbed

@@ -21,11 +21,12 @@ def samples(text: str) -> dict[str, int]:
 
 def test_listeners_are_added_up_by_load_balancer_and_nodes_told_by_what_they_are_known_by() -> None:
     traffic = Traffic(
-        {WEB: Counter(1, 10), TLS: Counter(2, 20)}, dict.fromkeys((WEB, TLS), "t/a"), {MAC: Counter(3, 30, 4)}
+        {WEB: Counter(1, 10, 1), TLS: Counter(2, 20, 5)}, dict.fromkeys((WEB, TLS), "t/a"), {MAC: Counter(3, 30, 4)}
     )
     assert samples(exposition_of_traffic({"": traffic})) == {
         'cloudprovider_agent_client_packets_total{network="",load_balancer="t/a"}': 3,
         'cloudprovider_agent_client_bytes_total{network="",load_balancer="t/a"}': 30,
+        'cloudprovider_agent_client_connections_total{network="",load_balancer="t/a"}': 6,
         'cloudprovider_agent_node_packets_total{network="",node="02:00:00:00:00:11"}': 3,
         'cloudprovider_agent_node_bytes_total{network="",node="02:00:00:00:00:11"}': 30,
         'cloudprovider_agent_node_connections_total{network="",node="02:00:00:00:00:11"}': 4,

@@ -7,9 +7,7 @@ from unittest.mock import patch
 import pytest
 
 from cloudprovider.core.health import Check, Outcome
-from cloudprovider.core.plan import IPAddress
-from cloudprovider.probe.api import Target
-from cloudprovider.probe.nodes import HEALTHZ_PATH, HEALTHZ_PORT
+from cloudprovider.probe.nodes import healthz
 from tests.agent.world import World, running, until
 
 N1, N2 = ip_address("10.0.0.11"), ip_address("10.0.0.12")
@@ -19,10 +17,6 @@ N1, N2 = ip_address("10.0.0.11"), ip_address("10.0.0.12")
 def quick() -> Iterator[None]:
     with patch("cloudprovider.probe.nodes.Check", lambda: Check(period=0.02, timeout=0.02)):
         yield
-
-
-def healthz(node: IPAddress) -> Target:
-    return Target(node, HEALTHZ_PORT, HEALTHZ_PATH)
 
 
 def members(world: World) -> list[frozenset[object]]:

@@ -1,11 +1,14 @@
 """A new agent finds what the one before it left: nothing is called withdrawn before it is."""
 
 import asyncio
+import time
 from ipaddress import ip_address
 
+import msgspec
 from typing_extensions import override
 
-from cloudprovider.core.api.loadbalancer import Address
+from cloudprovider.core.api.loadbalancer import Address, Listener
+from cloudprovider.core.plan import ListenerKey
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeFlow, FakeSegment
 from cloudprovider.kube.resources import LOADBALANCERS
@@ -132,3 +135,30 @@ async def test_a_network_of_no_configuration_any_more_is_removed() -> None:
         await until(lambda: world.says("Programmed", "NetworkNotConfigured"))
         assert await world.held() == []
     assert await world.dataplane.networks() == [MGMT.name]
+
+
+async def test_what_an_agent_did_not_come_to_end_is_ended_by_the_next() -> None:
+    """Flows by UDP of a node that had left, and all of a listener that was gone; connections have their time."""
+    world, dataplane = await left_behind()
+    gone = ip_address("10.0.0.13")
+    dns = ListenerKey(VIP, "UDP", 53)
+    flows = {
+        "of nobody": FakeFlow(key(OLD.ip, 81), ip_address("10.0.0.11")),
+        "udp, left": FakeFlow(dns, gone),
+        "udp, there": FakeFlow(dns, ip_address("10.0.0.12")),
+        "tcp, left": FakeFlow(key(OLD.ip), gone),
+    }
+    world.network.flows.update(flows.values())
+    obj = await world.lb()
+    listeners = [HTTP, Listener(port=53, protocol="UDP", backend_port=30053)]
+    spec = msgspec.structs.replace(obj.spec, listeners=listeners, drain_seconds=1)
+    await world.client.replace(LOADBALANCERS, msgspec.structs.replace(obj, spec=spec))
+    dataplane.may.set()
+    async with running(world.agent()):
+        kept = {FLOW, flows["udp, there"], flows["tcp, left"]}
+        await until(lambda: world.network.flows == kept)
+        assert dns in world.network.ledger.forwards, "first new flows must not come to the node any more"
+        kept.remove(flows["tcp, left"])
+        began = time.monotonic()
+        await until(lambda: world.network.flows == kept)
+        assert time.monotonic() - began > 0.5

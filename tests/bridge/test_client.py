@@ -112,9 +112,10 @@ async def test_quota(pair: Pair) -> None:
 
 async def test_nodes_and_inventory(pair: Pair) -> None:
     rejected = await pair.client.report_nodes(
-        [ReportedNode("n1", (ip_address("10.0.0.1"),)), ReportedNode("n2", (ip_address("172.16.0.1"),))]
+        [ReportedNode("n1", (ip_address("10.0.0.1"),), "vm-1"), ReportedNode("n2", (ip_address("172.16.0.1"),))]
     )
     assert [r.name for r in rejected] == ["n2"]
+    assert [(n.name, n.virtual_machine) for n in pair.backend.nodes[TENANT]] == [("n1", "vm-1")]
     for key in keys(2):
         await pair.client.ensure(key, REQUEST)
     result = await pair.client.report_inventory(inventory(keys(1)[0], token=4))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cloudprovider.bridge import codec
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
+from cloudprovider.core import exchange
 from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest
 from tests.bridge.backend_contract import REQUEST, WEB
@@ -30,6 +31,31 @@ COMMON = {
     "mode": st.sampled_from([None, "auto", "dsr", "nat"]),
     "affinity_seconds": st.none() | st.integers(1, 86400),
     "drain_seconds": st.none() | st.integers(0, 86400),
+    "health_check": st.none()
+    | st.builds(
+        exchange.HealthCheck,
+        port=st.integers(1, 65535),
+        success_threshold=st.integers(1, 100),
+        failure_threshold=st.integers(1, 100),
+        period_seconds=st.integers(1, 3600),
+        timeout_seconds=st.integers(1, 3600),
+        failed_connections=st.sampled_from(["Keep", "Reset"]),
+    )
+    | st.builds(
+        exchange.HealthCheck,
+        port=st.integers(1, 65535),
+        protocol=st.sampled_from(["HTTP", "HTTPS"]),
+        path=st.sampled_from(["", "/", "/ready?deep=1"]),
+        host=st.sampled_from(["", "shop.example.org", "fd00::1"]),
+        expected_codes=st.sampled_from([(), ("200",), ("200-299", "404")]),
+    )
+    | st.builds(
+        exchange.HealthCheck,
+        port=st.integers(1, 65535),
+        protocol=st.just("GRPCS"),
+        grpc_service=st.sampled_from(["", "shop.Cart"]),
+        verify_certificate=st.booleans(),
+    ),
     "sources": st.lists(st.just(ip_network("192.0.2.0/24")), max_size=2).map(tuple),
 }
 FAMILIES = st.sampled_from([(), ("IPv4",), ("IPv6",), ("IPv4", "IPv6"), ("IPv6", "IPv4")])
@@ -162,6 +188,28 @@ PRIMARYS = "the address is the one of the Service default/main: remove this here
             ("spec.drainSeconds", "OutOfRange", "86401 is more than a day: use 0 to 86400"),
         ),
         (
+            pb.LoadBalancerSpec(health_check=pb.HealthCheck()),
+            ("spec.healthCheck.port", "OutOfRange", "0 is not a number from 1 to 65535"),
+        ),
+        (
+            pb.LoadBalancerSpec(health_check=pb.HealthCheck(port=1, period_seconds=3601)),
+            ("spec.healthCheck.periodSeconds", "OutOfRange", "3601 is not a number from 1 to 3600"),
+        ),
+        (
+            pb.LoadBalancerSpec(
+                health_check=pb.HealthCheck(port=1, protocol=pb.HEALTH_CHECK_PROTOCOL_HTTP, host="a\r\nX: y")
+            ),
+            ("spec.healthCheck.host", "MalformedValue", '"a\r\nX: y" is neither a host\'s name nor an address'),
+        ),
+        (
+            pb.LoadBalancerSpec(health_check=pb.HealthCheck(port=1, protocol=99)),  # type: ignore[arg-type]
+            (
+                "spec.healthCheck.protocol",
+                "Unsupported",
+                "value 99 is not known to this host, whose program may be older",
+            ),
+        ),
+        (
             pb.LoadBalancerSpec(dhcp_hostname="web"),
             ("spec.dhcpHostname", "Unexpected", "is for ipam dhcp only"),
         ),
@@ -220,3 +268,12 @@ def test_a_host_that_can_not_share_refuses_who_wants_to() -> None:
     own, which is not what it asked for."""
     spec = codec.ensure_to_wire(WEB, replace(REQUEST, primary_service="default/main"), ()).spec
     assert spec.ipam not in (pb.IPAM_UNSPECIFIED, pb.IPAM_POOL, pb.IPAM_DHCP)
+
+
+def test_a_check_without_numbers_has_harvesters_and_a_guest_without_one_has_none() -> None:
+    _, read, _ = codec.ensure_from_wire(asked(pb.LoadBalancerSpec(health_check=pb.HealthCheck(port=80))))
+    assert read.health_check == exchange.HealthCheck(
+        port=80, success_threshold=1, failure_threshold=3, period_seconds=5, timeout_seconds=3
+    )
+    _, read, _ = codec.ensure_from_wire(asked(pb.LoadBalancerSpec()))
+    assert read.health_check is None

@@ -42,7 +42,7 @@ WRONG = Problem("KernelRefused", "No memory.")
 def lb(status: LoadBalancerStatus | None = None, *asked: str) -> LoadBalancer:
     return LoadBalancer(
         metadata=ObjectMeta(namespace="t", name="a", generation=3),
-        spec=LoadBalancerSpec(addresses=list(asked)),
+        spec=LoadBalancerSpec(workload_type="cluster", addresses=list(asked)),
         status=status or LoadBalancerStatus(addresses=[SHOWN]),
     )
 

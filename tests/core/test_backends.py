@@ -82,7 +82,7 @@ def test_the_commonest_reason_comes_first_and_a_few_are_named() -> None:
     lb = load_balancer(out("0", "NotOnNetwork"), *(out(name) for name in names))
     reason, message = said(lb)
     assert reason == "AgentNotConnected"
-    assert message.endswith("a: What is wrong with a. b: What is wrong with b. c: What is wrong with c. (2 more.)")
+    assert message.endswith("a: What is wrong with a. b: What is wrong with b. c: What is wrong with c. (2 more)")
 
 
 def test_where_all_fail_the_check_it_says_what_each_failed_with() -> None:

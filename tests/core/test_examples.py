@@ -6,15 +6,22 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
+import pytest
 import yaml
 
-from cloudprovider.core.annotations import FIXED_ADDRESSES, HEALTH_CHECKS, KNOWN, KUBE_VIP_HOSTNAME, PREFIX
+from cloudprovider.core.annotations import FIXED_ADDRESSES, KNOWN, KUBE_VIP_HOSTNAME, PREFIX
 from cloudprovider.core.api.kubernetes import Service
+from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest
+from cloudprovider.core.rules.loadbalancers import advise, check_load_balancer
+from cloudprovider.core.rules.verdict import Verdict
 from cloudprovider.core.translate import Claim, Classes, translate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "manifests" / "examples" / "guest-services.yaml"
+MACHINES = ROOT / "manifests" / "examples" / "host-virtual-machines.yaml"
+MACHINES_PAGE = ROOT / "docs" / "virtual-machines.md"
+LB_KIND = "LoadBalancer"
 README = ROOT / "README.md"
 FENCED = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -59,6 +66,17 @@ def test_the_examples() -> None:
     }
 
 
+@pytest.mark.parametrize("path", [MACHINES, MACHINES_PAGE], ids=lambda p: str(p.name))
+def test_load_balancers_for_machines(path: Path) -> None:
+    """Neither refused nor warned of."""
+    text = path.read_text()
+    blocks = FENCED.findall(text) if path.suffix == ".md" else [text]
+    found = [msgspec.convert(d, LoadBalancer) for b in blocks for d in yaml.safe_load_all(b) if d["kind"] == LB_KIND]
+    assert found
+    for lb in found:
+        assert check_load_balancer(lb, None) + advise(lb) == Verdict(), lb.metadata.name
+
+
 def test_the_readme() -> None:
     found = [each for block in FENCED.findall(README.read_text()) for each in requests(block)]
     wanted = LoadBalancerRequest(listeners=(Listener("", "TCP", 80, 30000),), network="default/vlan8")
@@ -68,5 +86,5 @@ def test_the_readme() -> None:
 def test_the_readme_names_every_annotation() -> None:
     written = README.read_text()
     table = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| `[a-z-]+`.* \|$", written, re.MULTILINE))))
-    assert {name.removeprefix(PREFIX) for name in KNOWN - set(HEALTH_CHECKS)} <= table
+    assert {name.removeprefix(PREFIX) for name in KNOWN} <= table
     assert all(f"`{name}`" in written for name in (*FIXED_ADDRESSES[1:], KUBE_VIP_HOSTNAME))

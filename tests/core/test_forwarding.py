@@ -1,6 +1,6 @@
 """The table's deltas, added up, are always the plan that a table made from scratch has."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import TypeVar
@@ -13,6 +13,7 @@ from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus
 from cloudprovider.core.api.loadbalancer import (
     CLUSTER_LABEL,
     Address,
+    Backend,
     Listener,
     LoadBalancer,
     LoadBalancerSpec,
@@ -58,6 +59,35 @@ def lb(
             **spec,  # type: ignore[arg-type]
         ),
         status=LoadBalancerStatus(addresses=[Address(ip=vip, ip_pool="p", prefix_length=24)] if vip else []),
+    )
+
+
+def backend(name: str, *addresses: str, mac: str = "", direct: bool = False) -> Backend:
+    """A virtual machine that is used; by default it is the node of this name."""
+    where = list(addresses) or [NODES[name]]
+    return Backend(name=name, addresses=where, mac_address=str(mac or MACS[name]), direct=direct)
+
+
+def vm(
+    name: str,
+    vip: str,
+    *listeners: Listener,
+    backends: Sequence[Backend] = (),
+    namespace: str = "t",
+    network: str = "",
+    **spec: object,
+) -> LoadBalancer:
+    """A load balancer for virtual machines, as the host controller has written it."""
+    addresses = [Address(ip=vip, ip_pool="p", prefix_length=24, network=network)] if vip else []
+    return LoadBalancer(
+        metadata=ObjectMeta(namespace=namespace, name=name, generation=1),
+        spec=LoadBalancerSpec(
+            workload_type="vm",
+            listeners=list(listeners),
+            backend_server_selector={"app": ["web"]},
+            **spec,  # type: ignore[arg-type]
+        ),
+        status=LoadBalancerStatus(addresses=addresses, backends=list(backends)),
     )
 
 
@@ -185,7 +215,7 @@ def seen(*names: str, awaited: tuple[str, ...] = ()) -> Sightings:
 
 def test_where_all_nodes_stand_on_the_network_frames_go_to_their_macs() -> None:
     tested = table(cluster("n1", "n2"), lb("a", "10.0.0.100", Listener(port=80), mode="auto"))
-    assert tested.followed("") == {ip_address("10.0.0.11"), ip_address("10.0.0.12")}
+    assert tested.modes.followed("") == {ip_address("10.0.0.11"), ip_address("10.0.0.12")}
     assert tested.plan("").forwards[key("10.0.0.100")].group == 0
     tested.set_sightings("", seen("n1", awaited=("n2",)))
     plan = tested.plan("")
@@ -198,7 +228,7 @@ def test_where_all_nodes_stand_on_the_network_frames_go_to_their_macs() -> None:
 
 def test_nodes_are_known_before_a_change_to_dsr() -> None:
     tested = table(cluster("n1"), lb("a", "10.0.0.100", HTTP))
-    assert tested.followed("") == {ip_address("10.0.0.11")}
+    assert tested.modes.followed("") == {ip_address("10.0.0.11")}
     tested.set_sightings("", seen("n1"))
     tested.set_load_balancer(lb("a", "10.0.0.100", HTTP, mode="dsr"))
     forward = tested.plan("").forwards[key("10.0.0.100")]
@@ -305,7 +335,7 @@ def test_a_new_agent_goes_on_with_what_the_old_one_left() -> None:
     old.set_sightings("", seen("n1", "n2"))
     new = table(cluster("n1"), lb("a", "10.0.0.100", HTTP, mode="dsr"))
     new.set_sightings("", seen("n1"))
-    new.adopt("", old.plan(""))
+    new.adopt("", old.plan(""), {})
     (group,) = new.plan("").groups.values()
     assert group == Group(frozenset({MACS["n1"]}), former=frozenset({MACS["n1"], MACS["n2"]}))
 
@@ -329,6 +359,20 @@ class Incremental(RuleBasedStateMachine):
         self.seen = Sightings()
         self.failing: frozenset[IPAddress] = frozenset()
         self.facts = NetworkFacts()
+        self.fixed: dict[IPAddress, MACAddress] = {}
+
+    @rule(
+        name=st.sampled_from(["m", "n"]),
+        vip=vips,
+        names=node_sets,
+        port=st.sampled_from([80, 8080]),
+        how=st.tuples(st.sampled_from(["auto", "dsr", "nat"]), st.booleans()),
+    )
+    def put_machines(self, name: str, vip: str, names: set[str], port: int, how: tuple[Mode, bool]) -> None:
+        mode, direct = how
+        backends = [backend(n, direct=direct) for n in sorted(names)]
+        self.lbs[name] = vm(name, vip, Listener(port=80, backend_port=port), backends=backends, mode=mode)
+        self.table.set_load_balancer(self.lbs[name])
 
     @rule(
         name=names,
@@ -351,7 +395,7 @@ class Incremental(RuleBasedStateMachine):
         )
         self.table.set_load_balancer(self.lbs[name])
 
-    @rule(name=names)
+    @rule(name=st.sampled_from(["a", "b", "c", "m", "n"]))
     def delete(self, name: str) -> None:
         self.lbs.pop(name, None)
         self.table.remove_load_balancer(("t", name))
@@ -394,6 +438,18 @@ class Incremental(RuleBasedStateMachine):
         assert (self.kernel.groups, self.kernel.forwards) == (plan.groups, plan.forwards)
 
     @invariant()
+    def fixed_neighbours_add_up_and_are_those_of_machines(self) -> None:
+        self.table.release_fixed("")
+        for address, mac in self.table.take_fixed("").items():
+            if mac is None:
+                del self.fixed[address]
+            else:
+                self.fixed[address] = mac
+        assert self.fixed == self.table.fixed("")
+        wanted = [lb for lb in self.lbs.values() if lb.spec.workload_type == "vm" and lb.status.addresses]
+        assert {NODES[b.name] for lb in wanted for b in lb.status.backends} <= {str(a) for a in self.fixed}
+
+    @invariant()
     def addresses_that_came_or_went_are_told(self) -> None:
         for vip in self.table.take_vips(""):
             (self.vips.add if self.table.users_of("", vip) else self.vips.discard)(vip)
@@ -417,8 +473,8 @@ class Incremental(RuleBasedStateMachine):
         fresh = table_from_scratch.plan("")
         assert plan.vips == fresh.vips
         assert plan.forwards.keys() == fresh.forwards.keys()
-        assert self.table.followed("") == table_from_scratch.followed("")
-        assert self.table.node_addresses("") == table_from_scratch.node_addresses("")
+        assert self.table.modes.followed("") == table_from_scratch.modes.followed("")
+        assert self.table.modes.node_addresses("") == table_from_scratch.modes.node_addresses("")
         for listener, forward in plan.forwards.items():
             if self.table.owner("", listener) == table_from_scratch.owner("", listener):
                 want = replace(fresh.forwards[listener], former=None, pinned=False)

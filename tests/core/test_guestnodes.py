@@ -45,6 +45,12 @@ def test_ready_nodes_in_order_of_their_names() -> None:
     assert found.recheck_at is None
 
 
+def test_the_machine_is_named_where_it_has_another_name() -> None:
+    noted = {"annotations": {"cloudprovider.harvesterhci.io/vm-name-of-guest-cluster-node": "vm-1"}}
+    found = select_nodes([node("a", metadata=noted), node("vm-1", metadata=noted)], in_use=None, now=NOW).nodes
+    assert [(n.name, n.virtual_machine) for n in found] == [("a", "vm-1"), ("vm-1", "")]
+
+
 @pytest.mark.parametrize(
     "rest",
     [

@@ -10,7 +10,7 @@ from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPPool
 from cloudprovider.core.pools import survey
 from cloudprovider.core.rules.holdings import Holding
-from cloudprovider.core.rules.loadbalancers import check_load_balancer, check_quota, choose_pool, violations_of
+from cloudprovider.core.rules.loadbalancers import advise, check_load_balancer, check_quota, choose_pool, violations_of
 from cloudprovider.core.rules.verdict import Verdict
 from tests.core.pools import pool
 
@@ -49,12 +49,6 @@ def test_sound_load_balancers() -> None:
         (LoadBalancerSpec(listeners=[Listener(port=80)]), [("spec.listeners[0].backendPort", "Required")]),
         (
             LoadBalancerSpec(listeners=[HTTP], health_check=HealthCheck(port=80)),
-            [("spec.healthCheck.port", "NotAListener")],
-        ),
-        (
-            LoadBalancerSpec(
-                listeners=[Listener(port=53, protocol="UDP", backend_port=53)], health_check=HealthCheck(port=53)
-            ),
             [("spec.healthCheck.port", "NotAListener")],
         ),
         (
@@ -173,3 +167,95 @@ def test_the_quota_of_a_pool_that_nobody_named_is_a_warning() -> None:
     verdict = check_quota(load_balancer(), limited(2), HELD)
     assert verdict.violations == ()
     assert verdict.warnings[0].startswith('no address yet: the pool "a" gives a namespace')
+
+
+DNS = Listener(name="dns", port=53, protocol="UDP", backend_port=53)
+PEM = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIU\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+def checked(*listeners: Listener, **check: object) -> LoadBalancerSpec:
+    fields = {"port": 8080, **check}
+    return LoadBalancerSpec(
+        listeners=list(listeners) or [HTTP],
+        backend_server_selector={"app": ["web"]},
+        health_check=HealthCheck(**fields),  # type: ignore[arg-type]
+    )
+
+
+def selecting(selector: dict[str, list[str]]) -> LoadBalancerSpec:
+    return LoadBalancerSpec(listeners=[HTTP], backend_server_selector=selector)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        checked(DNS, port=9090),  # a server of datagrams is checked at whatever else it listens on
+        checked(protocol="HTTP", path="/ready", host="shop.example", expected_codes=["200", "204-299"]),
+        checked(protocol="HTTPS", verify_certificate=True, certificate_authority=PEM + PEM),
+        checked(protocol="GRPC", grpc_service="shop.Cart"),
+        checked(port=None, path="/ready"),  # nothing is checked
+    ],
+)
+def test_sound_health_checks(spec: LoadBalancerSpec) -> None:
+    assert violations_of(spec) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "reason"),
+    [
+        (checked(HTTP, DNS, port=53), "port", "NotAListener"),
+        (checked(path="/ready"), "path", "NotWithProtocol"),
+        (checked(expected_codes=["200"]), "expectedCodes", "NotWithProtocol"),
+        (checked(host="shop.example"), "host", "NotWithProtocol"),
+        (checked(protocol="HTTP", verify_certificate=True), "verifyCertificate", "NotWithProtocol"),
+        (checked(protocol="HTTP", certificate_authority=PEM), "certificateAuthority", "NotWithProtocol"),
+        (checked(protocol="HTTP", grpc_service="x"), "grpcService", "NotWithProtocol"),
+        (checked(protocol="HTTP", expected_codes=["299-200"]), "expectedCodes", "MalformedValue"),
+        (checked(protocol="HTTP", path="no slash"), "path", "MalformedValue"),
+        (checked(protocol="HTTPS", certificate_authority="nonsense"), "certificateAuthority", "MalformedValue"),
+        (checked(protocol="HTTPS", certificate_authority=PEM[:50]), "certificateAuthority", "MalformedValue"),
+        (checked(protocol="HTTPS", certificate_authority=PEM + "x"), "certificateAuthority", "MalformedValue"),
+        (
+            checked(protocol="HTTPS", certificate_authority=PEM.replace("MIIB", "AAAA")),
+            "certificateAuthority",
+            "MalformedValue",
+        ),
+    ],
+)
+def test_health_checks_that_contradict_themselves(spec: LoadBalancerSpec, field: str, reason: str) -> None:
+    assert fields(list(violations_of(spec))) == [(f"spec.healthCheck.{field}", reason)]
+
+
+def test_a_guests_check_is_judged_where_its_service_is_read() -> None:
+    spec = msgspec.structs.replace(checked(port=1, path="/x"), workload_type="cluster")
+    assert violations_of(spec) == []
+
+
+def advice(spec: LoadBalancerSpec) -> tuple[str, ...]:
+    lb = LoadBalancer(metadata=ObjectMeta(name="lb"), spec=spec)
+    assert check_load_balancer(lb, None) == Verdict()
+    return advise(lb).warnings
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (checked(timeout_seconds=20), "silent is out after some 60 seconds"),
+        (checked(protocol="HTTPS", certificate_authority=PEM), "counts for nothing while verifyCertificate is not set"),
+        (checked(port=None, path="/ready"), "without a port nothing is checked"),
+        (selecting({}), "names no labels"),
+        (selecting({"app": []}), "[app]: has no value"),
+        (selecting({"app": ["v" * 64]}), "can't be a label's value"),
+        (selecting({"k" * 64: ["web"]}), "can't be a label's name"),
+        (selecting({"Example.com/app": ["web"]}), "can't be a label's name"),
+    ],
+)
+def test_what_its_author_may_not_have_meant(spec: LoadBalancerSpec, says: str) -> None:
+    (warning,) = advice(spec)
+    assert says in warning
+
+
+def test_labels_of_63_characters_are_labels() -> None:
+    longest = f"{'d' * 63}.{'d' * 63}.{'d' * 63}.{'d' * 61}/{'k' * 63}"
+    assert advice(selecting({longest: ["v" * 63, ""], "harvesterhci.io/vmName": ["web_1.a"]})) == ()
+    assert advice(checked()) == ()

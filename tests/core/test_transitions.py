@@ -202,7 +202,7 @@ def test_the_agent_before_left_a_change_under_way() -> None:
     fresh = Transitions()
     fresh.set_group(ONE, nodes(A, B, C), 1)
     fresh.set_forward(WEB, PASSED, 1)
-    fresh.adopt(Plan(groups=before.groups, forwards=before.forwards), 1)
+    fresh = fresh.from_there(Plan(groups=before.groups, forwards=before.forwards), 1)
     assert fresh.groups == {ONE: Group(nodes(A, B, C), former=nodes(A, B))}
     assert fresh.forwards == {WEB: PASSED}
     fresh.settle(1 + MOVING_SECONDS)
@@ -214,8 +214,7 @@ def test_nodes_that_had_left_before_the_agent_came_are_drained_too() -> None:
         fresh = Transitions()
         fresh.set_group(ONE, nodes(A), 100)
         fresh.set_forward(WEB, PASSED, 100, drain=60)
-        fresh.adopt(found, 100)
-        return fresh
+        return fresh.from_there(found, 100)
 
     changing = adopted(Plan(groups={ONE: Group(nodes(A), former=nodes(A, B))}, forwards={WEB: PASSED}))
     assert not changing.due(159)
@@ -230,12 +229,39 @@ def test_nodes_that_had_left_before_the_agent_came_are_drained_too() -> None:
     assert changed.due(170).pins == {B: {WEB}}
 
 
+def test_connections_of_a_node_that_left_while_no_agent_ran_have_their_time() -> None:
+    found = Plan(groups={TWO: Group(nodes(N1, N2))}, forwards={WEB: TRANSLATED, DNS: TRANSLATED})
+    fresh = Transitions()
+    fresh.set_group(TWO, nodes(N1), 100)
+    for key in (WEB, DNS):
+        fresh.set_forward(key, TRANSLATED, 100, drain=60)
+    fresh = fresh.from_there(found, 100)
+    assert fresh.due(159).udp == {N2: {DNS}}
+    assert not fresh.ends_at(159)
+    assert fresh.due(160).tcp == {N2: {WEB}}
+
+
+def test_connections_of_a_node_that_left_before_the_agent_came_have_their_time_in_mode_nat_too() -> None:
+    tested = started(TRANSLATED)
+    tested.set_forward(DNS, TRANSLATED, 0, drain=60)
+    left = IPv4Address("10.0.0.13")
+    tested.drain_strays([(WEB, N1), (WEB, left), (DNS, left), (DNS, N2), (replace(WEB, port=81), left)], 100)
+    tested.drain_strays([(WEB, left)], 120)
+    assert tested.due(159).udp == {left: {DNS}}
+    assert not tested.due(159)
+    assert tested.due(160).tcp == {left: {WEB}}
+    passing = started(PASSED)  # to which address a node's MAC belongs is not known here
+    passing.drain_strays([(WEB, left)], 100)
+    assert not passing.busy
+
+
 def test_what_has_changed_while_no_agent_ran_is_a_change() -> None:
     fresh = Transitions()
     fresh.set_group(ONE, nodes(A, C), 1)
     fresh.set_forward(WEB, replace(PASSED, by_client=True), 1)
     stale = ListenerKey(VIP, "TCP", 443)
-    fresh.adopt(Plan(groups={ONE: Group(nodes(A, B)), TWO: Group(nodes(C))}, forwards={WEB: PASSED, stale: PASSED}), 1)
+    left = Plan(groups={ONE: Group(nodes(A, B)), TWO: Group(nodes(C))}, forwards={WEB: PASSED, stale: PASSED})
+    fresh = fresh.from_there(left, 1)
     assert fresh.groups == {ONE: Group(nodes(A, C), former=nodes(A, B))}
     assert fresh.forwards == {WEB: replace(PASSED, by_client=True, former=Former("dsr", ONE))}
 
@@ -381,6 +407,10 @@ class Histories(RuleBasedStateMachine):
     def flows_stay(self) -> None:
         for flow, node in self.flows.items():
             assert self.kernel.packet(self.tested, WEB, flow, syn=False) == node
+
+    @invariant()
+    def who_left_is_forgotten_in_time(self) -> None:
+        assert sum(map(len, self.tested._left_by.values())) == len(self.tested._leaving)
 
     @invariant()
     def new_flows_go_to_members_only(self) -> None:

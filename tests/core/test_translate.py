@@ -91,8 +91,8 @@ def test_the_health_check_node_port_belongs_to_local() -> None:
         ("project", "p-1", "MalformedValue", "c-xxx/p-yyy"),
         ("namespace", "Prod", "MalformedValue", "namespace"),
         ("ip-pool", "no_such", "MalformedValue", "IPPool"),
-        ("healthcheck-port", "80", "NotSupported", "health check"),
-        ("healthcheck-timeoutseconds", "3", "NotSupported", "health check"),
+        ("healthcheck-port", "http", "OutOfRange", '"http" is not a number from 1 to 65535'),
+        ("healthcheck-timeoutseconds", "3", "Required", f"add {a.PREFIX}healthcheck-port"),
     ],
 )
 def test_bad_annotations(annotation: str, value: str, reason: str, says: str) -> None:

@@ -21,6 +21,8 @@ OWN = IPv4Interface("10.99.0.2/24")
 HOST = IPv4Address("10.99.0.1")
 """The host's own address on the bridge, which is the gateway too."""
 CONFIG = NetworkConfig(name="", device=BRIDGE, address=OWN, gateway=HOST)
+INSIDE = "lb-test-mgmt"
+"""The namespace that the data plane makes of CONFIG."""
 LIMIT = 5.0
 """Seconds that anything on this network may take."""
 
@@ -28,6 +30,12 @@ LIMIT = 5.0
 def run(command: str) -> str:
     """Run a command and return its output."""
     return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
+
+
+def ip(station: str, *lines: str) -> None:
+    """Run ip(8) once with many commands, in a station's namespace or ("") the host's."""
+    command = ["ip", *(["-n", station] if station else []), "-batch", "-"]
+    subprocess.run(command, input="".join(f"{line}\n" for line in lines), check=True, capture_output=True, text=True)
 
 
 async def until(true: Callable[[], bool], what: str, limit: float = LIMIT) -> float:
@@ -82,9 +90,7 @@ class Station:
 
     def take_all(self, addresses: Sequence[IPAddress]) -> None:
         """Have many more addresses from now on, without a network."""
-        lines = (f"address add {a}/{a.max_prefixlen} dev eth0 {'nodad' * (a.version == 6)}\n" for a in addresses)
-        command = ["ip", "-n", self.name, "-batch", "-"]
-        subprocess.run(command, input="".join(lines), text=True, check=True)
+        ip(self.name, *(f"address add {a}/{a.max_prefixlen} dev eth0 {'nodad' * (a.version == 6)}" for a in addresses))
 
     def accept(self, vip: IPAddress) -> None:
         """Take what is sent to the VIP by this host's MAC, and never answer for it: as a node in mode dsr."""
@@ -190,10 +196,9 @@ class Station:
 @contextlib.contextmanager
 def bridge() -> Iterator[None]:
     """The host's bridge, for as long as the block lasts."""
-    run(f"ip link add {BRIDGE} type bridge")
+    ip("", f"link add {BRIDGE} type bridge")
     try:
-        run(f"ip address add {HOST}/24 dev {BRIDGE}")
-        run(f"ip link set {BRIDGE} up")
+        ip("", f"address add {HOST}/24 dev {BRIDGE}", f"link set {BRIDGE} up")
         run("sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")
         yield
     finally:
@@ -205,12 +210,9 @@ def station(name: str, address: str) -> Iterator[Station]:
     """A host on the bridge, for as long as the block lasts."""
     run(f"ip netns add {name}")
     try:
-        run(f"ip link add v-{name} type veth peer name eth0 netns {name}")
-        run(f"ip link set v-{name} master {BRIDGE} up")
-        run(f"ip -n {name} address add {address}/24 dev eth0")
-        run(f"ip -n {name} link set eth0 up")
-        run(f"ip -n {name} link set lo up")
-        run(f"ip -n {name} route add default via {HOST}")
+        ip("", f"link add v-{name} type veth peer name eth0 netns {name}", f"link set v-{name} master {BRIDGE} up")
+        up = "link set eth0 up", "link set lo up", f"address add {address}/24 dev eth0"
+        ip(name, *up, f"route add default via {HOST}")
         yield Station(name, IPv4Address(address))
     finally:
         run(f"ip link del v-{name}")

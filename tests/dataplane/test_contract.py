@@ -210,6 +210,7 @@ async def test_every_listener_is_counted(segment: Segment) -> None:
 
 
 async def test_nothing_is_forgotten_of_an_idle_network(segment: Segment) -> None:
+    assert await segment.connections.backends() == {}
     assert await segment.connections.forget_listeners([WEB]) == 0
     assert await segment.connections.forget_listeners([]) == 0
     assert await segment.connections.forget_backends({IPv4Address("10.99.0.11"): {DNS}}) == 0

@@ -61,6 +61,7 @@ async def test_connections_go_evenly_to_all_nodes_which_see_the_client(
     counters = await segment.engine.member_counters()
     for node in nodes:  # a SYN may have been sent again
         assert shares[node.name] <= counters[mac(node)].connections <= shares[node.name] + 10
+    assert sum(counters[mac(node)].connections for node in nodes) == listener.connections
     assert sum(counters[mac(node)].packets for node in nodes) == listener.packets
     assert sum(counters[mac(node)].bytes for node in nodes) >= listener.bytes
 
@@ -147,14 +148,14 @@ async def test_a_node_that_does_not_accept_the_address_is_told_of(
     deaf.pass_on()
     await segment.engine.apply(Changes(groups={ONE: group([deaf])}, forwards=ALL))
     for vip, key in ((VIP, WEB), (VIP6, WEB6)):
-        knocking = asyncio.create_task(client.connect(vip, 80))
+        knocking = asyncio.create_task(client.connect(vip, 80, limit=1.5))
         assert (await returning(segment)).keys() == {(key, mac(deaf))}
         with pytest.raises(TimeoutError):
             await knocking
         returned = await segment.engine.returned()
         counters = await segment.engine.counters()
-        assert 1 <= returned[key, mac(deaf)] <= 8  # one for each SYN
-        assert counters[key].packets <= 2 * 8
+        assert 1 <= returned[key, mac(deaf)] <= 2  # one for each SYN
+        assert counters[key].packets <= 2 * 2
         nft(f"flush set netdev cloudprovider returned{vip.version}")
     assert await segment.engine.returned() == {}
 

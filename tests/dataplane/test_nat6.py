@@ -54,7 +54,9 @@ async def test_connections_go_evenly_to_all_nodes(
             with pytest.raises(ConnectionRefusedError):
                 await ask(VIP6, 4444)
     assert min(shares[node.name] for node in nodes) > 20
-    assert (await segment.engine.counters())[WEB].packets >= 450
+    of_listeners = await segment.engine.counters()
+    assert of_listeners[WEB].packets >= 450
+    assert (of_listeners[WEB].connections, of_listeners[DNS].connections) == (150, 40)
     counters = await segment.engine.member_counters()
     assert sum(counter.connections for counter in counters.values()) == 150 + 40
     for node in nodes:
@@ -98,6 +100,10 @@ async def test_established_connections_are_drained_and_forgotten(
         await client.ask_udp(VIP6, 53)
         (gone,) = group(nodes[:1]).members
         assert isinstance(gone, IPv6Address)
+        found = await segment.connections.backends()
+        assert found.keys() == {WEB, other, DNS}
+        assert gone in found[WEB]
+        assert set(found[other]) == {gone}
         assert await segment.connections.forget_backends({gone: [WEB]}) == 0  # UDP only
         assert await segment.connections.forget_backends({gone: []}, protocol="TCP") == 0
         assert await segment.connections.forget_backends({gone: [WEB]}, protocol="TCP") == 3

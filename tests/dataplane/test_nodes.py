@@ -24,7 +24,6 @@ SIX = IPv6Address("fd99::11")
 NOBODY = IPv4Address("10.99.0.77")
 OTHER = MACAddress("02:00:00:00:00:99")
 AT_ONCE = 0.5
-INSIDE = "lb-test-mgmt"
 
 
 @pytest.fixture

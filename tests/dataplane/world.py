@@ -14,7 +14,7 @@ from cloudprovider.dataplane.fake import FakeDataPlane
 from cloudprovider.dataplane.namespace import call_in
 from cloudprovider.dataplane.nodewatch import Pace
 from cloudprovider.dataplane.segment import HostDataPlane
-from tests.dataplane.lan import BRIDGE, station
+from tests.dataplane.lan import BRIDGE, INSIDE, run, station
 
 
 @dataclass
@@ -26,6 +26,8 @@ class World:
     """Have somebody who has the address, for a while; tells the MAC."""
     wire: Callable[[], contextlib.AbstractContextManager[socket.socket]]
     """Somebody's own packet socket on the network of the segment that is open, opened after the segment's."""
+    meddle: Callable[[IPAddress, MACAddress | None], None]
+    """Change, or delete, a permanent neighbour of the open segment behind its back."""
 
 
 def fake_world() -> World:
@@ -44,7 +46,14 @@ def fake_world() -> World:
     def wire() -> Iterator[socket.socket]:
         yield fake.namespaces[""].packets[-1]
 
-    return World(fake, occupy, wire)
+    def meddle(address: IPAddress, mac: MACAddress | None) -> None:
+        there = fake.namespaces[""].static_neighbours
+        if mac is None:
+            del there[address]
+        else:
+            there[address] = mac
+
+    return World(fake, occupy, wire, meddle)
 
 
 def kernel_world() -> World:
@@ -65,4 +74,12 @@ def kernel_world() -> World:
     dataplane = HostDataPlane(
         "test", timing=Timing(between=0.005, listen=0.02), pace=Pace(confirm=0.3, answer=0.1, first=0.05, settle=0.2)
     )
-    return World(dataplane, occupy, wire)
+    return World(dataplane, occupy, wire, meddle)
+
+
+def meddle(address: IPAddress, mac: MACAddress | None) -> None:
+    """In the kernel."""
+    if mac is None:
+        run(f"ip -n {INSIDE} neighbour del {address} dev lan0")
+    else:
+        run(f"ip -n {INSIDE} neighbour replace {address} lladdr {mac} nud permanent dev lan0")

@@ -52,7 +52,7 @@ async def test_a_lease_is_renewed_again_and_again(server: Server, link: Station)
         assert here.reasons() == []
         counts = here.client.counts()
         assert counts.sent["discover"] == 5
-        assert counts.sent["request"] == counts.received["ack"] or counts.sent["request"] == counts.received["ack"] + 1
+        assert 0 <= counts.sent["request"] - counts.received["ack"] <= 5  # of each lease one may be under way
 
 
 async def test_the_shortest_leases_are_kept_by_t1_of_the_rfc(kea: Kea, link: Station) -> None:

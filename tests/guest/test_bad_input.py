@@ -44,7 +44,7 @@ WRONG = {
     "unknown": annotation(IP_POOL + "s", "x", "UnknownAnnotation", f"did you mean {IP_POOL}?"),
     "mode": annotation(MODE, "fast", "UnsupportedValue", '"dsr"', "auto"),
     "shared": annotation(PRIMARY_SERVICE, "a/b/c", "MalformedValue", "namespace/name"),
-    "health": annotation(HEALTH_CHECKS[0], "80", "NotSupported", "health check"),
+    "health": annotation(HEALTH_CHECKS[0], "70000", "OutOfRange", "not a number from 1 to 65535"),
     "port": spec({"ports": [{"name": "http", "port": 70000}]}, "OutOfRange", "1 to 65535", {"ports": [TCP]}),
     "sctp": spec({"ports": [SCTP]}, "UnsupportedProtocol", "use TCP or UDP", {"ports": [TCP]}),
     "address": spec({"loadBalancerIP": "nowhere"}, "MalformedValue", '"nowhere" is not an IP address'),

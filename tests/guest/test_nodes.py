@@ -3,6 +3,7 @@
 from ipaddress import ip_network
 
 from cloudprovider.bridge.fake import MemoryTenant
+from cloudprovider.core.annotations import VIRTUAL_MACHINE
 from cloudprovider.core.errors import Unavailable
 from cloudprovider.kube.resources import NODES
 from tests.guest.world import TENANT, World, in_virtual_time, pass_time
@@ -28,6 +29,17 @@ async def test_a_change_is_told_once_and_heartbeats_are_not() -> None:
         await pass_time(100)
         assert world.calls("report_nodes") == 2
         assert world.writes() == 0
+
+
+@in_virtual_time
+async def test_the_machine_that_a_node_is_is_told_when_it_is_noted() -> None:
+    world = World()
+    await world.node("a", "10.0.0.1")
+    async with world.leading():
+        await world.until_true(lambda: names(world) == ["a"])
+        for machine, told in (("vm-1", "vm-1"), ("a", "")):
+            await world.user.merge_patch(NODES, "", "a", {"metadata": {"annotations": {VIRTUAL_MACHINE: machine}}})
+            await world.until_true(lambda told=told: world.backend.nodes[TENANT][0].virtual_machine == told)  # type: ignore[misc]
 
 
 @in_virtual_time

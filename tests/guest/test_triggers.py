@@ -9,6 +9,8 @@ import pytest
 from cloudprovider.core.annotations import (
     DRAIN_SECONDS,
     FIXED_ADDRESSES,
+    HEALTH_CHECKS,
+    HEALTHCHECK,
     IP_POOL,
     IPAM,
     KUBE_VIP_ADDRESSES,
@@ -20,7 +22,7 @@ from cloudprovider.core.annotations import (
     PROJECT,
     SOURCE_RANGES,
 )
-from cloudprovider.core.exchange import Listener
+from cloudprovider.core.exchange import HealthCheck, Listener
 from tests.guest.world import TENANT, World, in_virtual_time, pass_time
 
 HTTP = {"name": "http", "port": 80, "nodePort": 30080}
@@ -60,6 +62,7 @@ def test_every_change_that_matters_reaches_the_host(
     [
         (MODE, "dsr", {"mode": "dsr"}),
         (DRAIN_SECONDS, "0", {"drain_seconds": 0}),
+        (HEALTH_CHECKS[0], "8080", {"health_check": HealthCheck(port=8080)}),
         (IP_POOL, "default", {"ip_pool": "default"}),
         (NETWORK, "default/vlan8", {"network": "default/vlan8"}),
         (PROJECT, "c-a/p-b", {"scope_project": "c-a/p-b"}),
@@ -78,6 +81,10 @@ def test_every_annotation_reaches_the_host(name: str, value: str, fields: dict[s
 @pytest.mark.parametrize(
     ("annotations", "name", "value", "fields"),
     [
+        (
+            {HEALTHCHECK + "port": "8080", HEALTHCHECK + "protocol": "HTTP"},
+            *(HEALTHCHECK + "protocol", "HTTPS", {"health_check": HealthCheck(port=8080, protocol="HTTPS")}),
+        ),
         ({IPAM: "pool"}, IPAM, "dhcp", {"ipam": "dhcp"}),
         ({IPAM: "dhcp", KUBE_VIP_HOSTNAME: "web"}, IPAM, "pool", {"ipam": "pool", "dhcp_hostname": ""}),
         ({IPAM: "dhcp", KUBE_VIP_HOSTNAME: "web"}, KUBE_VIP_HOSTNAME, "www", {"dhcp_hostname": "www"}),

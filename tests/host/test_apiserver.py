@@ -14,6 +14,7 @@ import pytest
 from cloudprovider.bridge.api import Hello
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.kubernetes import Event
+from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import Range
 from cloudprovider.core.conditions import MAX_MESSAGE, find
 from cloudprovider.core.exchange import Listener, LoadBalancerRequest, LoadBalancerState, ServiceKey, Tenant
@@ -22,8 +23,17 @@ from cloudprovider.host.assembly import Host
 from cloudprovider.kube import credentials
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.metrics import RequestCounter
-from cloudprovider.kube.resources import EVENTS, GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
-from tests.conftest import DEFINITIONS, LOGS
+from cloudprovider.kube.resources import (
+    EVENTS,
+    GUESTCLUSTERS,
+    IPBLOCKS,
+    IPPOOLS,
+    LOADBALANCERS,
+    VIRTUAL_MACHINE_INSTANCES,
+)
+from tests.conftest import DEFINITIONS, KUBEVIRT, LOGS
+from tests.core.instances import VLAN, instance
+from tests.host.views import condition, given, seen, vm
 from tests.host.world import LIMIT, World, eventually, guest_cluster, pool, services, subnet
 from tests.lab import programs
 from tests.lab.controlplane import ControlPlane, Settings
@@ -31,6 +41,7 @@ from tests.lab.controlplane import ControlPlane, Settings
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(120)]
 
 TENANT = Tenant("team-a", "blue")
+SHOP, VLAN_POOL = "shop", "vlan"
 REQUEST = LoadBalancerRequest(listeners=(Listener("http", "TCP", 80, 30080),))
 
 
@@ -206,6 +217,45 @@ async def test_a_pool_with_more_wrong_than_a_condition_holds_says_so_all_the_sam
         await world.client.delete(IPPOOLS, *name)
 
 
+async def test_machines_are_followed_on_a_real_api_server(
+    world: World, plane: ControlPlane, counted: RequestCounter
+) -> None:
+    """KubeVirt's kind comes while the host runs; who is what, and who is well, are two managers' words."""
+    client = world.client
+    lb = vm("lb", SHOP, ip_pool=VLAN_POOL, backend_server_selector={"app": ["web"]})
+    plane.kubectl("create", "namespace", SHOP)
+    await client.create(IPPOOLS, pool(VLAN_POOL, subnet("10.9.0.0/24"), network=VLAN))
+    await client.create(LOADBALANCERS, lb)
+    async with world.host() as host, world.agent(host):
+        await given(host, lb)
+        await eventually(lambda: _found(host, lb) == "KubeVirtNotInstalled")
+        plane.apply_definitions(KUBEVIRT)
+        await client.create(VIRTUAL_MACHINE_INSTANCES, instance("a", "10.9.0.5"))
+        await eventually(lambda: _sent_to(host, lb) == {"a": ["10.9.0.5"]}, "KubeVirt's kind is noticed")
+        await client.create(VIRTUAL_MACHINE_INSTANCES, instance("b", "10.9.0.6"))
+        await eventually(lambda: set(_sent_to(host, lb)) == {"a", "b"}, limit=1.0)
+
+        up = {"name": "b", "health": {"healthy": True, "since": "2026-01-01T00:00:00Z"}}
+        patch = {"apiVersion": LOADBALANCERS.api_version, "kind": LOADBALANCERS.kind, "status": {"backends": [up]}}
+        await client.apply(LOADBALANCERS, *lb.key, patch, field_manager="cloudprovider-health", subresource="status")
+        await client.merge_patch(VIRTUAL_MACHINE_INSTANCES, SHOP, "a", {"status": {"phase": "Succeeded"}})
+        await eventually(lambda: _sent_to(host, lb) == {"b": ["10.9.0.6"]}, limit=1.0)
+        (b,) = seen(host, lb).status.backends
+        assert b.health is not None
+        assert seen(host, lb).status.backend_servers == ["10.9.0.6"]
+
+        await host.controller.load_balancers.queue.idle()
+        before = counted.total(verb="apply")
+        await client.merge_patch(VIRTUAL_MACHINE_INSTANCES, SHOP, "b", {"status": {"nodeName": "host-2"}})
+        await client.create(VIRTUAL_MACHINE_INSTANCES, instance("c", "10.9.0.7", labels={"app": "db"}))
+        await asyncio.sleep(0.5)
+        assert counted.total(verb="apply") == before
+        assert counted.total(code=403) == 0
+    for name in ("a", "b", "c"):
+        await client.delete(VIRTUAL_MACHINE_INSTANCES, SHOP, name)
+    await client.delete(IPPOOLS, "", VLAN_POOL)
+
+
 async def _events_of(world: World, uid: str) -> list[Event]:
     return [e for e in (await world.client.list(EVENTS, "default")).items if e.involved_object.uid == uid]
 
@@ -216,3 +266,12 @@ def _has_up(states: Mapping[ServiceKey, LoadBalancerState], count: int) -> bool:
 
 def _hello() -> Hello:
     return Hello(cluster_uid="kube-system-1", guest_version="1")
+
+
+def _sent_to(host: Host, lb: LoadBalancer) -> dict[str, list[str]]:
+    return {b.name: b.addresses for b in seen(host, lb).status.backends if b.addresses}
+
+
+def _found(host: Host, lb: LoadBalancer) -> str:
+    said = condition(host, lb, "BackendsFound")
+    return "" if said is None else said.reason

@@ -91,6 +91,21 @@ class TestGiving:
             await given(host, vm("ours"))
             assert seen(host, stock) == stock
 
+    async def test_what_is_recorded_for_a_stock_providers_object_is_its_own_until_it_goes(self, world: World) -> None:
+        """As `cloudprovider takeover` records it: the guest goes on using the address."""
+        await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
+        stock = await world.client.create(LOADBALANCERS, vm("stock", workload_type="cluster"))
+        record = Allocation(owner="/".join(stock.key), uid=stock.metadata.uid, since="2026-01-01T00:00:00Z")
+        spec = IPBlockSpec(pool="p", first="192.0.2.0", allocations={"192.0.2.2": record})
+        await world.client.create(IPBLOCKS, IPBlock(metadata=ObjectMeta(name="p-192.0.2.0"), spec=spec))
+        async with world.host() as host:
+            await world.client.create(LOADBALANCERS, vm("ours"))
+            await given(host, vm("ours"))
+            assert host.controller.audit().dangling == ()
+            assert (await world.allocations())["192.0.2.2"] == "/".join(stock.key)
+            await world.client.delete(LOADBALANCERS, *stock.key)
+            await eventually(lambda: host.controller.book.ledger.held_by("/".join(stock.key)) == ())
+
     async def test_an_invalid_request_says_so(self, world: World) -> None:
         await world.client.create(IPPOOLS, pool("p", subnet("192.0.2.0/24")))
         await world.client.create(LOADBALANCERS, vm("dhcp", ipam="dhcp"))

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
@@ -18,6 +19,7 @@ from cloudprovider.core.errors import (
     KubeError,
     NotFound,
     Unavailable,
+    Violation,
 )
 from cloudprovider.kube.api import WatchEvent
 from cloudprovider.kube.client import HttpKubeClient
@@ -108,6 +110,21 @@ async def test_statuses_become_errors(code: int, body: str, kind: type[KubeError
             await client.get(SERVICES, "ns", "a")
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.retry_after) == (code, 7)
+
+
+async def test_what_is_wrong_is_told_field_by_field() -> None:
+    causes = '[{"reason":"FieldValueInvalid","message":"too big","field":"spec.ports[0].port"}]'
+    body = f'{{"message":"m","reason":"Invalid","code":422,"details":{{"causes":{causes}}}}}'
+
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(status=422, text=body)
+
+    async with serving(handle) as client:
+        with pytest.raises(Invalid) as caught:
+            await client.get(SERVICES, "ns", "a")
+    assert caught.value.causes == (
+        Violation(field="spec.ports[0].port", reason="FieldValueInvalid", message="too big"),
+    )
 
 
 async def test_retry_after_in_the_body() -> None:
@@ -260,3 +277,16 @@ async def test_unreadable_objects_in_a_watch(caplog: pytest.LogCaptureFixture) -
 async def test_a_silent_watch_ends() -> None:
     async with serving(stream(event("ADDED", SERVICE % ("a", 1)), hold=True), silence_limit=0.2) as client:
         assert len(await collect(client)) == 1
+
+
+async def test_what_is_no_object_is_read_with_the_servers_clock() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/version":
+            return web.Response(text="{}", headers={"Date": "Thu, 01 Jan 2026 12:00:00 GMT"})
+        return web.Response(status=404, text='{"message":"not found","reason":"NotFound","code":404}')
+
+    async with serving(handler) as client:
+        document = await client.read("/version")
+        assert (document.body, document.date) == (b"{}", datetime(2026, 1, 1, 12, tzinfo=UTC))
+        with pytest.raises(NotFound):
+            await client.read("/apis/no.such/v1")

@@ -9,6 +9,9 @@ import pytest
 from cloudprovider.core.api.kubernetes import Lease, LeaseSpec, Service, ServicePort, ServiceSpec
 from cloudprovider.core.api.loadbalancer import (
     FINALIZER,
+    Backend,
+    BackendHealth,
+    HealthChange,
     Listener,
     LoadBalancer,
     LoadBalancerSpec,
@@ -19,7 +22,8 @@ from cloudprovider.core.api.meta import Condition, KubeObject, ObjectMeta
 from cloudprovider.core.api.pool import Allocation, IPBlock, IPBlockSpec
 from cloudprovider.core.errors import AlreadyExists, Conflict, Invalid, NotFound
 from cloudprovider.kube.api import Json, Resource, WatchEvent
-from cloudprovider.kube.resources import IPBLOCKS, LEASES, LOADBALANCERS, SERVICES
+from cloudprovider.kube.resources import IPBLOCKS, LEASES, LOADBALANCERS, SERVICES, VIRTUAL_MACHINE_INSTANCES
+from tests.core.instances import instance
 from tests.kube.conftest import Side
 
 SPEC = LoadBalancerSpec(
@@ -71,6 +75,28 @@ async def test_create_gives_identity_and_drops_status(side: Side) -> None:
     assert made.spec == SPEC
     assert made.status.address == ""
     assert await side.client.get(LOADBALANCERS, side.namespace, "lb") == made
+
+
+async def test_a_dry_run_checks_all_and_stores_nothing(side: Side) -> None:
+    client, namespace = side.client, side.namespace
+    assert (await client.create(LOADBALANCERS, load_balancer(side), dry_run=True)).spec == SPEC
+    with pytest.raises(NotFound):
+        await client.get(LOADBALANCERS, namespace, "lb")
+    with pytest.raises(Invalid):
+        await client.create(LOADBALANCERS, load_balancer(side, "Upper"), dry_run=True)
+
+    made = await client.create(LOADBALANCERS, load_balancer(side))
+    with pytest.raises(AlreadyExists):
+        await client.create(LOADBALANCERS, load_balancer(side), dry_run=True)
+    patch: Json = {"spec": {"description": "x"}}
+    told = await client.merge_patch(LOADBALANCERS, namespace, "lb", patch, dry_run=True)
+    assert told.spec.description == "x"
+    with pytest.raises(Invalid):
+        await client.merge_patch(LOADBALANCERS, namespace, "lb", {"spec": {"mode": "sideways"}}, dry_run=True)
+    stale: Json = {"metadata": {"resourceVersion": "1"}, **patch}
+    with pytest.raises(Conflict):
+        await client.merge_patch(LOADBALANCERS, namespace, "lb", stale, dry_run=True)
+    assert await client.get(LOADBALANCERS, namespace, "lb") == made
 
 
 async def test_create_twice_is_already_exists(side: Side) -> None:
@@ -376,6 +402,45 @@ async def test_status_managers_share_conditions(side: Side) -> None:
     assert withdrawn.status.holder is None
     assert [c.type for c in withdrawn.status.conditions] == ["Allocated"]
     assert withdrawn.status.address == "192.0.2.1"
+
+
+async def test_status_managers_share_backends(side: Side) -> None:
+    """What a machine is, and its health, are two managers' words; an entry is there as long as one speaks of it."""
+    await side.client.create(LOADBALANCERS, load_balancer(side))
+    history = [{"time": "2026-01-01T00:00:00Z", "healthy": True}]
+    up = {"healthy": True, "since": "2026-01-01T00:00:00Z", "history": history}
+    down = {"healthy": False, "since": "2026-01-01T00:00:01Z"}
+    await apply_status(side, "controller", {"backends": [{"name": "a", "addresses": ["192.0.2.5"]}, {"name": "b"}]})
+    both = await apply_status(side, "agent", {"backends": [{"name": "b", "health": up}, {"name": "a", "health": up}]})
+    health = BackendHealth(
+        healthy=True, since="2026-01-01T00:00:00Z", history=[HealthChange(time="2026-01-01T00:00:00Z", healthy=True)]
+    )
+    assert sorted(both.status.backends, key=lambda b: b.name) == [
+        Backend(name="a", addresses=["192.0.2.5"], health=health),
+        Backend(name="b", health=health),
+    ]
+    health_of_both = [{"name": "a", "health": down}, {"name": "b", "health": up}]
+    fallen = await apply_status(side, "agent", {"backends": health_of_both})
+    (a,) = (b for b in fallen.status.backends if b.name == "a")
+    assert a.health == BackendHealth(healthy=False, since="2026-01-01T00:00:01Z")  # as one, without a history
+
+    left = await apply_status(side, "controller", {"backends": [{"name": "b", "reason": "NoAddress"}]})
+    (a,) = (b for b in left.status.backends if b.name == "a")
+    assert (a.addresses, a.health is None) == ([], False)
+    gone = await apply_status(side, "agent", {"backends": [{"name": "b", "health": up}]})
+    assert gone.status.backends == [Backend(name="b", reason="NoAddress", health=health)]
+
+
+async def test_an_instances_status_is_a_field_like_another(side: Side) -> None:
+    made = await side.client.create(VIRTUAL_MACHINE_INSTANCES, instance("web", "192.0.2.5", namespace=side.namespace))
+    assert made.status == instance("web", "192.0.2.5").status
+    assert made.spec == instance("web").spec
+    patch = {"status": {"phase": "Succeeded"}}
+    stopped = await side.client.merge_patch(VIRTUAL_MACHINE_INSTANCES, side.namespace, "web", patch)
+    assert stopped.status.phase == "Succeeded"
+    with pytest.raises(NotFound):
+        await side.client.merge_patch(VIRTUAL_MACHINE_INSTANCES, side.namespace, "web", patch, subresource="status")
+    await side.client.delete(VIRTUAL_MACHINE_INSTANCES, side.namespace, "web")
 
 
 async def test_the_last_status_field_can_be_given_up(side: Side) -> None:

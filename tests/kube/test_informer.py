@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.meta import ObjectMeta
-from cloudprovider.core.errors import KubeError, Unavailable
+from cloudprovider.core.errors import KubeError, NotFound, Unavailable
 from cloudprovider.kube.api import ListResult
 from cloudprovider.kube.cache import Cache
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
@@ -32,7 +33,9 @@ def described(obj: LoadBalancer | None) -> str | None:
 class World:
     """A cluster, a client that changes it, and an informer with a client of its own."""
 
-    def __init__(self, transform: Callable[[LoadBalancer], LoadBalancer | None] | None = None) -> None:
+    def __init__(
+        self, transform: Callable[[LoadBalancer], LoadBalancer | None] | None = None, *, optional: bool = False
+    ) -> None:
         self.cluster = FakeCluster(fixed_now)
         self.client = FakeKubeClient(self.cluster)
         self.watching = FakeKubeClient(self.cluster, program="informer")
@@ -42,6 +45,7 @@ class World:
             rng=random.Random(1),
             indexes={"description": lambda lb: [lb.spec.description]},
             transform=transform,
+            optional=optional,
         )
         self.changes: list[Change] = []
         self.informer.on_change(lambda old, new: self.changes.append((described(old), described(new))))
@@ -87,15 +91,18 @@ async def settle() -> None:
     await asyncio.sleep(0.001)
 
 
-def scenario(main: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def scenario(main: Callable[[World], Coroutine[Any, Any, None]], *, optional: bool = False) -> Callable[[], None]:
     def test() -> None:
         async def body() -> None:
-            await main(World())
+            await main(World(optional=optional))
 
         virtualtime.run(body())
 
     test.__name__ = main.__name__
     return test
+
+
+optional_scenario = partial(scenario, optional=True)
 
 
 @scenario
@@ -219,6 +226,48 @@ async def test_backs_off_while_the_server_is_away(world: World) -> None:
         assert world.informer.last_contact is None
         world.refuse(None)
         await asyncio.wait_for(world.informer.synced.wait(), 17)
+
+
+NOT_SERVED = NotFound("the server could not find the requested resource", status=404)
+
+
+@optional_scenario
+async def test_a_kind_that_is_not_served_counts_as_empty_until_it_is(world: World) -> None:
+    served: list[bool] = []
+    world.informer.on_served(lambda: served.append(not world.informer.is_missing))
+    await world.create("a")
+    world.refuse(NOT_SERVED)
+    async with world.running():
+        await asyncio.wait_for(world.informer.synced.wait(), 1)
+        assert (world.informer.is_missing, dict(world.informer.objects)) == (True, {})
+        await asyncio.sleep(120)
+        assert 8 <= world.watching.requests.total(verb="list") <= 25
+        assert served == [False]
+        world.refuse(None)
+        await asyncio.sleep(16)
+        assert served == [False, True]
+        await world.agree()
+
+
+@optional_scenario
+async def test_what_is_known_of_a_kind_stays_when_it_ceases_to_be_served(world: World) -> None:
+    await world.create("a")
+    async with world.running():
+        await world.informer.synced.wait()
+        world.refuse(NOT_SERVED)
+        world.cluster.cut_watches(Unavailable("restarted"))
+        await asyncio.sleep(5)
+        assert world.informer.is_missing
+        await world.agree()
+        assert world.changes == [(None, "a:")]
+
+
+@scenario
+async def test_a_kind_that_must_be_served_is_waited_for(world: World) -> None:
+    world.refuse(NOT_SERVED)
+    async with world.running():
+        await asyncio.sleep(60)
+        assert not world.informer.synced.is_set()
 
 
 @scenario

@@ -4,14 +4,17 @@
 
     10.77.0.0/16   .0.1 the lab itself and gateway      .0.11 host-1: host's control plane, host program, agent
                    .0.20 guest's control plane and guest program        .0.21 ... guest nodes        .0.100 client
-                   .0.9 the agent's own                 .16.0/20 pool "lan"      .64.0/24 pool "reserved"
+                   .0.9 the agent's own   .0.120 ... virtual machines on host-1
+                   .16.0/20 pool "lan"    .64.0/24 pool "reserved"
     fd00:77::/64   the same numbers for the same machines; ::1000 to ::1fff pool "lan"
+    10.79.0.0/24   .0.1 the gateway too      .0.23 ... guest nodes that stand elsewhere      fd00:79::/64 likewise
 
 node-1's kube-proxy runs in nftables mode and is open about its health, node-2's in iptables mode with health on
 loopback, as k3s and RKE2 have it: a rule of a Service is seen to hold behind both.
 """
 
 import contextlib
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -27,6 +30,7 @@ from tests.lab import programs
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Object
 from tests.lab.controlplane import API_SERVER, ControlPlane, Settings
 from tests.lab.far import behind_gateway
+from tests.lab.machine import Machine
 from tests.lab.network import Lan, Namespace, Subnets, Switch, require_sandbox, run
 from tests.lab.node import OPEN, RANCHER, GuestNode, GuestNodes, HostNode, Proxy
 from tests.lab.pod import now
@@ -39,11 +43,20 @@ Side = Literal["guest", "host"]
 
 NETWORK = IPv4Network("10.77.0.0/16")
 NETWORK6 = IPv6Network("fd00:77::/64")
-NODE_CIDRS = (IPv4Network("10.77.0.0/24"), IPv6Network("fd00:77::/120"))
+ELSEWHERE = Subnets(IPv4Network("10.79.0.0/24"), IPv6Network("fd00:79::/64"))
+"""Another network than that of the addresses: to there and back the gateway routes."""
+NODE_CIDRS = (
+    IPv4Network("10.77.0.0/24"),
+    IPv6Network("fd00:77::/120"),
+    IPv4Network("10.79.0.0/24"),
+    IPv6Network("fd00:79::/64"),
+)
 GATEWAY, HOST_NUMBER, AGENT_NUMBER, DHCP_NUMBER, GUEST_NUMBER, CLIENT_NUMBER = 1, 11, 9, 10, 20, 100
+MACHINE_NUMBERS = range(120, 200)
 INSTANCE = "lab"
 TENANT, TENANT_NAMESPACE = "shop", "shops"
 HOST_RESERVED = ("10.97.0.0/16", "10.245.0.0/16")
+KUBEVIRT = Path(__file__).parent / "kubevirt"
 GUEST_SERVICES, GUEST_PODS = "10.96.0.0/16,fd00:96::/112", "10.244.0.0/16,fd00:244::/48"
 
 
@@ -137,6 +150,9 @@ class Lab:
         self._node_port_range = node_port_range
         self._stack = contextlib.ExitStack()
         self.programs: dict[ProgramName, Program] = {}
+        self.machines: dict[str, Machine] = {}
+        """Virtual machines that are switched on, by name."""
+        self._machine_numbers = itertools.cycle(MACHINE_NUMBERS)
         self._forbidden: dict[ProgramName, Counter[str]] = {}
 
     @contextlib.contextmanager
@@ -169,6 +185,16 @@ class Lab:
         self._stack.callback(self.host_node.remove)
         self.guest_station = self.lan.station("guest", GUEST_NUMBER)
         self.client = Client(self.lan.station("client", CLIENT_NUMBER))
+        self._route_elsewhere()
+
+    def _route_elsewhere(self) -> None:
+        """The gateway stands on that network too, and the guest's control plane finds its way there."""
+        here = Namespace("")
+        here.ip(*(f"address add {interface} dev {self.lan.name} nodad" for interface in ELSEWHERE.interfaces(GATEWAY)))
+        here.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1, ipv4__conf__all__send_redirects=0)
+        here.sysctl(**{f"ipv4__conf__{self.lan.name}__send_redirects": 0})
+        gateways = self.lan.subnets.addresses(GATEWAY)
+        self.guest_station.ip(*(f"route add default via {gateway}" for gateway in gateways))
 
     def start_control_planes(self) -> None:
         """Both clusters, with our definitions and accounts; pools and the tenant on the host."""
@@ -207,6 +233,7 @@ class Lab:
             plane.start()
         self._register_host()
         self.host_plane.apply_definitions(programs.MANIFESTS / "crds")
+        self.host_plane.apply_definitions(KUBEVIRT)
         programs.install(self.host_plane, "host")
         programs.install(self.guest_plane, "guest")
         for pool in (POOL, RESERVED_POOL):
@@ -346,14 +373,37 @@ class Lab:
         finally:
             self.guest_station.run("nft", f"delete {table}")
 
-    def add_node(self, name: str, number: int, switch: Switch | None = None, *, proxy: Proxy = OPEN) -> GuestNode:
-        """A further guest node, elsewhere on the LAN or on a host's bridge."""
-        node = self.nodes.add(name, GUEST_NUMBER + number, switch, proxy=proxy)
-        node.namespace.ip(*(f"route add default via {gateway}" for gateway in (NETWORK[GATEWAY], NETWORK6[GATEWAY])))
-        return node
+    def add_node(
+        self,
+        name: str,
+        number: int,
+        switch: Switch | None = None,
+        *,
+        proxy: Proxy = OPEN,
+        subnets: Subnets | None = None,
+    ) -> GuestNode:
+        """A further guest node, on the LAN or on a host's bridge; with addresses of other ``subnets`` it stands on
+        neither, and the gateway is on the way to it."""
+        where = subnets or self.lan.subnets
+        return self.nodes.add(
+            name, GUEST_NUMBER + number, switch, proxy=proxy, subnets=where, gateways=where.addresses(GATEWAY)
+        )
 
     def remove_node(self, name: str) -> None:
         self.nodes.remove(name)
+
+    def add_machine(self, namespace: str, name: str) -> Machine:
+        """Switch on a virtual machine on the host's bridge; its servers listen, and KubeVirt has not told of it yet."""
+        number = next(self._machine_numbers)
+        interfaces = self.lan.subnets.interfaces(number)
+        machine = Machine(self.host_plane.api, namespace, name, number, interfaces, self.logs)
+        self.machines[name] = machine
+        machine.boot(self.host_node.switch)
+        return machine
+
+    def remove_machine(self, name: str) -> None:
+        """Switch a virtual machine off."""
+        self.machines.pop(name).shut_down()
 
     @contextlib.contextmanager
     def dhcp_server(self, lease_seconds: int = 3600) -> Iterator["DhcpServer"]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import http.client
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.lab import netns
 from tests.lab.build import find
 from tests.lab.client import STRATEGIC_MERGE_PATCH, Api
 from tests.lab.controlplane import ControlPlane
-from tests.lab.network import Lan, Namespace, Switch
+from tests.lab.network import Lan, Namespace, Subnets, Switch
 from tests.lab.pod import PodHost
 from tests.lab.pods import PodRunner
 from tests.lab.process import Process
@@ -100,11 +100,21 @@ class GuestNodes:
             node.kube_proxy.terminate()
             node.namespace.remove()
 
-    def add(self, name: str, number: int, switch: Switch | None = None, *, proxy: Proxy = OPEN) -> GuestNode:
-        """A new node with the LAN's ``number``-th addresses, plugged into the LAN or into a host's bridge; it is
-        Ready, and its kube-proxy serves. Its pods get 10.244.NUMBER.0/24, and fd00:244:0:NUMBER::/64 in a cluster of
-        both families."""
-        node = self._make(name, number, switch or self._lan.switch, proxy)
+    def add(
+        self,
+        name: str,
+        number: int,
+        switch: Switch | None = None,
+        *,
+        proxy: Proxy = OPEN,
+        subnets: Subnets | None = None,
+        gateways: Sequence[str] = (),
+    ) -> GuestNode:
+        """A new node with the ``number``-th addresses of the LAN or of other ``subnets``, plugged into the LAN or into
+        a host's bridge; it is Ready, and its kube-proxy serves. Its pods get 10.244.NUMBER.0/24, and
+        fd00:244:0:NUMBER::/64 in a cluster of both families."""
+        node = self._make(name, number, switch or self._lan.switch, proxy, subnets or self._lan.subnets)
+        node.namespace.ip(*(f"route add default via {gateway}" for gateway in gateways))
         self.nodes[name] = node
         self._register(node)
         self.runner.add_host(node.pods)
@@ -136,10 +146,10 @@ class GuestNodes:
         for other in self.nodes.values():
             other.namespace.ip(*(f"route del {cidr}" for cidr in node.pods.cidrs))
 
-    def _make(self, name: str, number: int, switch: Switch, proxy: Proxy) -> GuestNode:
+    def _make(self, name: str, number: int, switch: Switch, proxy: Proxy, subnets: Subnets) -> GuestNode:
         namespace = Namespace(name)
         namespace.create()
-        switch.plug(namespace, "eth0", self._lan.subnets.interfaces(number))
+        switch.plug(namespace, "eth0", subnets.interfaces(number))
         cidrs = tuple(_pod_cidr(whole, number) for whole in self._plane.settings.cluster_cidr.split(","))
         bridge = Switch(namespace, POD_BRIDGE)
         bridge.create()
@@ -155,7 +165,7 @@ class GuestNodes:
             ipv4__conf__all__send_redirects=0,
             **{f"ipv4__conf__{POD_BRIDGE}__send_redirects": 0, "ipv4__conf__eth0__send_redirects": 0},
         )
-        addresses = self._lan.subnets.addresses(number)
+        addresses = subnets.addresses(number)
         pods = PodHost(name, addresses, namespace, bridge, cidrs)
         for other in self.nodes.values():
             other.namespace.ip(*_routes_to(pods))
@@ -197,8 +207,7 @@ class GuestNodes:
                 "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
             },
         )
-        interfaces = self._lan.subnets.interfaces(node.number)
-        addresses = [{"type": "InternalIP", "address": str(interface.ip)} for interface in interfaces]
+        addresses = [{"type": "InternalIP", "address": address} for address in node.pods.addresses]
         capacity = {"cpu": "8", "memory": "16Gi", "pods": "110"}
         status = {
             "addresses": [*addresses, {"type": "Hostname", "address": node.name}],
@@ -226,4 +235,5 @@ def _pod_cidr(whole: str, number: int) -> IPv4Network | IPv6Network:
 
 
 def _routes_to(pods: PodHost) -> list[str]:
-    return [f"route add {cidr} via {via}" for cidr, via in zip(pods.cidrs, pods.addresses, strict=True)]
+    ways = zip(pods.cidrs, pods.addresses, strict=True)
+    return [f"route add {cidr} via {via} dev eth0 onlink" for cidr, via in ways]

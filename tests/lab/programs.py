@@ -160,6 +160,15 @@ def cloudprovider(*arguments: str | Path) -> str:
     return done.stdout
 
 
+def kubectl_lb(kubeconfig: Path, *arguments: str) -> tuple[int, str]:
+    """Run ``kubectl lb`` as the administrator; return its exit code and all that it prints."""
+    command = [sys.executable, "-m", "cloudprovider.cli.kubectl.main", *arguments, f"--kubeconfig={kubeconfig}"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    return done.returncode, done.stdout
+
+
 def install(plane: ControlPlane, side: str) -> None:
     """Apply what ``manifests/SIDE`` has of accounts, roles and policies; the programs themselves run as processes."""
     rendered = plane.kubectl("kustomize", MANIFESTS / side)

@@ -142,7 +142,16 @@ def nodes_behind(lab: Lab, listener: Listener) -> frozenset[str] | None:
     """The names of the nodes that a listener is sent to, whatever the mode; None: there is no such listener."""
     found = read_kernel(lab).backends.get(listener)
     names = {a: name for name, node in lab.nodes.nodes.items() for a in (*node.pods.addresses, node.mac)}
+    names |= {a: name for name, machine in lab.machines.items() for a in (*machine.addresses, machine.mac)}
     return None if found is None else frozenset(names.get(a, a) for a in found)
+
+
+def fixed_neighbours(lab: Lab) -> dict[str, str]:
+    """The addresses whose MAC is fixed in the agent's namespace."""
+    if not Path(f"/run/netns/{lab.segment.name}").exists():
+        return {}
+    lines = (line.split() for line in lab.segment.run("ip", "neighbour", "show", "nud", "permanent").splitlines())
+    return {words[0]: words[words.index("lladdr") + 1] for words in lines}
 
 
 def _rules(ruleset: list[Object], families: Sequence[str]) -> Rules:

@@ -177,6 +177,18 @@ def listener(name: str, port: int, protocol: str = "TCP", **more: int) -> Json:
         ),
         (changed(MACHINES, healthCheck={"port": 80}), "spec.healthCheck.port", "backendPort of a TCP listener"),
         (changed(MACHINES, healthCheck={"port": 5353}), "spec.healthCheck.port", "backendPort of a TCP listener"),
+        *(
+            (changed(MACHINES, healthCheck={"port": 8080, **fields}), f"spec.healthCheck.{field}", says)
+            for fields, field, says in (
+                ({"path": "/"}, "path", "path is for HTTP and HTTPS only, and the check is by TCP"),
+                ({"host": "a"}, "host", "only, and the check is by TCP"),
+                ({"protocol": "GRPC", "expectedCodes": ["200"]}, "expectedCodes", "the check is by GRPC"),
+                ({"protocol": "HTTP", "verifyCertificate": True}, "verifyCertificate", "HTTPS and GRPCS only"),
+                ({"protocol": "HTTP", "certificateAuthority": "x"}, "certificateAuthority", "HTTPS and GRPCS only"),
+                ({"protocol": "HTTP", "grpcService": "x"}, "grpcService", "GRPC and GRPCS only"),
+                ({"protocol": "HTTP", "expectedCodes": ["200", "299-200"]}, "expectedCodes", "299-200 runs backwards"),
+            )
+        ),
         (
             changed(MACHINES, healthCheck={"port": 8080, "failureThreshold": 0}),
             "spec.healthCheck.failureThreshold",

@@ -18,6 +18,7 @@ import pytest
 
 from cloudprovider.cli.main import main
 from cloudprovider.cli.tenant import SYSTEM_NAMESPACE
+from tests.conftest import KUBEVIRT
 from tests.lab.controlplane import ControlPlane, Settings
 from tests.lab.network import Namespace, Switch
 from tests.lab.process import wait_for
@@ -37,6 +38,7 @@ def plane() -> Iterator[ControlPlane]:
         control_plane = ControlPlane(Path(folder), ROOT / "build" / "logs" / "rights", settings)
         with control_plane:
             control_plane.apply_definitions(ROOT / "manifests" / "crds")
+            control_plane.apply_definitions(KUBEVIRT)
             for name in ("guest", "host"):
                 control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-k", ROOT / "manifests" / name)
             yield control_plane
@@ -88,7 +90,9 @@ HOST = {
     ("create", "leases"),
     *((verb, "secrets") for verb in ("get", "patch")),  # the webhook's certificate
     *((verb, "validatingwebhookconfigurations") for verb in ("get", "apply")),
+    ("get", "deployments"),  # Harvester's own controller
     *(("watch", kind) for kind in ("loadbalancers", "ippools", "ipblocks", "guestclusters", "namespaces", "nodes")),
+    *((verb, "virtualmachineinstances") for verb in ("list", "watch")),
 }
 AGENT = {
     ("create", "leases"),

@@ -18,11 +18,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
-from cloudprovider.core.health import Check, Outcome
+from cloudprovider.core.health import Answer, Check, Outcome
 from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.probe.api import Prober, Target
-from cloudprovider.probe.http import HttpProber
 from cloudprovider.probe.nodes import HEALTHZ_PORT, NodeProbes
+from cloudprovider.probe.prober import SocketProber
 from tests.dataplane.lan import CONFIG, Station, bridge, run, station
 
 ANSWER = (
@@ -69,13 +69,13 @@ class Watched:
         self.outcomes: Counter[Outcome] = Counter()
         self.slowest = 0.0
 
-    async def begin(self, target: Target, timeout: float, done: Callable[[Outcome], None]) -> None:
+    async def begin(self, target: Target, timeout: float, done: Callable[[Answer], None]) -> None:
         began = self._loop.time()
 
-        def ended(outcome: Outcome) -> None:
-            self.outcomes[outcome] += 1
+        def ended(answer: Answer) -> None:
+            self.outcomes[answer.outcome] += 1
             self.slowest = max(self.slowest, self._loop.time() - began)
-            done(outcome)
+            done(answer)
 
         await self._prober.begin(target, timeout, ended)
 
@@ -92,7 +92,7 @@ async def measure(count: int) -> None:
     dataplane = HostDataPlane("bench")
     # All nodes behind one neighbour: the kernel's table of neighbours holds 1,024 unless told otherwise.
     segment = await dataplane.open(replace(CONFIG, gateway=IPv4Address("10.99.0.11")))
-    watched = Watched(HttpProber(segment.packets))
+    watched = Watched(SocketProber(segment.packets))
     probes = NodeProbes(watched, now=lambda: datetime.now(UTC))
     probes.follow([FIRST + number for number in range(count)])
     running = asyncio.create_task(probes.run())

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"
@@ -21,7 +22,7 @@ class Served:
     """How the client ended each connection."""
 
 
-def saying(answer: bytes) -> Answer:
+def saying(answer: bytes) -> Behaviour:
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         await writer.drain()
@@ -29,7 +30,7 @@ def saying(answer: bytes) -> Answer:
     return serve
 
 
-def in_bits(answer: bytes) -> Answer:
+def in_bits(answer: bytes) -> Behaviour:
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for octet in answer:
             writer.write(bytes([octet]))
@@ -39,7 +40,7 @@ def in_bits(answer: bytes) -> Answer:
     return serve
 
 
-def saying_for_ever(begin: bytes, more: bytes) -> Answer:
+def saying_for_ever(begin: bytes, more: bytes) -> Behaviour:
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(begin)
         while True:
@@ -50,7 +51,7 @@ def saying_for_ever(begin: bytes, more: bytes) -> Answer:
     return serve
 
 
-def half_closing(answer: bytes) -> Answer:
+def half_closing(answer: bytes) -> Behaviour:
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         writer.write_eof()
@@ -67,8 +68,16 @@ async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
 
 
 @contextlib.asynccontextmanager
-async def serving(listening: socket.socket, answer: Answer, *, backlog: int = 1000) -> AsyncIterator[Served]:
-    """Serve until the block ends; each connection until the client ends it."""
+async def serving(
+    listening: socket.socket,
+    answer: Behaviour,
+    *,
+    backlog: int = 1000,
+    tls: ssl.SSLContext | None = None,
+    until: bytes = b"\r\n\r\n",
+) -> AsyncIterator[Served]:
+    """Serve until the block ends; each connection until the client ends it. ``until``: what ends a request; empty:
+    the answer does not wait for one."""
     served = Served()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -78,17 +87,18 @@ async def serving(listening: socket.socket, answer: Answer, *, backlog: int = 10
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         try:
-            served.requests.append(await reader.readuntil(b"\r\n\r\n"))
+            if until:
+                served.requests.append(await reader.readuntil(until))
             await answer(reader, writer)
             await reader.read()
             served.ends.append("FIN")
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
             served.ends.append("RST")
         finally:
             writer.transport.abort()
 
     listening.listen(backlog)
-    server = await asyncio.start_server(serve, sock=listening)
+    server = await asyncio.start_server(serve, sock=listening, ssl=tls)
     try:
         yield served
     finally:

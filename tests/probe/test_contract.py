@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from cloudprovider.core.health import Outcome
+from cloudprovider.core.health import Answer, Outcome
+from cloudprovider.core.questions import HttpGet, Tls
 from cloudprovider.probe.api import Prober, Target
 from cloudprovider.probe.fake import FakeProber, FakeTargets
-from cloudprovider.probe.http import HttpProber
+from cloudprovider.probe.prober import SocketProber
 from tests.dhcp.waiting import until
-from tests.probe.servers import OK, UNAVAILABLE, Answer, resetting, saying, serving
+from tests.probe.servers import OK, UNAVAILABLE, Behaviour, resetting, saying, serving
 
 
 @dataclass
@@ -28,7 +29,11 @@ class World:
     """Expected and real outcomes, in order of their ends."""
 
     async def begin(self, expected: Outcome, timeout: float = 5.0) -> None:
-        await self.prober.begin(self.targets[expected], timeout, lambda found: self.ended.append((expected, found)))
+        await self.prober.begin(self.targets[expected], timeout, lambda found: self.noted(expected, found))
+
+    def noted(self, expected: Outcome, found: Answer) -> None:
+        assert bool(found.said) is (found.outcome is not Outcome.GOOD)
+        self.ended.append((expected, found.outcome))
 
 
 async def here(make: Callable[[str], socket.socket]) -> socket.socket:
@@ -38,7 +43,7 @@ async def here(make: Callable[[str], socket.socket]) -> socket.socket:
 
 def fake_world() -> World:
     answers: dict[Target, Outcome] = {
-        Target(IPv4Address("192.0.2.1") + number, 80): outcome
+        Target(IPv4Address("192.0.2.1") + number, 80, HttpGet()): outcome
         for number, outcome in enumerate(Outcome)
         if outcome is not Outcome.SILENT
     }
@@ -54,7 +59,7 @@ async def real_world(host: str) -> AsyncIterator[World]:
     family = socket.AF_INET if ":" not in host else socket.AF_INET6
     async with contextlib.AsyncExitStack() as stack:
         found: dict[Outcome, Target] = {}
-        kinds: dict[Outcome, Answer] = {
+        kinds: dict[Outcome, Behaviour] = {
             Outcome.GOOD: saying(OK),
             Outcome.DRAINING: saying(UNAVAILABLE),
             Outcome.BAD: resetting,
@@ -62,13 +67,13 @@ async def real_world(host: str) -> AsyncIterator[World]:
         for outcome, answer in kinds.items():
             listening = socket.create_server((host, 0), family=family)
             await stack.enter_async_context(serving(listening, answer))
-            found[outcome] = Target(ip_address(host), listening.getsockname()[1])
+            found[outcome] = Target(ip_address(host), listening.getsockname()[1], HttpGet())
         full = stack.enter_context(socket.create_server((host, 0), family=family, backlog=0))
         stack.enter_context(socket.create_connection(full.getsockname()[:2]))
         found[Outcome.SILENT] = Target(ip_address(host), full.getsockname()[1])
         nowhere = IPv4Address("192.0.2.1") if family is socket.AF_INET else IPv6Address("2001:db8::1")
         found[Outcome.UNASKED] = Target(nowhere, 80)  # the sandbox has no way there
-        prober = HttpProber(here)
+        prober = SocketProber(here)
         try:
             yield World(prober, found, lambda: len(prober._running))
         finally:
@@ -132,3 +137,13 @@ async def test_a_closed_prober_asks_nobody(world: World) -> None:
 async def test_a_timeout_is_above_zero(world: World) -> None:
     with pytest.raises(ValueError, match="timeout"):
         await world.begin(Outcome.GOOD, timeout=0)
+
+
+async def test_an_authority_that_is_none_is_said_whoever_answers(world: World) -> None:
+    question = HttpGet(tls=Tls(verify=True, authority="no certificate"))
+    world.targets[Outcome.BAD] = replace(world.targets[Outcome.GOOD], question=question)
+    found: list[Answer] = []
+    await world.prober.begin(world.targets[Outcome.BAD], 5.0, found.append)
+    await until("an answer", lambda: found)
+    assert found == [Answer(Outcome.BAD, "certificateAuthority is no certificate in PEM")]
+    assert world.under_way() == 0

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.core.health import Outcome
+from cloudprovider.core.health import Answer, Outcome
+from cloudprovider.core.questions import HttpGet
 from cloudprovider.probe.api import Target
-from cloudprovider.probe.http import HttpProber, judge, request
+from cloudprovider.probe.http import judge, request
+from cloudprovider.probe.nodes import HEALTHZ
+from cloudprovider.probe.prober import SocketProber
 from tests.dhcp.waiting import until
 from tests.probe import servers
-from tests.probe.servers import OK, Answer, Served, saying, serving
+from tests.probe.servers import OK, Behaviour, Served, saying, serving
 
 HERE = IPv4Address("127.0.0.1")
 LIMIT = 0.3
@@ -29,23 +32,23 @@ async def here(make: Callable[[str], socket.socket]) -> socket.socket:
 
 
 @pytest.fixture
-async def prober() -> AsyncIterator[HttpProber]:
-    made = HttpProber(here)
+async def prober() -> AsyncIterator[SocketProber]:
+    made = SocketProber(here)
     yield made
     made.close()
 
 
-async def ask(prober: HttpProber, target: Target, timeout: float = LIMIT) -> Outcome:
-    found: list[Outcome] = []
+async def ask(prober: SocketProber, target: Target, timeout: float = LIMIT) -> Outcome:
+    found: list[Answer] = []
     await prober.begin(target, timeout, found.append)
-    await until("an outcome", lambda: found)
-    return found[0]
+    await until("an answer", lambda: found)
+    return found[0].outcome
 
 
 @contextlib.asynccontextmanager
-async def served(answer: Answer, path: str = "/") -> AsyncIterator[tuple[Target, Served]]:
+async def served(answer: Behaviour, question: HttpGet = HEALTHZ) -> AsyncIterator[tuple[Target, Served]]:
     listening = socket.create_server((str(HERE), 0))
-    target = Target(HERE, listening.getsockname()[1], path)
+    target = Target(HERE, listening.getsockname()[1], question)
     async with serving(listening, answer) as seen:
         yield target, seen
 
@@ -77,18 +80,18 @@ async def served(answer: Answer, path: str = "/") -> AsyncIterator[tuple[Target,
         (saying(b"\x15\x03\x01\x00\x02\x02\x50\x00\x00\x00\x00\x00\x00\x00"), Outcome.BAD),
     ],
 )
-async def test_an_answer_and_what_it_counts_as(prober: HttpProber, answer: Answer, outcome: Outcome) -> None:
+async def test_an_answer_and_what_it_counts_as(prober: SocketProber, answer: Behaviour, outcome: Outcome) -> None:
     async with served(answer) as (target, _):
         assert await ask(prober, target) is outcome
 
 
-async def test_nobody_listens(prober: HttpProber) -> None:
+async def test_nobody_listens(prober: SocketProber) -> None:
     with socket.create_server((str(HERE), 0)) as listening:
         port = listening.getsockname()[1]
-    assert await ask(prober, Target(HERE, port)) is Outcome.BAD
+    assert await ask(prober, Target(HERE, port, HEALTHZ)) is Outcome.BAD
 
 
-async def test_a_slow_answer_counts_by_the_timeout(prober: HttpProber) -> None:
+async def test_a_slow_answer_counts_by_the_timeout(prober: SocketProber) -> None:
     async def slow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.2)
         writer.write(OK)
@@ -98,7 +101,7 @@ async def test_a_slow_answer_counts_by_the_timeout(prober: HttpProber) -> None:
         assert await ask(prober, target, timeout=0.05) is Outcome.BAD
 
 
-async def test_the_timeout_is_for_the_whole_probe_not_for_each_octet(prober: HttpProber) -> None:
+async def test_the_timeout_is_for_the_whole_probe_not_for_each_octet(prober: SocketProber) -> None:
     loop = asyncio.get_running_loop()
 
     async def trickling(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,17 +115,17 @@ async def test_the_timeout_is_for_the_whole_probe_not_for_each_octet(prober: Htt
         assert loop.time() - began < 0.95
 
 
-async def test_a_late_loop_is_no_failure_of_the_node(prober: HttpProber) -> None:
-    found: list[Outcome] = []
+async def test_a_late_loop_is_no_failure_of_the_node(prober: SocketProber) -> None:
+    found: list[Answer] = []
     async with served(saying(OK)) as (target, _):
         await prober.begin(target, LIMIT, found.append)
         time.sleep(2 * LIMIT)  # noqa: ASYNC251 - neither the probe nor the server gets on
         await until("an outcome", lambda: found)
-    assert found == [Outcome.GOOD]
+    assert found == [Answer(Outcome.GOOD)]
 
 
-async def test_a_late_loop_puts_the_end_off_once(prober: HttpProber) -> None:
-    found: list[Outcome] = []
+async def test_a_late_loop_puts_the_end_off_once(prober: SocketProber) -> None:
+    found: list[Answer] = []
     loop = asyncio.get_running_loop()
     async with served(servers.silent) as (target, _):
         await prober.begin(target, LIMIT, found.append)
@@ -130,7 +133,7 @@ async def test_a_late_loop_puts_the_end_off_once(prober: HttpProber) -> None:
         began = loop.time()
         await until("an outcome", lambda: found)
         assert LIMIT - 0.05 < loop.time() - began < 5
-    assert found == [Outcome.BAD]
+    assert found == [Answer(Outcome.BAD, "no answer within 0.3 s")]
 
 
 def tcp_states(port: int) -> list[str]:
@@ -149,8 +152,8 @@ def tcp_states(port: int) -> list[str]:
         servers.silent,
     ],
 )
-async def test_a_connection_ends_by_rst_and_leaves_no_time_wait(prober: HttpProber, answer: Answer) -> None:
-    async with served(answer, "/healthz") as (target, seen):
+async def test_a_connection_ends_by_rst_and_leaves_no_time_wait(prober: SocketProber, answer: Behaviour) -> None:
+    async with served(answer) as (target, seen):
         for _ in range(3):
             await ask(prober, target, timeout=0.1)
         await until("all ends", lambda: len(seen.ends) == 3)
@@ -173,21 +176,26 @@ async def test_a_connection_ends_by_rst_and_leaves_no_time_wait(prober: HttpProb
     ],
 )
 def test_an_answer_is_judged_as_early_as_can_be(answer: bytes, ended: bool, outcome: Outcome | None) -> None:
-    assert judge(answer, ended=ended) is outcome
+    found = judge(answer, ((200, 200),), ended=ended)
+    assert (found and found.outcome) is outcome
 
 
 def test_the_request() -> None:
-    assert request(Target(IPv6Address("fd99::1"), 10256, "/healthz")) == (
+    assert request(Target(IPv6Address("fd99::1"), 10256), HttpGet("/healthz")) == (
         b"GET /healthz HTTP/1.1\r\nHost: [fd99::1]:10256\r\nUser-Agent: cloudprovider\r\nConnection: close\r\n\r\n"
     )
 
 
-@pytest.mark.parametrize(
-    ("port", "path"), [(0, "/"), (65536, "/"), (80, ""), (80, "x"), (80, "/a b"), (80, "/a\r\nX: y"), (80, "/é")]
-)
-def test_a_target_that_no_request_can_be_made_of_is_refused(port: int, path: str) -> None:
-    with pytest.raises(ValueError, match=r"port|path"):
-        Target(HERE, port, path)
+@pytest.mark.parametrize("port", [0, 65536])
+def test_what_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(ValueError, match="port"):
+        Target(HERE, port)
+
+
+@pytest.mark.parametrize("path", ["", "x", "/a b", "/a\r\nX: y", "/é"])
+def test_a_path_that_no_request_can_be_made_of_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        HttpGet(path)
 
 
 async def test_sockets_are_made_some_at_a_time_and_none_stays_open() -> None:
@@ -199,7 +207,7 @@ async def test_sockets_are_made_some_at_a_time_and_none_stays_open() -> None:
         calls += 1
         return make("lo")
 
-    prober = HttpProber(counted)
+    prober = SocketProber(counted)
     async with served(saying(OK)) as (target, _):
         for _ in range(40):
             assert await ask(prober, target) is Outcome.GOOD
@@ -214,12 +222,12 @@ async def test_a_namespace_that_can_not_be_entered_is_no_failure_of_the_node_and
     async def gone(_make: Callable[[str], socket.socket]) -> socket.socket:
         raise DataPlaneError("can't open network namespace")
 
-    prober = HttpProber(gone, network="default/blue")
+    prober = SocketProber(gone, network="default/blue")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert await ask(prober, Target(HERE, 80)) is Outcome.UNASKED
     prober.close()
-    assert [record.message for record in caplog.records] == ["This host can't probe; the node counts as it did."]
+    assert [record.message for record in caplog.records] == ["This host can't probe; what is probed counts as it did."]
     assert caplog.records[0].__dict__["network"] == "default/blue"
 
 
@@ -231,7 +239,7 @@ async def test_a_prober_that_is_closed_while_it_waits_for_a_socket_leaves_none()
         await go.wait()
         return make("lo")
 
-    prober = HttpProber(slow)
+    prober = SocketProber(slow)
     waiting = asyncio.create_task(prober.begin(Target(HERE, 80), 1.0, lambda _: None))
     await asyncio.sleep(0)
     prober.close()

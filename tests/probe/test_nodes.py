@@ -8,9 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from cloudprovider.core.health import Check, Health, Outcome, Verdict
 from cloudprovider.core.plan import IPAddress
-from cloudprovider.probe.api import Target
 from cloudprovider.probe.fake import FakeProber, FakeTargets
-from cloudprovider.probe.nodes import NodeProbes
+from cloudprovider.probe.nodes import NodeProbes, healthz
 from tests.dhcp.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,10 +30,10 @@ class World:
         self.changes += 1
 
     def answer(self, address: IPAddress, outcome: Outcome) -> None:
-        self.targets.answers[Target(address, 10256, "/healthz")] = outcome
+        self.targets.answers[healthz(address)] = outcome
 
     def asked(self, address: IPAddress) -> int:
-        return self.targets.asked.count(Target(address, 10256, "/healthz"))
+        return self.targets.asked.count(healthz(address))
 
     def is_(self, address: IPAddress, verdict: Verdict) -> Callable[[], bool]:
         return lambda: self.probes.health(address).verdict is verdict
@@ -144,7 +143,7 @@ async def test_who_comes_while_nobody_is_followed_is_asked_too() -> None:
     world = World()
     world.answer(ONE, Outcome.GOOD)
     async with world.running():
-        await until("it waits", lambda: world.probes._waiting is not None)
+        await until("it waits", lambda: world.probes._rounds._waiting is not None)
         world.probes.follow([ONE])
         await until("good", world.is_(ONE, Verdict.GOOD))
 
@@ -155,9 +154,9 @@ async def test_an_unchanged_set_costs_nothing_and_keeps_what_is_known() -> None:
     world.probes.follow([ONE, TWO])
     async with world.running():
         await until("good", world.is_(ONE, Verdict.GOOD))
-        places = world.probes._ring._places
+        places = world.probes._rounds._rings[CHECK.period]._places
         world.probes.follow({TWO, ONE})
-        assert world.probes._ring._places is places
+        assert world.probes._rounds._rings[CHECK.period]._places is places
         world.probes.follow([ONE])
         assert world.probes.health(ONE).verdict is Verdict.GOOD
 

@@ -4,23 +4,28 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 import pytest
 
-from cloudprovider.core.health import Check, Outcome, Verdict
+from cloudprovider.core.health import Answer, Check, Outcome, Verdict
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.questions import GrpcHealth, HttpGet, Question, TcpConnect, Tls
 from cloudprovider.dataplane.naming import LINK
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from cloudprovider.probe.api import Target
-from cloudprovider.probe.http import HttpProber
-from cloudprovider.probe.nodes import HEALTHZ_PORT, NodeProbes
+from cloudprovider.probe.nodes import HEALTHZ_PORT, NodeProbes, healthz
+from cloudprovider.probe.prober import SocketProber
 from tests.dataplane.lan import CONFIG, Station, bridge, run, station
 from tests.dhcp.waiting import until
+from tests.lab.pki import Authority
 from tests.lab.sandbox import ENVIRONMENT_MARK
-from tests.probe.servers import OK, UNAVAILABLE, Answer, resetting, saying, serving, silent
+from tests.probe.servers import OK, UNAVAILABLE, Behaviour, resetting, saying, serving, silent
+from tests.probe.test_exchange import FINE
 
 pytestmark = pytest.mark.kernel
 
@@ -50,24 +55,24 @@ async def segment(lan: None) -> AsyncIterator[KernelSegment]:
 
 
 @pytest.fixture
-async def prober(segment: KernelSegment) -> AsyncIterator[HttpProber]:
-    made = HttpProber(segment.packets)
+async def prober(segment: KernelSegment) -> AsyncIterator[SocketProber]:
+    made = SocketProber(segment.packets)
     yield made
     made.close()
 
 
 @contextlib.asynccontextmanager
-async def healthz(node: Station, answer: Answer, address: IPAddress | None = None) -> AsyncIterator[None]:
+async def serves(node: Station, answer: Behaviour, address: IPAddress | None = None) -> AsyncIterator[None]:
     ipv6 = isinstance(address, IPv6Address)
     async with serving(node.socket(socket.SOCK_STREAM, HEALTHZ_PORT, address or node.address, ipv6=ipv6), answer):
         yield
 
 
-async def ask(prober: HttpProber, address: IPAddress, timeout: float = LIMIT) -> Outcome:
-    found: list[Outcome] = []
-    await prober.begin(Target(address, HEALTHZ_PORT, "/healthz"), timeout, found.append)
-    await until("an outcome", lambda: found)
-    return found[0]
+async def ask(prober: SocketProber, address: IPAddress, timeout: float = LIMIT) -> Outcome:
+    found: list[Answer] = []
+    await prober.begin(healthz(address), timeout, found.append)
+    await until("an answer", lambda: found)
+    return found[0].outcome
 
 
 @pytest.mark.parametrize(
@@ -79,17 +84,17 @@ async def ask(prober: HttpProber, address: IPAddress, timeout: float = LIMIT) ->
         (silent, Outcome.BAD),
     ],
 )
-async def test_a_node_that_listens(prober: HttpProber, node: Station, answer: Answer, outcome: Outcome) -> None:
-    async with healthz(node, answer):
+async def test_a_node_that_listens(prober: SocketProber, node: Station, answer: Behaviour, outcome: Outcome) -> None:
+    async with serves(node, answer):
         assert await ask(prober, node.address) is outcome
 
 
-async def test_a_node_that_listens_on_loopback_alone_is_there(prober: HttpProber, node: Station) -> None:
-    async with healthz(node, saying(OK), IPv4Address("127.0.0.1")):
+async def test_a_node_that_listens_on_loopback_alone_is_there(prober: SocketProber, node: Station) -> None:
+    async with serves(node, saying(OK), IPv4Address("127.0.0.1")):
         assert await ask(prober, node.address) is Outcome.BAD
 
 
-async def test_a_node_that_drops_what_comes_or_is_not_there_is_silent(prober: HttpProber, node: Station) -> None:
+async def test_a_node_that_drops_what_comes_or_is_not_there_is_silent(prober: SocketProber, node: Station) -> None:
     run(f"ip netns exec {node.name} nft add table ip filter")
     run(
         f"ip netns exec {node.name} nft add chain ip filter input {{ type filter hook input priority 0; policy drop; }}"
@@ -99,34 +104,34 @@ async def test_a_node_that_drops_what_comes_or_is_not_there_is_silent(prober: Ht
 
 
 async def test_an_address_that_nobody_answers_arp_for_is_silent_before_the_timeout(
-    prober: HttpProber, node: Station
+    prober: SocketProber, node: Station
 ) -> None:
     """The kernel gives up after three seconds (EHOSTUNREACH)."""
     assert await ask(prober, node.address + 1, timeout=30.0) is Outcome.SILENT
 
 
-async def test_no_way_to_a_family_or_network_is_this_hosts_own_trouble(prober: HttpProber, node: Station) -> None:
+async def test_no_way_to_a_family_or_network_is_this_hosts_own_trouble(prober: SocketProber, node: Station) -> None:
     assert await ask(prober, SIX) is Outcome.UNASKED
 
 
 async def test_a_link_that_is_down_is_this_hosts_own_trouble(
-    prober: HttpProber, segment: KernelSegment, node: Station
+    prober: SocketProber, segment: KernelSegment, node: Station
 ) -> None:
-    async with healthz(node, saying(OK)):
+    async with serves(node, saying(OK)):
         assert await ask(prober, node.address) is Outcome.GOOD
         run(f"ip -n {segment._path.name} link set {LINK} down")
         assert await ask(prober, node.address) is Outcome.UNASKED
 
 
-async def test_a_node_of_ipv6(prober: HttpProber, segment: KernelSegment, node: Station) -> None:
+async def test_a_node_of_ipv6(prober: SocketProber, segment: KernelSegment, node: Station) -> None:
     node.take(SIX)
     run(f"ip -n {segment._path.name} address add fd99::2/64 dev {LINK} nodad")
     assert await ask(prober, SIX) is Outcome.BAD
-    async with healthz(node, saying(OK), SIX):
+    async with serves(node, saying(OK), SIX):
         assert await ask(prober, SIX) is Outcome.GOOD
 
 
-async def test_nodes_open_closed_draining_dead_and_back(segment: KernelSegment, prober: HttpProber) -> None:
+async def test_nodes_open_closed_draining_dead_and_back(segment: KernelSegment, prober: SocketProber) -> None:
     """A whole life, at a thirtieth of the time."""
     probes = NodeProbes(prober, now=lambda: datetime.now(UTC), check=Check(period=0.15, timeout=0.15))
     with station("open", "10.99.0.21") as opened, station("closed", "10.99.0.22") as closed:
@@ -137,13 +142,13 @@ async def test_nodes_open_closed_draining_dead_and_back(segment: KernelSegment, 
         probes.follow([opened.address, closed.address])
         running = asyncio.create_task(probes.run())
         try:
-            async with healthz(opened, saying(OK)):
+            async with serves(opened, saying(OK)):
                 await until("open is good", lambda: verdict(opened) is Verdict.GOOD)
                 await until("closed has refused", lambda: probes.health(closed.address).reached)
                 assert verdict(closed) is Verdict.UNKNOWN
-            async with healthz(opened, saying(UNAVAILABLE)):
+            async with serves(opened, saying(UNAVAILABLE)):
                 await until("open drains", lambda: probes.draining == {opened.address})
-            async with healthz(opened, saying(OK)):
+            async with serves(opened, saying(OK)):
                 await until("open is back", lambda: verdict(opened) is Verdict.GOOD)
             await until("its proxy has died", lambda: probes.failed == {opened.address})
             assert verdict(opened) is Verdict.FAILED
@@ -155,9 +160,37 @@ async def test_nodes_open_closed_draining_dead_and_back(segment: KernelSegment, 
 
             for node in (opened, closed):
                 run(f"ip -n {node.name} link set eth0 up")
-            async with healthz(opened, saying(OK)):
+            async with serves(opened, saying(OK)):
                 await until("both are back", lambda: not probes.failed)
                 assert (verdict(opened), verdict(closed)) == (Verdict.GOOD, Verdict.UNKNOWN)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", ["TCP", "HTTP", "HTTPS", "GRPC"])
+async def test_each_kind_goes_through_the_networks_namespace(
+    prober: SocketProber, node: Station, kind: str, tmp_path: Path
+) -> None:
+    """What a server in another namespace of the LAN answers, and what it is when it listens no more."""
+    question: dict[str, Question] = {
+        "TCP": TcpConnect(),
+        "HTTP": HttpGet(),
+        "HTTPS": HttpGet(tls=Tls()),
+        "GRPC": GrpcHealth(),
+    }
+    tls = None
+    if kind == "HTTPS":
+        pair = Authority(tmp_path, "checks").issue("server", common_name="server", hosts=[str(node.address)])
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(pair.certificate, pair.key)
+    target = Target(node.address, 8443, question[kind])
+    found: list[Answer] = []
+    listening = node.socket(socket.SOCK_STREAM, target.port, node.address)
+    async with serving(listening, saying(FINE if kind == "GRPC" else OK), tls=tls, until=b"") as seen:
+        await prober.begin(target, 5.0, found.append)
+        await until("an answer", lambda: found)
+        await until("the connection's end", lambda: seen.ends)
+    await prober.begin(target, 5.0, found.append)
+    await until("another answer", lambda: len(found) > 1)
+    assert found == [Answer(Outcome.GOOD), Answer(Outcome.BAD, "connection refused")]

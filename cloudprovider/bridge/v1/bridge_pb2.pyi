@@ -167,6 +167,54 @@ EXTERNAL_TRAFFIC_POLICY_CLUSTER: ExternalTrafficPolicy.ValueType  # 1
 EXTERNAL_TRAFFIC_POLICY_LOCAL: ExternalTrafficPolicy.ValueType  # 2
 Global___ExternalTrafficPolicy: _TypeAlias = ExternalTrafficPolicy  # noqa: Y015
 
+class _HealthCheckProtocol:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HealthCheckProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthCheckProtocol.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_CHECK_PROTOCOL_UNSPECIFIED: _HealthCheckProtocol.ValueType  # 0
+    """TCP"""
+    HEALTH_CHECK_PROTOCOL_TCP: _HealthCheckProtocol.ValueType  # 1
+    HEALTH_CHECK_PROTOCOL_HTTP: _HealthCheckProtocol.ValueType  # 2
+    HEALTH_CHECK_PROTOCOL_HTTPS: _HealthCheckProtocol.ValueType  # 3
+    HEALTH_CHECK_PROTOCOL_GRPC: _HealthCheckProtocol.ValueType  # 4
+    HEALTH_CHECK_PROTOCOL_GRPCS: _HealthCheckProtocol.ValueType  # 5
+    """gRPC over TLS."""
+
+class HealthCheckProtocol(_HealthCheckProtocol, metaclass=_HealthCheckProtocolEnumTypeWrapper):
+    """What a health check asks of a node."""
+
+HEALTH_CHECK_PROTOCOL_UNSPECIFIED: HealthCheckProtocol.ValueType  # 0
+"""TCP"""
+HEALTH_CHECK_PROTOCOL_TCP: HealthCheckProtocol.ValueType  # 1
+HEALTH_CHECK_PROTOCOL_HTTP: HealthCheckProtocol.ValueType  # 2
+HEALTH_CHECK_PROTOCOL_HTTPS: HealthCheckProtocol.ValueType  # 3
+HEALTH_CHECK_PROTOCOL_GRPC: HealthCheckProtocol.ValueType  # 4
+HEALTH_CHECK_PROTOCOL_GRPCS: HealthCheckProtocol.ValueType  # 5
+"""gRPC over TLS."""
+Global___HealthCheckProtocol: _TypeAlias = HealthCheckProtocol  # noqa: Y015
+
+class _FailedConnections:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailedConnectionsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailedConnections.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILED_CONNECTIONS_UNSPECIFIED: _FailedConnections.ValueType  # 0
+    """they are kept"""
+    FAILED_CONNECTIONS_KEEP: _FailedConnections.ValueType  # 1
+    FAILED_CONNECTIONS_RESET: _FailedConnections.ValueType  # 2
+
+class FailedConnections(_FailedConnections, metaclass=_FailedConnectionsEnumTypeWrapper):
+    """What becomes of TCP connections to a node that fails."""
+
+FAILED_CONNECTIONS_UNSPECIFIED: FailedConnections.ValueType  # 0
+"""they are kept"""
+FAILED_CONNECTIONS_KEEP: FailedConnections.ValueType  # 1
+FAILED_CONNECTIONS_RESET: FailedConnections.ValueType  # 2
+Global___FailedConnections: _TypeAlias = FailedConnections  # noqa: Y015
+
 @_typing.final
 class ServiceKey(_message.Message):
     """A Service of the guest. The UID tells a Service from its namesake of yesterday."""
@@ -298,6 +346,72 @@ class Listener(_message.Message):
 Global___Listener: _TypeAlias = Listener  # noqa: Y015
 
 @_typing.final
+class HealthCheck(_message.Message):
+    """How a Service's nodes are checked. Numbers that are 0 mean Harvester's defaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    EXPECTED_CODES_FIELD_NUMBER: _builtins.int
+    VERIFY_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    GRPC_SERVICE_FIELD_NUMBER: _builtins.int
+    SUCCESS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    FAILURE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    PERIOD_SECONDS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    FAILED_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    port: _builtins.int
+    """Of the nodes: the node port of one of the Service's TCP ports, or another one."""
+    protocol: Global___HealthCheckProtocol.ValueType
+    path: _builtins.str
+    """HTTP, HTTPS: empty: "/"."""
+    host: _builtins.str
+    """Who is asked for, and the name in the certificate; not with TCP. Empty: the node's address."""
+    verify_certificate: _builtins.bool
+    """HTTPS, GRPCS: whether the certificate must be valid for the host."""
+    grpc_service: _builtins.str
+    """GRPC, GRPCS: empty: the server as a whole."""
+    success_threshold: _builtins.int
+    """In a row; 0: 1."""
+    failure_threshold: _builtins.int
+    """In a row; 0: 3."""
+    period_seconds: _builtins.int
+    """0: 5."""
+    timeout_seconds: _builtins.int
+    """0: 3."""
+    failed_connections: Global___FailedConnections.ValueType
+    @_builtins.property
+    def expected_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """HTTP, HTTPS: "200" or "200-299", at most 16; none: 200-399."""
+
+    def __init__(
+        self,
+        *,
+        port: _builtins.int = ...,
+        protocol: Global___HealthCheckProtocol.ValueType = ...,
+        path: _builtins.str = ...,
+        host: _builtins.str = ...,
+        expected_codes: _abc.Iterable[_builtins.str] | None = ...,
+        verify_certificate: _builtins.bool = ...,
+        grpc_service: _builtins.str = ...,
+        success_threshold: _builtins.int = ...,
+        failure_threshold: _builtins.int = ...,
+        period_seconds: _builtins.int = ...,
+        timeout_seconds: _builtins.int = ...,
+        failed_connections: Global___FailedConnections.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_codes", b"expected_codes", "failed_connections", b"failed_connections", "failure_threshold", b"failure_threshold", "grpc_service", b"grpc_service", "host", b"host", "path", b"path", "period_seconds", b"period_seconds", "port", b"port", "protocol", b"protocol", "success_threshold", b"success_threshold", "timeout_seconds", b"timeout_seconds", "verify_certificate", b"verify_certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
+
+@_typing.final
 class LoadBalancerSpec(_message.Message):
     """What the guest wants for one Service. Unset fields mean Kubernetes' defaults."""
 
@@ -321,6 +435,7 @@ class LoadBalancerSpec(_message.Message):
     PRIMARY_SERVICE_FIELD_NUMBER: _builtins.int
     DHCP_HOSTNAME_FIELD_NUMBER: _builtins.int
     DRAIN_SECONDS_FIELD_NUMBER: _builtins.int
+    HEALTH_CHECK_FIELD_NUMBER: _builtins.int
     ipam: Global___Ipam.ValueType
     ip_pool: _builtins.str
     """A pool by name; it must be in the tenant's scope. Empty: chosen by the pools' selectors."""
@@ -360,6 +475,10 @@ class LoadBalancerSpec(_message.Message):
     def source_ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """CIDRs of clients that may connect; empty: all."""
 
+    @_builtins.property
+    def health_check(self) -> Global___HealthCheck:
+        """Unset: nodes are judged by what their kube-proxy says. A host of an older version does so in any case."""
+
     def __init__(
         self,
         *,
@@ -381,10 +500,11 @@ class LoadBalancerSpec(_message.Message):
         primary_service: _builtins.str = ...,
         dhcp_hostname: _builtins.str = ...,
         drain_seconds: _builtins.int | None = ...,
+        health_check: Global___HealthCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "drain_seconds", b"drain_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "drain_seconds", b"drain_seconds", "health_check", b"health_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "addresses", b"addresses", "client_ip_affinity_seconds", b"client_ip_affinity_seconds", "dhcp_hostname", b"dhcp_hostname", "drain_seconds", b"drain_seconds", "endpoint_nodes", b"endpoint_nodes", "external_traffic_policy", b"external_traffic_policy", "health_check_node_port", b"health_check_node_port", "ip_families", b"ip_families", "ip_family_policy", b"ip_family_policy", "ip_pool", b"ip_pool", "ipam", b"ipam", "listeners", b"listeners", "mode", b"mode", "network", b"network", "primary_service", b"primary_service", "scope_namespace", b"scope_namespace", "scope_project", b"scope_project", "source_ranges", b"source_ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "addresses", b"addresses", "client_ip_affinity_seconds", b"client_ip_affinity_seconds", "dhcp_hostname", b"dhcp_hostname", "drain_seconds", b"drain_seconds", "endpoint_nodes", b"endpoint_nodes", "external_traffic_policy", b"external_traffic_policy", "health_check", b"health_check", "health_check_node_port", b"health_check_node_port", "ip_families", b"ip_families", "ip_family_policy", b"ip_family_policy", "ip_pool", b"ip_pool", "ipam", b"ipam", "listeners", b"listeners", "mode", b"mode", "network", b"network", "primary_service", b"primary_service", "scope_namespace", b"scope_namespace", "scope_project", b"scope_project", "source_ranges", b"source_ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drain_seconds: _TypeAlias = _typing.Literal["drain_seconds"]  # noqa: Y015
     _WhichOneofArgType__drain_seconds: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds"]  # noqa: Y015
@@ -493,7 +613,10 @@ class Node(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_MACHINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    virtual_machine: _builtins.str
+    """The virtual machine that it is, where the guest knows it by another name than the node's."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """InternalIP addresses, at most one a family."""
@@ -503,10 +626,11 @@ class Node(_message.Message):
         *,
         name: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
+        virtual_machine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "name", b"name", "virtual_machine", b"virtual_machine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -547,7 +671,9 @@ class RejectedNode(_message.Message):
     name: _builtins.str
     address: _builtins.str
     reason: _builtins.str
-    """CamelCase: OutsideNodeCIDRs, HostAddress, GatewayAddress, LoadBalancerAddress, ReservedRange, DuplicateAddress."""
+    """CamelCase: OutsideNodeCIDRs, HostAddress, GatewayAddress, LoadBalancerAddress, ReservedRange, DuplicateAddress,
+    AddressInUse.
+    """
     message: _builtins.str
     def __init__(
         self,

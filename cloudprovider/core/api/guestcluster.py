@@ -69,6 +69,10 @@ class GuestNode(ApiStruct, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=253, description="As the guest names it.")]
     addresses: Annotated[list[AddressText], Meta(min_length=1, max_length=8, description="Its internal addresses.")]
+    virtual_machine: Annotated[
+        str,
+        Meta(max_length=253, description="The virtual machine that it is, by the guest's word; empty: of its name."),
+    ] = ""
 
 
 class MachineInterface(ApiStruct, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ MAX_SOURCE_RANGES = 1000
 """Bounds of one load balancer: what the API server's rules on these lists may cost sets the first."""
 
 MAX_BACKENDS = 1000
+"""The list has room for twice as many: the agent may speak yet of those that the controller has just dropped."""
+
 MAX_HEALTH_HISTORY = 10
 
 DRAIN_SECONDS, MAX_DRAIN_SECONDS = 300, 86400
@@ -60,7 +62,7 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
     port: Annotated[
         Port | None,
         Meta(
-            description="Of the backends; for virtual machines the backendPort of a TCP listener."
+            description="Of the backends; for virtual machines the backendPort of a TCP listener, where there is one."
             " Without it nothing is checked."
         ),
     ] = None
@@ -73,22 +75,26 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
     period_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds from one check to the next.")] = 5
     timeout_seconds: Annotated[int, Meta(ge=1, le=3600, description="Seconds until a check has failed.")] = 3
     protocol: Annotated[
-        Literal["TCP", "HTTP", "HTTPS", "GRPC"],
+        Literal["TCP", "HTTP", "HTTPS", "GRPC", "GRPCS"],
         Meta(
             description="TCP: a connection comes about. HTTP, HTTPS: a GET is answered with an expected code."
-            " GRPC: the standard health service says SERVING."
+            " GRPC, GRPCS (over TLS): the standard health service says SERVING."
         ),
     ] = "TCP"
-    path: Annotated[str, Meta(max_length=2048, description="HTTP, HTTPS: what is asked for; empty: /.")] = ""
+    path: Annotated[
+        str,
+        Meta(max_length=2048, pattern="^(/[!-~]*)?$", description="HTTP, HTTPS: what is asked for; empty: /."),
+    ] = ""
     host: Annotated[
         str,
         Meta(
             max_length=253,
-            description="HTTP, HTTPS, GRPC: the host asked for, and the name in its certificate; empty: the address.",
+            pattern=r"^[A-Za-z0-9.:-]*$",
+            description="The host asked for, and the name in its certificate; empty: the address. Not with TCP.",
         ),
     ] = ""
     expected_codes: Annotated[
-        list[Annotated[str, Meta(pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$")]],
+        list[Annotated[str, Meta(max_length=7, pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$")]],
         Meta(
             max_length=16,
             description='HTTP, HTTPS: the codes of a success, such as "200" or "200-299"; empty: 200-399.'
@@ -96,16 +102,17 @@ class HealthCheck(ApiStruct, frozen=True, kw_only=True):
         ),
     ] = []
     verify_certificate: Annotated[
-        bool, Meta(description="HTTPS: whether the certificate must be valid for the host.")
+        bool, Meta(description="HTTPS, GRPCS: whether the certificate must be valid for the host.")
     ] = False
     certificate_authority: Annotated[
         str,
         Meta(
-            max_length=65536, description="HTTPS: who may have signed it, in PEM; empty: those of the agent's system."
+            max_length=65536,
+            description="HTTPS, GRPCS: who may have signed it, in PEM; empty: those of the agent's system.",
         ),
     ] = ""
     grpc_service: Annotated[
-        str, Meta(max_length=253, description="GRPC: the service asked about; empty: the server as a whole.")
+        str, Meta(max_length=253, description="GRPC, GRPCS: the service asked about; empty: the server as a whole.")
     ] = ""
     failed_connections: Annotated[
         Literal["Keep", "Reset"],
@@ -320,7 +327,7 @@ class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
     ] = ""
     backend_servers: Annotated[list[str], Meta(description="Addresses of the virtual machines.")] = []
     backends: Annotated[
-        list[Backend], Meta(max_length=MAX_BACKENDS, description="What it sends to, each with its health.")
+        list[Backend], Meta(max_length=2 * MAX_BACKENDS, description="What it sends to, each with its health.")
     ] = []
     holder: Annotated[
         Holder | None,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
-from cloudprovider.core.api.loadbalancer import LoadBalancerSpec, ServiceReference
+from cloudprovider.core.api.loadbalancer import HealthCheck, LoadBalancerSpec, ServiceReference
 from cloudprovider.core.api.meta import ApiStruct
 from cloudprovider.core.api.pool import IPBlockSpec, Range, Reservation
 
@@ -38,6 +38,17 @@ def _immutable(message: str, *fields: str) -> Rule:
     """``fields`` keep their values for the object's life."""
     rule = " && ".join(f"self.{field} == oldSelf.{field}" for field in fields)
     return Rule(rule=rule, message=message, reason="FieldValueForbidden")
+
+
+def _only_by(field: str, empty: str, *protocols: str) -> Rule:
+    """A field of a health check that only some kinds of check have."""
+    kinds = " and ".join(protocols)
+    return Rule(
+        rule=f"!has(self.{field}) || self.{field} == {empty} || self.protocol in {list(protocols)}",
+        message=f"{field} is for {kinds} only",
+        expression=f"'{field} is for {kinds} only, and the check is by ' + self.protocol",
+        field=f".{field}",
+    )
 
 
 def _in_subnet(field: str) -> Rule:
@@ -102,9 +113,10 @@ _LOAD_BALANCER: Final = (
     ),
     Rule(
         rule=f"{_CLUSTER} || !has(self.healthCheck) || !has(self.healthCheck.port) || self.healthCheck.port == 0"
-        " || (has(self.listeners) && self.listeners.exists(l, l.protocol == 'TCP' && has(l.backendPort)"
-        " && l.backendPort == self.healthCheck.port))",
-        message="healthCheck.port must be the backendPort of a TCP listener",
+        " || !has(self.listeners) || !self.listeners.exists(l, l.protocol == 'TCP')"
+        " || self.listeners.exists(l, l.protocol == 'TCP' && has(l.backendPort)"
+        " && l.backendPort == self.healthCheck.port)",
+        message="healthCheck.port must be the backendPort of a TCP listener, where there is one",
         expression="'%d must be the backendPort of a TCP listener'.format([self.healthCheck.port])",
         field=".healthCheck.port",
     ),
@@ -144,6 +156,23 @@ _LOAD_BALANCER: Final = (
         message="the Service that a load balancer stands for can't be taken away",
         field=".service",
         reason="FieldValueForbidden",
+    ),
+)
+
+_HEALTH_CHECK: Final = (
+    _only_by("path", "''", "HTTP", "HTTPS"),
+    _only_by("expectedCodes", "[]", "HTTP", "HTTPS"),
+    _only_by("host", "''", "HTTP", "HTTPS", "GRPC", "GRPCS"),
+    _only_by("verifyCertificate", "false", "HTTPS", "GRPCS"),
+    _only_by("certificateAuthority", "''", "HTTPS", "GRPCS"),
+    _only_by("grpcService", "''", "GRPC", "GRPCS"),
+    Rule(
+        rule="!has(self.expectedCodes)"
+        " || self.expectedCodes.all(c, c.size() != 7 || c.substring(0, 3) <= c.substring(4))",
+        message="expectedCodes must name the smaller code first",
+        expression="'%s runs backwards: name the smaller code first'.format([self.expectedCodes.filter(c,"
+        " c.size() == 7 && c.substring(0, 3) > c.substring(4))[0]])",
+        field=".expectedCodes",
     ),
 )
 
@@ -191,6 +220,7 @@ _GUEST_CLUSTER: Final = (
 
 RULES: Final[Mapping[type[ApiStruct], tuple[Rule, ...]]] = {
     LoadBalancerSpec: _LOAD_BALANCER,
+    HealthCheck: _HEALTH_CHECK,
     ServiceReference: _SERVICE,
     Range: _RANGE,
     Reservation: _RESERVATION,

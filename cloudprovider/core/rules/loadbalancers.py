@@ -11,7 +11,9 @@ from ipaddress import ip_address, ip_network
 from cloudprovider.core.api.loadbalancer import LoadBalancer, LoadBalancerSpec
 from cloudprovider.core.api.pool import IPPool
 from cloudprovider.core.errors import Violation
+from cloudprovider.core.patterns import LABEL_KEY, LABEL_VALUE
 from cloudprovider.core.pools import PoolView
+from cloudprovider.core.rules.healthchecks import health_check_advice, health_check_violations
 from cloudprovider.core.rules.holdings import Holding
 from cloudprovider.core.rules.verdict import Verdict, worsened
 from cloudprovider.core.selection import NoPool, request_of, select
@@ -22,11 +24,16 @@ def check_load_balancer(new: LoadBalancer, old: LoadBalancer | None) -> Verdict:
     return worsened(violations_of(new.spec), violations_of(old.spec) if old is not None else ())
 
 
+def advise(lb: LoadBalancer) -> Verdict:
+    """Warn of what the author of a sound load balancer may not have meant."""
+    return Verdict(warnings=(*_selector_advice(lb.spec), *health_check_advice(lb.spec)))
+
+
 def violations_of(spec: LoadBalancerSpec) -> list[Violation]:
     """Return what is wrong with a load balancer's spec."""
     return [
         *_listeners(spec),
-        *_health_check(spec),
+        *health_check_violations(spec),
         *_addresses(spec),
         *_sources(spec),
         *dhcp_violations(spec),
@@ -84,13 +91,21 @@ def _listeners(spec: LoadBalancerSpec) -> Iterable[Violation]:
             yield Violation(field=f"{at}.backendPort", reason="Required", message=message)
 
 
-def _health_check(spec: LoadBalancerSpec) -> Iterable[Violation]:
-    check = spec.health_check
-    if check is None or check.port is None:
+def _selector_advice(spec: LoadBalancerSpec) -> Iterable[str]:
+    """What makes a selector match nothing: it may be meant, while the machines are still to come."""
+    at = "spec.backendServerSelector"
+    if spec.workload_type == "cluster":
         return
-    if not any(x.protocol == "TCP" and x.backend_port == check.port for x in spec.listeners):
-        message = f"{check.port} is no TCP listener's backendPort: choose one of these, they are what is checked"
-        yield Violation(field="spec.healthCheck.port", reason="NotAListener", message=message)
+    if not spec.backend_server_selector:
+        yield f"{at}: names no labels, so no virtual machine is sent to"
+    for key, values in sorted(spec.backend_server_selector.items()):
+        if not values:
+            yield f"{at}[{key}]: has no value, so no virtual machine matches"
+        if LABEL_KEY.fullmatch(key) is None:
+            yield f"{at}[{key}]: can't be a label's name, so no virtual machine matches"
+        for value in values:
+            if LABEL_VALUE.fullmatch(value) is None:
+                yield f'{at}[{key}]: "{value}" can\'t be a label\'s value (up to 63 letters, digits, "-", "_" and ".")'
 
 
 def _addresses(spec: LoadBalancerSpec) -> Iterable[Violation]:

@@ -1,19 +1,19 @@
 """The whole agent over a real kernel and an API server in memory: from an object's change to the kernel, and memory.
 
-``python -m tests.bench.dataplane.agent COUNT`` prints what it found with COUNT Services as one line of JSON;
-:func:`add_rows` runs it as a process of its own for each count, so that memory is that of one agent.
+``python -m tests.bench.dataplane.agent COUNT`` prints what it found with COUNT Services as one line of JSON. The API
+server is in the same process, so that a change costs no more than the agent's own work. ``... COUNT PORT`` has it in
+another (:mod:`tests.bench.dataplane.apiserver`): memory is then one agent's, as a pod has it.
 """
 
 import asyncio
 import gc
 import random
+import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
 from typing import Final
 
 import msgspec
@@ -21,41 +21,39 @@ from typing_extensions import override
 
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.program import Agent, connect
-from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus, GuestNode
-from cloudprovider.core.api.loadbalancer import (
-    CLUSTER_LABEL,
-    Address,
-    Listener,
-    LoadBalancer,
-    LoadBalancerSpec,
-    LoadBalancerStatus,
-    ServiceReference,
-)
-from cloudprovider.core.api.meta import ObjectMeta
+from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.plan import Changes
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.engine import NftablesEngine
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
+from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.client import HttpKubeClient
+from cloudprovider.kube.credentials import Credentials
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
-from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
+from cloudprovider.kube.metrics import RequestCounter
+from cloudprovider.kube.resources import LOADBALANCERS
 from cloudprovider.probe.fake import FakeProber, FakeTargets
-from tests.bench.dataplane.rules import COUNTS, NODES, TENANTS, resident_bytes
+from tests.bench.dataplane.objects import load_balancer, seed
+from tests.bench.dataplane.rules import COUNTS, NODES, resident_bytes
 from tests.bench.report import Report
 from tests.dataplane.lan import CONFIG, bridge
 
 _CHANGES: Final = 50
 _LIMIT: Final = 300.0
-_FIRST: Final = IPv4Address("10.97.0.1")
+_LOOK_EVERY: Final = 0.05
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process saw. Times in seconds (a change in milliseconds), memory in bytes."""
+    """What one process saw. Times in seconds, memory in bytes: before the agent started, when it has all in line, and
+    the most at any time."""
 
-    change: float
     in_line: float
     served: float
     before: int
     after: int
+    most: int
+    change: float = 0.0
+    """Milliseconds; 0: not measured."""
 
 
 class _WatchedEngine:
@@ -84,54 +82,22 @@ class _WatchedDataPlane(HostDataPlane):
         return segment
 
 
-def _cluster(tenant: int) -> GuestCluster:
-    addresses = [str(IPv4Address("10.99.0.11") + 32 * tenant + i) for i in range(NODES)]
-    nodes = [GuestNode(name=f"n{i}", addresses=[address]) for i, address in enumerate(addresses)]
-    return GuestCluster(metadata=ObjectMeta(namespace=f"t{tenant}", name="c"), status=GuestClusterStatus(nodes=nodes))
+async def _served(requests: RequestCounter, count: int) -> None:
+    """Wait until each load balancer's status has been written."""
+    async with asyncio.timeout(_LIMIT):
+        while requests.total(resource="loadbalancers/status") < count:  # noqa: ASYNC110 - it counts, and tells nobody
+            await asyncio.sleep(_LOOK_EVERY)
 
 
-def _load_balancer(number: int) -> LoadBalancer:
-    tenant, name = number % TENANTS, f"s{number}"
-    return LoadBalancer(
-        metadata=ObjectMeta(namespace=f"t{tenant}", name=name, labels={CLUSTER_LABEL: "c"}, generation=1),
-        spec=LoadBalancerSpec(
-            workload_type="cluster",
-            listeners=[Listener(port=80, backend_port=30000)],
-            service=ServiceReference(namespace="d", name=name, uid="u"),
-        ),
-        status=LoadBalancerStatus(addresses=[Address(ip=str(_FIRST + number), ip_pool="p", prefix_length=24)]),
-    )
-
-
-async def find(count: int) -> Found:
-    """Run an agent with ``count`` Services of ten tenants on the bridge, and change one of them."""
-    cluster = FakeCluster(lambda: datetime.now(UTC))
-    for tenant in range(TENANTS):
-        cluster.seed(GUESTCLUSTERS, _cluster(tenant))
-    for number in range(count):
-        cluster.seed(LOADBALANCERS, _load_balancer(number))
-    served = asyncio.Event()
-    held = set[str]()
-
-    async def after(call: Call) -> None:
-        cluster.compact()  # an API server's memory is not the agent's
-        if call.resource == "loadbalancers/status":
-            status = cluster.find(LOADBALANCERS, call.namespace, call.name).body["status"]
-            if status.get("holder", {}).get("addresses"):
-                held.add(call.name)
-                if len(held) == count:
-                    served.set()
-
-    cluster.after = after
+async def _find(count: int, client: KubeClient, requests: RequestCounter, cluster: FakeCluster | None) -> Found:
     gc.collect()
     before = resident_bytes()
     rng = random.Random(1)
-
     dataplane = _WatchedDataPlane("benagent")
     config = AgentConfig(node_name="h1", instance="benagent", networks=(CONFIG,))
     agent = Agent(
         config,
-        FakeKubeClient(cluster, program="agent"),
+        client,
         dataplane,
         rng,
         connect=lambda segment, network, probe: connect(segment, network, probe, rng=rng),
@@ -140,23 +106,27 @@ async def find(count: int) -> Found:
     start = time.perf_counter()
     running = asyncio.create_task(agent.run())
     try:
-        async with asyncio.timeout(_LIMIT):
-            await served.wait()
-        all_served = time.perf_counter() - start
-        in_line = dataplane.watched.applied - start
-        memory = resident_bytes()
-        change = await _change(cluster, dataplane.watched)
+        await _served(requests, count)
+        found = Found(
+            in_line=dataplane.watched.applied - start,
+            served=time.perf_counter() - start,
+            before=before,
+            after=resident_bytes(),
+            most=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        )
+        if cluster is None:
+            return found
+        return msgspec.structs.replace(found, change=await _change(cluster, dataplane.watched))
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await dataplane.remove("")
-    return Found(change=change, in_line=in_line, served=all_served, before=before, after=memory)
 
 
 async def _change(cluster: FakeCluster, watched: _WatchedEngine) -> float:
     """Milliseconds from a changed object in the API server to the kernel, the median."""
     client = FakeKubeClient(cluster, program="bench")
-    first = _load_balancer(0).key
+    first = load_balancer(0).key
     spent = []
     for turn in range(_CHANGES):
         await asyncio.sleep(0.05)  # what the change before led to (a status) is over: they come one by one
@@ -171,27 +141,65 @@ async def _change(cluster: FakeCluster, watched: _WatchedEngine) -> float:
     return statistics.median(spent)
 
 
-def _in_a_process(count: int) -> Found:
-    command = [sys.executable, "-m", "tests.bench.dataplane.agent", str(count)]
+async def find_change(count: int) -> Found:
+    """Run an agent with ``count`` Services on the bridge, the API server in this process, and change one of them."""
+    cluster = FakeCluster(lambda: datetime.now(UTC))
+    seed(cluster, count)
+
+    async def after(_: Call) -> None:
+        cluster.compact()
+
+    cluster.after = after
+    client = FakeKubeClient(cluster, program="agent")
+    return await _find(count, client, client.requests, cluster)
+
+
+async def find_alone(count: int, port: int) -> Found:
+    """Run an agent whose API server is another process."""
+    credentials = Credentials(server=f"http://127.0.0.1:{port}", ssl=None, authorization=lambda: "")
+    async with HttpKubeClient(credentials, program="agent", version="0", rng=random.Random(1)) as client:
+        return await _find(count, client, client.requests, None)
+
+
+def _in_a_process(*arguments: int) -> Found:
+    command = [sys.executable, "-m", "tests.bench.dataplane.agent", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * _LIMIT, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return msgspec.json.decode(done.stdout, type=Found)
 
 
+def _beside_an_api_server(count: int) -> Found:
+    command = [sys.executable, "-m", "tests.bench.dataplane.apiserver", str(count)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            return _in_a_process(count, int(server.stdout.readline()))
+        finally:
+            assert server.stdin is not None
+            server.stdin.close()
+
+
 def add_rows(report: Report) -> None:
-    found: Mapping[int, Found] = {count: _in_a_process(count) for count in COUNTS}
-    for count, seen in found.items():
+    for count in COUNTS:
         what = f"whole agent: one Service changed, {count:,} present, median"
-        report.add(what, seen.change, "ms", ("<", 5))
-    most, seen = list(found.items())[-1]
-    what = f"whole agent, {most:,} Services of {NODES} backends"
+        report.add(what, _in_a_process(count).change, "ms", ("<", 5))
+    most = COUNTS[-1]
+    seen = _beside_an_api_server(most)
+    what = f"whole agent, {most:,} Services of {NODES} backends, the API server another process"
     report.add(f"{what}: start to rules in the kernel", seen.in_line, "s")
     report.add(f"{what}: start to all announced and reported", seen.served, "s")
-    report.add(f"{what}: memory, the API server's objects included", seen.after / 1e6, "MB", ("<", 200))
-    report.add(f"{what}: of that before it started (API server in memory)", seen.before / 1e6, "MB")
+    report.add(f"{what}: memory", seen.after / 1e6, "MB", ("<", 200))
+    report.add(f"{what}: memory at the most", seen.most / 1e6, "MB")
+    report.add(f"{what}: memory before it started", seen.before / 1e6, "MB")
+
+
+def main() -> None:
+    count, *port = map(int, sys.argv[1:])
+    with bridge():
+        found = asyncio.run(find_alone(count, *port) if port else find_change(count))
+    sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
 
 
 if __name__ == "__main__":
-    with bridge():
-        sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(find(int(sys.argv[1])))) + b"\n")
+    main()

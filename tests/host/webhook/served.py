@@ -44,7 +44,11 @@ def load_balancer(name: str, namespace: str = "default", **spec: object) -> Json
         "apiVersion": "loadbalancer.harvesterhci.io/v1beta1",
         "kind": "LoadBalancer",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"listeners": [{"name": "http", "port": 80, "backendPort": 8080}], **spec},
+        "spec": {
+            "listeners": [{"name": "http", "port": 80, "backendPort": 8080}],
+            "backendServerSelector": {"app": ["web"]},
+            **spec,
+        },
     }
 
 

@@ -58,9 +58,12 @@ def denied(outcome: Outcome, field: str, text: str) -> None:
         ({"listeners": [{**HTTP, "protocol": "SCTP"}]}, "spec.listeners[0].protocol", 'Unsupported value: "SCTP"'),
         ({"healthCheck": {"port": 81}}, "spec.healthCheck.port", "81 must be the backendPort of a TCP listener"),
         (
-            {"listeners": [{**HTTP, "protocol": "UDP"}], "healthCheck": {"port": 8080}},
+            {
+                "listeners": [HTTP, {**HTTP, "name": "u", "protocol": "UDP", "backendPort": 81}],
+                "healthCheck": {"port": 81},
+            },
             "spec.healthCheck.port",
-            "8080 must be the backendPort of a TCP listener",
+            "81 must be the backendPort of a TCP listener",
         ),
         *(
             ({"healthCheck": {"port": 8080, key: 0}}, f"spec.healthCheck.{key}", "greater than or equal to 1")
@@ -129,6 +132,18 @@ async def test_everything_at_once(served: Served, admin: Admin, network: str) ->
     spec: Json = {"ipam": "dhcp", "ipPool": "p", "ipFamilies": ["IPv6"], "primaryService": "a/b"}
     outcome = await admin.create(load_balancer(name_of(network), **spec))
     assert set(outcome.causes) == {"spec.ipPool", "spec.ipFamilies", "spec.primaryService"}
+
+
+async def test_what_its_author_may_not_have_meant_is_warned_of(served: Served, admin: Admin, network: str) -> None:
+    name = name_of(network)
+    assert (await admin.create(pool(name, {"subnet": "10.0.0.0/24"}, selector={"network": network}))).done
+    check = {"port": 8080, "timeoutSeconds": 9}
+    slow = load_balancer(name, ipPool=name, backendServerSelector={"app": []}, healthCheck=check)
+    outcome = await admin.create(on(network, slow))
+    assert outcome.done
+    selector, timeout = outcome.warnings
+    assert selector == "spec.backendServerSelector[app]: has no value, so no virtual machine matches"
+    assert timeout.startswith("spec.healthCheck.timeoutSeconds: is longer than periodSeconds")
 
 
 async def test_a_pool_that_may_still_come_is_warned_of(served: Served, admin: Admin, network: str) -> None:

@@ -1,0 +1,1 @@
+"""``kubectl lb``: what the load balancers are doing, for people and for programs."""

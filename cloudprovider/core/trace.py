@@ -1,0 +1,230 @@
+"""Who answers at an address and port, and where the packets go."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
+
+import msgspec
+
+from cloudprovider.core.addressing import is_ours
+from cloudprovider.core.api.guestcluster import GuestCluster
+from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, Address, Listener, LoadBalancer
+from cloudprovider.core.api.pool import IPBlock
+from cloudprovider.core.backends import usable
+from cloudprovider.core.errors import ConfigurationError
+from cloudprovider.core.lbobject import service_of
+from cloudprovider.core.plan import IPAddress
+
+_COUNTER = re.compile(r"^cloudprovider_agent_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\d+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What is asked about."""
+
+    address: IPAddress
+    port: int
+    protocol: str
+
+
+class TracedBackend(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where packets go. ``healthy`` None: nothing checks it but the agent's own probes, which stand in its log."""
+
+    name: str
+    addresses: list[str]
+    port: int | None
+    healthy: bool | None
+    message: str = ""
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the agent has counted since it started; of all ports of the load balancer on this network."""
+
+    client_packets: int
+    client_bytes: int
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What there is at an address and port. ``owner``: "namespace/name" of a LoadBalancer, or whom else the pool's
+    records name; empty: nobody. ``problem``: why nothing is forwarded, empty where it is. ``counters`` None:
+    ``uncounted`` says why."""
+
+    address: str
+    port: int
+    protocol: str
+    network: str = ""
+    pool: str = ""
+    owner: str = ""
+    service: str = ""
+    rule: str = ""
+    mode: str = ""
+    host: str = ""
+    sources: list[str] = []
+    backends: list[TracedBackend] = []
+    counters: Traffic | None = None
+    uncounted: str = ""
+    problem: str = ""
+
+
+def parse_target(text: str) -> Target:
+    """Read "ADDRESS:PORT[/PROTOCOL]", IPv6 in brackets. Raises ConfigurationError."""
+    place, _, protocol = text.partition("/")
+    host, _, port = place.rpartition(":")
+    protocol = protocol.upper() or "TCP"
+    try:
+        address = ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+        if (address.version == 6) != host.startswith("[") or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError
+        if protocol not in ("TCP", "UDP"):
+            raise ValueError
+    except ValueError:
+        raise ConfigurationError(
+            f'"{text}" is not ADDRESS:PORT[/PROTOCOL]: write it as 10.0.8.100:80, 10.0.8.100:53/UDP, [fd00::1]:443'
+        ) from None
+    return Target(address, int(port), protocol)
+
+
+def trace(
+    target: Target,
+    balancers: Sequence[LoadBalancer],
+    clusters: Mapping[tuple[str, str], GuestCluster] | None,
+    blocks: Sequence[IPBlock] | None,
+) -> list[Trace]:
+    """Return what there is at an address: one entry for each network that has a load balancer on it; one without a
+    load balancer where none has."""
+    found: list[Trace] = []
+    networks: dict[str, list[tuple[LoadBalancer, Address]]] = {}
+    for lb in sorted(balancers, key=lambda x: x.key):
+        for address in (*lb.status.addresses, *lb.status.next_addresses):
+            if address.ip == str(target.address):
+                networks.setdefault(address.network, []).append((lb, address))
+    for sharers in networks.values():
+        serving = [(lb, a) for lb, a in sharers if _listener(lb, target) is not None]
+        if serving:
+            found.append(_served(target, *serving[0], clusters))
+        else:
+            found.append(_unserved(target, sharers))
+    return found or [_nobody(target, blocks or ())]
+
+
+def counters_of(text: str, network: str, balancer: str) -> Traffic | None:
+    """Read an agent's metrics; None where they do not name the load balancer ("namespace/name")."""
+    values: dict[str, int] = {}
+    for match in _COUNTER.finditer(text):
+        labels = dict(_LABEL.findall(match["labels"]))
+        if labels.get("load_balancer") == balancer and labels.get("network", "") == network:
+            values[match["name"]] = int(match["value"])
+    if not values:
+        return None
+    return Traffic(
+        client_packets=values.get("client_packets_total", 0), client_bytes=values.get("client_bytes_total", 0)
+    )
+
+
+def _served(
+    target: Target, lb: LoadBalancer, address: Address, clusters: Mapping[tuple[str, str], GuestCluster] | None
+) -> Trace:
+    listener = _listener(lb, target)
+    holder = lb.status.holder
+    mode = holder.mode if holder is not None else ""
+    port = target.port if mode == "dsr" or listener is None else listener.backend_port
+    problem = ""
+    if not is_ours(lb):
+        problem = "another cloud provider made this load balancer: nothing is forwarded for it"
+    elif holder is None or address.ip not in holder.addresses:
+        problem = "no host has the address up"
+    elif said := next((c for c in lb.status.conditions if c.type == "Ready" and c.status == "False"), None):
+        problem = said.message
+    backends = list(_backends(lb, port, clusters))
+    return Trace(
+        address=str(target.address),
+        port=target.port,
+        protocol=target.protocol,
+        network=address.network,
+        pool=address.ip_pool,
+        owner="/".join(lb.key),
+        service=_service(lb),
+        rule=_rule(target, lb, mode, port),
+        mode=mode,
+        host=holder.node if holder is not None else "",
+        sources=list(lb.spec.source_ranges),
+        backends=backends,
+        problem=problem,
+    )
+
+
+def _rule(target: Target, lb: LoadBalancer, mode: str, port: int | None) -> str:
+    client = "by the client's address" if lb.spec.session_affinity == "ClientIP" else "by the client's address and port"
+    if mode == "dsr":
+        how = "frames go on unchanged to a backend's MAC address"
+    elif mode == "nat":
+        how = f"to a backend's address, port {port}" if port is not None else "to no port: the Service has no node port"
+    else:
+        how = "not chosen yet: no host forwards it"
+    return f"{target.protocol} {target.port}: {how}, chosen {client}"
+
+
+def _backends(
+    lb: LoadBalancer, port: int | None, clusters: Mapping[tuple[str, str], GuestCluster] | None
+) -> Iterable[TracedBackend]:
+    judged = {b.name: b.health for b in lb.status.backends if b.health is not None}
+    if lb.spec.workload_type != "cluster":
+        used = {b.name for b in usable(lb.status.backends)}
+        for b in sorted(lb.status.backends, key=lambda x: x.name):
+            health = judged.get(b.name)
+            healthy = False if b.name not in used else (None if health is None else health.healthy)
+            said = b.message or (health.message if health is not None else "")
+            yield TracedBackend(name=b.name, addresses=b.addresses, port=port, healthy=healthy, message=said)
+        return
+    cluster = (clusters or {}).get((lb.metadata.namespace, lb.metadata.labels.get(CLUSTER_LABEL, "")))
+    for node in cluster.status.nodes if cluster is not None else ():
+        if lb.spec.external_traffic_policy == "Local" and node.name not in lb.spec.endpoint_nodes:
+            continue
+        health = judged.get(node.name)
+        yield TracedBackend(
+            name=node.name,
+            addresses=node.addresses,
+            port=port,
+            healthy=None if health is None else health.healthy,
+            message="" if health is None else health.message,
+        )
+
+
+def _unserved(target: Target, sharers: Sequence[tuple[LoadBalancer, Address]]) -> Trace:
+    lb, address = sharers[0]
+    ports = ", ".join(sorted({f"{x.port}/{x.protocol}" for other, _ in sharers for x in other.spec.listeners}))
+    return Trace(
+        address=str(target.address),
+        port=target.port,
+        protocol=target.protocol,
+        network=address.network,
+        pool=address.ip_pool,
+        owner="/".join(lb.key),
+        service=_service(lb),
+        problem=f"it has no port {target.port}/{target.protocol}, connections are refused; it has {ports}",
+    )
+
+
+def _nobody(target: Target, blocks: Sequence[IPBlock]) -> Trace:
+    text = str(target.address)
+    traced = Trace(address=text, port=target.port, protocol=target.protocol)
+    for block in blocks:
+        record = block.spec.allocations.get(text)
+        if record is not None:
+            problem = f"it is kept for {record.owner}, which does not show it"
+            if record.owner.startswith("agent/"):
+                problem = "it is a host's own address: no load balancer answers there"
+            return msgspec.structs.replace(traced, pool=block.spec.pool, owner=record.owner, problem=problem)
+        if text in block.spec.history:
+            problem = f"nobody has it; {block.spec.history[text]} had it last"
+            return msgspec.structs.replace(traced, pool=block.spec.pool, problem=problem)
+    return msgspec.structs.replace(traced, problem="no load balancer that you may see has this address")
+
+
+def _listener(lb: LoadBalancer, target: Target) -> Listener | None:
+    return next((x for x in lb.spec.listeners if (x.port, x.protocol) == (target.port, target.protocol)), None)
+
+
+def _service(lb: LoadBalancer) -> str:
+    found = service_of(lb)
+    return "" if found is None else f"{found[0].cluster}: {found[1].path}"
