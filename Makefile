@@ -20,7 +20,7 @@ IMAGE ?= cloudprovider:$(VERSION)
 BASE_IMAGE ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test pictures lint types generate wheels image format bench bench-dataplane bench-health clean
+.PHONY: help setup controlplane demo demo-stop test pictures e2e-k3d lint types generate wheels image format bench bench-dataplane bench-health clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k po
 
 pictures: controlplane ## make the README's pictures of the console anew, in docs/pictures
 	@$(SANDBOX) $(PYTHON) -m pytest -q tests/console/pictures.py
+
+e2e-k3d: wheels ## the scenarios on two k3d clusters, installed from manifests/; needs docker, k3d and kubectl
+	@$(PYTHON) -m pytest -p no:cacheprovider --lane=k3d --durations=15 $(or $(PYTEST),e2e)
 
 lint: setup ## format, lint and layers, checked
 	@.venv/bin/ruff format --no-cache --check --quiet . || { echo "formatting differs: run 'make format'" >&2; exit 1; }

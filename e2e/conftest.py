@@ -1,6 +1,11 @@
-"""A world for the scenarios, one namespace for each, and the checker after each."""
+"""A world for the scenarios, one namespace for each, and the checker after each.
+
+``--lane`` says where they run: in the lab (the default), or k3d, which leaves out what is marked ``lab``, and has
+tests of its own (e2e/k3d).
+"""
 
 import itertools
+import os
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -8,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.k3d_lane import K3dWorld
 from e2e.lab_lane import LabWorld
 from e2e.scenario import Scenario
 from e2e.world import World
@@ -15,12 +21,46 @@ from tests.lab.lab import Lab
 from tests.lab.process import LabError
 
 LOGS = Path(__file__).parent.parent / "build" / "logs" / "e2e"
+BRING_UP_LIMIT_SECONDS = 1200
+LAST = "test_uninstall.py"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lane", choices=("lab", "k3d"), default="lab", help="where the scenarios of e2e/ run")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name == "k3d" and config.getoption("lane") != "k3d" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("lane") == "k3d":
+        left_out = [item for item in items if item.get_closest_marker("lab")]
+        config.hook.pytest_deselected(items=left_out)
+        kept = [item for item in items if item not in left_out]
+        items[:] = sorted(kept, key=lambda item: item.path.name == LAST)
+        for item in items:
+            own = item.get_closest_marker("timeout")
+            # A real kubelet starts a pod in seconds, not at once; and the first one waits for the whole installation.
+            limit = BRING_UP_LIMIT_SECONDS if item is items[0] else 3 * (own.args[0] if own else 60)
+            item.add_marker(pytest.mark.timeout(limit), append=False)
+
+
 @pytest.fixture(scope="session")
-def world() -> Iterator[World]:
-    """The lab, up for all scenarios of a run."""
+def k3d() -> Iterator[K3dWorld]:
+    """Both clusters with all of it installed, up for all scenarios of a run."""
+    prefix = f"cpe2e{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, K3dWorld.running(prefix, Path(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """The lane, up for all scenarios of a run."""
+    if request.config.getoption("lane") == "k3d":
+        yield request.getfixturevalue("k3d")
+        return
     with tempfile.TemporaryDirectory(prefix="e2e-") as folder, Lab(Path(folder), LOGS).running() as lab:
         yield LabWorld(lab)
 
@@ -46,6 +86,7 @@ def scenario(world: World, request: pytest.FixtureRequest) -> Iterator[Scenario]
     scenario.guest.create()
     yield scenario
     if request.node.stash.get(_failed, False):
+        LOGS.mkdir(parents=True, exist_ok=True)
         path = LOGS / f"failure-{scenario.guest.namespace}.txt"
         path.write_text(f"{request.node.nodeid}\n{world.describe()}")
         print(f"how things stood: {path}; logs of all programs beside it")

@@ -39,7 +39,7 @@ class LabWorld:
         return self.lab.plane(side).kubectl(*arguments)
 
     def lb(self, side: Side, *arguments: str) -> tuple[int, str]:
-        return programs.kubectl_lb(self.lab.plane(side), *arguments)
+        return programs.kubectl_lb(self.lab.plane(side).kubeconfig, *arguments)
 
     def pool_holds(self, pool: str, address: str) -> bool:
         return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)

@@ -82,6 +82,7 @@ def test_two_services_share_an_address_until_the_last_is_gone(scenario: Scenario
     scenario.wait_answer(address, WEB)
 
 
+@pytest.mark.lab("a DHCP server")
 def test_an_address_by_dhcp(scenario: Scenario) -> None:
     guest = scenario.guest
     with scenario.world.dhcp() as server:
@@ -105,6 +106,7 @@ def test_an_address_by_dhcp(scenario: Scenario) -> None:
         wait_for("the lease to be given back", lambda: not server.leases())
 
 
+@pytest.mark.lab("a DHCP server")
 def test_a_lease_that_ends_is_taken_away_told_and_replaced(scenario: Scenario) -> None:
     guest, host = scenario.guest, scenario.world.api("host")
     with scenario.world.dhcp(lease_seconds=20) as server:

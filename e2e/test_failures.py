@@ -38,6 +38,7 @@ def test_a_program_killed_in_mid_flight(scenario: Scenario, program: ProgramName
         assert connection.get().pod
 
 
+@pytest.mark.lab("an API server apart from its node")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("side", ["guest", "host"])
 def test_an_api_server_restarted(scenario: Scenario, side: Side) -> None:
@@ -57,6 +58,7 @@ def test_an_api_server_restarted(scenario: Scenario, side: Side) -> None:
     scenario.guest.wait_deleted("web", timeout=60)
 
 
+@pytest.mark.lab("a cut of the bridge alone")
 @pytest.mark.timeout(180)
 def test_the_bridge_cut_while_services_come_and_go(scenario: Scenario) -> None:
     kept = scenario.served("kept")

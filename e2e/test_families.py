@@ -6,7 +6,13 @@ from e2e.scenario import DNS, MODES, WEB, Mode, Scenario
 from tests.lab.process import wait_for
 from tests.lab.workload import MODE_ANNOTATION, service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(90)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.apiserver,
+    pytest.mark.kernel,
+    pytest.mark.timeout(90),
+    pytest.mark.lab("IPv6"),
+]
 
 
 @MODES

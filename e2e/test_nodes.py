@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest
 EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
 
 
+@pytest.mark.lab("nodes by a name; k3d/test_machines.py has its own")
 def test_a_node_added_and_removed(scenario: Scenario) -> None:
     address = scenario.served("web", replicas=3)
     before = scenario.world.traffic_nodes()
@@ -39,6 +40,7 @@ def test_with_no_node_left_the_host_refuses(scenario: Scenario) -> None:
     scenario.wait_answer(address, DNS)
 
 
+@pytest.mark.lab("a kube-proxy apart from its node")
 def test_a_node_that_does_not_accept_the_address_is_left_out(scenario: Scenario) -> None:
     """It has lost kube-proxy's rules, and nobody can ask for its health, as with k3s and RKE2: it routes the frames
     back."""

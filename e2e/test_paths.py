@@ -26,6 +26,7 @@ def test_the_address_answers_ping(scenario: Scenario, mode: Mode) -> None:
     assert not scenario.world.client.ping(address)
 
 
+@pytest.mark.lab("a gateway of the lane's own")
 @MODES
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 def test_a_narrow_link_on_the_way(scenario: Scenario, mode: Mode, policy: str) -> None:

@@ -64,6 +64,7 @@ def test_auto_passes_frames_on_where_all_nodes_stand_on_the_network(scenario: Sc
     assert any(event["message"].endswith("mode dsr") for event in events if event["reason"] == "AddressAssigned")
 
 
+@pytest.mark.lab("a node on another network")
 def test_auto_translates_while_a_node_stands_elsewhere(scenario: Scenario) -> None:
     """And goes back once that node is taken out. Who is connected stays so, by that node too."""
     network, address = "10.77.0.0/16", scenario.served("web", mode="auto", replicas=3)

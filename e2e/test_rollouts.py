@@ -172,6 +172,7 @@ def test_a_mode_changed_in_place_cuts_nobody(scenario: Scenario) -> None:
         assert scenario.guest.address("web") == address
 
 
+@pytest.mark.lab("nodes by a name")
 def test_an_unhealthy_kube_proxy_gets_nothing_new(scenario: Scenario) -> None:
     """A node about to be deleted says so by its kube-proxy's health (KEP-3836), also while the guest program, which
     would tell of the taint, is away."""
@@ -191,6 +192,7 @@ def test_an_unhealthy_kube_proxy_gets_nothing_new(scenario: Scenario) -> None:
     scenario.world.start("guest")
 
 
+@pytest.mark.lab("nodes by a name")
 def test_a_node_that_falls_silent_gets_nothing_new(scenario: Scenario) -> None:
     """Its object stays, and nobody tells of it but that it answers no more."""
     scenario.world.add_node("node-dies")

@@ -147,6 +147,7 @@ def test_unready_pods_answer_where_the_service_wants_it(scenario: Scenario, mode
     scenario.wait_backends(address, WEB, scenario.world.traffic_nodes())
 
 
+@pytest.mark.lab("a client on a node")
 @MODES
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 def test_nodes_and_pods_reach_their_own_load_balancer(scenario: Scenario, mode: Mode, policy: str) -> None:

@@ -15,7 +15,10 @@ from tests.lab.machine import GUEST_CLUSTER_LABEL, Machine, announce, instance, 
 from tests.lab.process import wait_for
 from tests.lab.workload import Port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)]
+pytestmark = [
+    *(pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(120)),
+    pytest.mark.lab("virtual machines on a host's bridge"),
+]
 
 MORE, DNS, SAME = Port(9090, 9090), Port(53, 5353, "UDP"), Port(80, 80)
 

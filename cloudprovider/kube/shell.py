@@ -87,7 +87,9 @@ async def run_in_shell(
 
     logging.getLogger("kopf.objects").addFilter(_readable)
     try:
-        await kopf.operator(registry=registry, standalone=True, clusterwide=True, stop_flag=stop)
+        # Peering is not used; left to itself kopf asks for the user's name, and in a container there may be none.
+        identity: Any = program  # a NewType of str, for which kopf has no public name
+        await kopf.operator(registry=registry, standalone=True, clusterwide=True, stop_flag=stop, identity=identity)
     finally:
         await _end(tasks)
         logging.getLogger("kopf.objects").removeFilter(_readable)

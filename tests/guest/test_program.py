@@ -1,6 +1,7 @@
 """Copies of the program and the Lease; kopf as the shell; the whole process against a real API server."""
 
 import asyncio
+import getpass
 import os
 import random
 import signal
@@ -163,6 +164,25 @@ async def test_the_shell_ends_when_the_work_fails_and_says_why(api_server: Crede
     with pytest.raises(ConfigurationError, match="the port is taken"):
         async with asyncio.timeout(20):
             await run_in_shell(api_server, work, program="test")
+
+
+async def test_the_shell_runs_for_a_user_without_a_name(
+    api_server: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where runAsUser is a number that no file knows."""
+
+    def no_name() -> str:
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", no_name)
+    began = asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+
+    async with asyncio.timeout(20):
+        await run_in_shell(api_server, work, program="test")
+    assert began.is_set()
 
 
 async def test_the_shell_cancelled_ends_the_work(api_server: Credentials) -> None:

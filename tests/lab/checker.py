@@ -5,7 +5,7 @@ Every sentence begins with the place that is wrong: ``guest``, ``host``, ``pools
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
 from tests.lab.client import Object
@@ -37,10 +37,15 @@ def differences(lab: Lab) -> list[str]:
 
 def wait_until_agreed(lab: Lab, timeout: float = AGREEMENT_LIMIT_SECONDS) -> None:
     """Wait until nothing differs. Raises LabError with every difference that is left."""
+    wait_until_none(lambda: differences(lab), timeout)
+
+
+def wait_until_none(look: Callable[[], list[str]], timeout: float) -> None:
+    """Wait until a look at everything finds no difference. Raises LabError with those of the last look."""
     found: list[str] = []
 
     def agreed() -> bool:
-        found[:] = differences(lab)
+        found[:] = look()
         return not found
 
     try:

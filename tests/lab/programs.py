@@ -160,9 +160,9 @@ def cloudprovider(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def kubectl_lb(plane: ControlPlane, *arguments: str) -> tuple[int, str]:
+def kubectl_lb(kubeconfig: Path, *arguments: str) -> tuple[int, str]:
     """Run ``kubectl lb`` as the administrator; return its exit code and all that it prints."""
-    command = [sys.executable, "-m", "cloudprovider.cli.kubectl.main", *arguments, f"--kubeconfig={plane.kubeconfig}"]
+    command = [sys.executable, "-m", "cloudprovider.cli.kubectl.main", *arguments, f"--kubeconfig={kubeconfig}"]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False, cwd=ROOT
     )

@@ -127,12 +127,15 @@ def collect(lab: Lab) -> State:
 
 def read_kernel(lab: Lab) -> Kernel:
     """The agent's namespace of the management network."""
-    kernel = Kernel(addresses=lab.addresses_on_link())
     if not Path(f"/run/netns/{lab.segment.name}").exists():
-        return kernel
+        return Kernel(addresses=lab.addresses_on_link())
     ruleset = json.loads(lab.segment.run("nft", "-j", "list", "ruleset"))["nftables"]
-    kernel.nat, kernel.dsr = _rules(ruleset, ("ip", "ip6")), _rules(ruleset, ("netdev",))
-    return kernel
+    return kernel_of(lab.addresses_on_link(), ruleset)
+
+
+def kernel_of(addresses: set[str], ruleset: list[Object]) -> Kernel:
+    """From the addresses of load balancers on the link, and the ruleset as libnftables' JSON."""
+    return Kernel(addresses, _rules(ruleset, ("ip", "ip6")), _rules(ruleset, ("netdev",)))
 
 
 def nodes_behind(lab: Lab, listener: Listener) -> frozenset[str] | None:

@@ -8,6 +8,8 @@ from tests.lab.process import wait_for
 
 TCP_PORTS = (8080, 9090)
 UDP_PORTS = (5353,)
+SERVER_IMAGE = "cloudprovider-e2e-server:1"
+"""server.py as an image, where pods are containers; the lab's own are not."""
 PREFIX = "cloudprovider.harvesterhci.io/"
 MODE_ANNOTATION = PREFIX + "mode"
 POOL_ANNOTATION = PREFIX + "ip-pool"
@@ -35,7 +37,15 @@ def deployment(name: str, replicas: int, *, node: str = "", linger: int = 0, rea
         *({"containerPort": port, "protocol": "TCP"} for port in TCP_PORTS),
         *({"containerPort": port, "protocol": "UDP"} for port in UDP_PORTS),
     ]
-    container: Object = {"name": "server", "image": "server", "ports": ports}
+    container: Object = {
+        "name": "server",
+        "image": SERVER_IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["--name", "$(POD)"],
+        "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "readinessProbe": {"tcpSocket": {"port": TCP_PORTS[0]}, "periodSeconds": 1},
+        "ports": ports,
+    }
     if linger:
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": linger}}}
     spec = {"containers": [container], "terminationGracePeriodSeconds": linger + 5, "nodeName": node}

@@ -1,6 +1,5 @@
 """The Helm charts: the same objects as the overlays, every value described and checked."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -40,17 +39,6 @@ def chart(side: str, *arguments: str | Path) -> list[Json]:
     return [d for d in yaml.safe_load_all(done.stdout) if d]
 
 
-def leaving(folder: Path) -> Path:
-    """An overlay that has the agents of the example's host leave."""
-    beside = folder / "leaving"
-    beside.mkdir()
-    overlay, component = (
-        os.path.relpath(MANIFESTS / place, beside) for place in ("overlays/example/host", "components/leave")
-    )
-    (beside / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [overlay], "components": [component]}))
-    return beside
-
-
 def comparable(documents: list[Json]) -> Named:
     """By kind, namespace and name, without what each tool does in its own way: kustomize names a ConfigMap by a hash of
     what is in it, the chart puts one into the pods' annotations; neither the CRDs nor the namespace are in both."""
@@ -87,8 +75,8 @@ def test_both_ways_install_the_same(side: str) -> None:
     assert comparable(chart(side)) == comparable(render(MANIFESTS / "overlays" / "example" / side))
 
 
-def test_both_ways_leave_the_same(tmp_path: Path) -> None:
-    expected = comparable(render(leaving(tmp_path)))
+def test_both_ways_leave_the_same() -> None:
+    expected = comparable(render(MANIFESTS / "overlays" / "example" / "leave"))
     assert comparable(chart("host", *LEAVE)) == expected
     (agent,) = expected["DaemonSet", NAMESPACE, "cloudprovider-agent"]["spec"]["template"]["spec"]["containers"]
     assert agent["args"][:2] == ["agent", "leave"]

@@ -105,6 +105,8 @@ def test_pods_take_no_more_than_they_need(folder: Path) -> None:
             assert [m["mountPropagation"] for m in container["volumeMounts"] if m["name"] == "netns"] == [
                 "Bidirectional"
             ]
+            if "leave" in container["args"]:
+                continue  # see test_charts
             assert container["livenessProbe"]["httpGet"]["host"] == "127.0.0.1", (
                 "the host's network is no place to listen"
             )

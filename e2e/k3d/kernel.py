@@ -1,0 +1,70 @@
+"""What the hosts' kernels do, as told from within the agents' pods: rules by libnftables, addresses by /proc."""
+
+import json
+from typing import Final
+
+from e2e.k3d.installation import SYSTEM
+from e2e.k3d.machines import Cluster
+from tests.lab.process import LabError
+from tests.lab.snapshot import Kernel, kernel_of
+
+NAMESPACE: Final = "/run/netns/lb-default-mgmt"
+LEASE: Final = "/apis/coordination.k8s.io/v1/namespaces/cloudprovider-system/leases/cloudprovider-agent-default"
+SCRIPT: Final = f"""
+import ctypes, json, os, re, sys
+try:
+    handle = os.open({NAMESPACE!r}, os.O_RDONLY)
+except FileNotFoundError:
+    print(json.dumps(None))
+    sys.exit()
+if ctypes.CDLL(None, use_errno=True).setns(handle, 0x40000000):
+    sys.exit(os.strerror(ctypes.get_errno()))
+nft = ctypes.CDLL("libnftables.so.1")
+nft.nft_ctx_new.restype = nft.nft_ctx_get_output_buffer.restype = ctypes.c_void_p
+context = ctypes.c_void_p(nft.nft_ctx_new(0))
+nft.nft_ctx_output_set_flags(context, 1 << 4)  # JSON
+nft.nft_ctx_buffer_output(context)
+if nft.nft_run_cmd_from_buffer(context, b"list ruleset"):
+    sys.exit("list ruleset failed")
+nft.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
+ruleset = json.loads(nft.nft_ctx_get_output_buffer(context))["nftables"]
+trie = open("/proc/thread-self/net/fib_trie").read()
+addresses = set(re.findall(r"-- (\\S+)\\n +/32 host LOCAL", trie))
+print(json.dumps({{"ruleset": ruleset, "addresses": sorted(addresses)}}))
+"""
+
+
+def agents(host: Cluster) -> dict[str, str]:
+    """The agents' running pods, by node."""
+    pods = host.api.items(
+        "/api/v1/namespaces/cloudprovider-system/pods", labelSelector="app.kubernetes.io/name=cloudprovider-agent"
+    )
+    return {
+        pod["spec"]["nodeName"]: pod["metadata"]["name"]
+        for pod in pods
+        if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+def read(host: Cluster, pod: str, own: set[str]) -> Kernel | None:
+    """One node's; None where it has no namespace of ours. ``own``: the agents' own addresses."""
+    told = json.loads(host.kubectl("exec", SYSTEM, pod, "--", "python3", "-c", SCRIPT))
+    if told is None:
+        return None
+    addresses = {address for address in told["addresses"] if not address.startswith("127.")}
+    return kernel_of(addresses - own, told["ruleset"])
+
+
+def serving(host: Cluster) -> str:
+    """The node whose agent serves, as its Lease says; "" if none does."""
+    lease = host.api.find(LEASE)
+    return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
+
+
+def read_serving(host: Cluster, own: set[str]) -> Kernel:
+    """The kernel of the node that serves; empty if there is none. Raises LabError when two have our addresses."""
+    found = {node: read(host, pod, own) for node, pod in agents(host).items()}
+    with_addresses = [node for node, kernel in found.items() if kernel is not None and kernel.addresses]
+    if len(with_addresses) > 1:
+        raise LabError(f"addresses of load balancers are on {' and '.join(sorted(with_addresses))}")
+    return found.get(serving(host)) or Kernel()

@@ -1,0 +1,113 @@
+"""Machines that stop, start, come, go and die under an installation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from e2e.k3d import kernel
+from e2e.k3d.installation import SYSTEM
+from e2e.k3d.machines import run
+from e2e.k3d_lane import K3dWorld
+from e2e.scenario import WEB, Scenario
+from tests.lab.client import STRATEGIC_MERGE_PATCH
+from tests.lab.process import LabError, wait_for
+from tests.lab.workload import SERVER_IMAGE
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
+
+AGENT = "/apis/apps/v1/namespaces/cloudprovider-system/daemonsets/cloudprovider-agent"
+ONLY = "cloudprovider-e2e/only"
+NOT_READY_LIMIT_SECONDS = 120
+"""Kubernetes itself waits for 50 s until it holds a silent node for lost."""
+
+
+@contextmanager
+def stopped(k3d: K3dWorld, node: str, *command: str) -> Iterator[None]:
+    """A node's machine is off on entry, and back and ready on exit."""
+    run(*command, node)
+    try:
+        yield
+    finally:
+        run("k3d", "node", "start", node)
+        cluster = k3d.guest if k3d.guest.name in node else k3d.host
+        cluster.wait_nodes(len(cluster.nodes()))
+
+
+def test_a_guests_node_stopped_and_started(k3d: K3dWorld, scenario: Scenario) -> None:
+    """Its object stays: the host notices by itself that nobody is there, and that it is back."""
+    both = k3d.traffic_nodes()
+    node = next(name for name in sorted(both) if name != k3d.guest.server)
+    scenario.guest.deploy("web", 2, node=k3d.guest.server)
+    address = scenario.exposed("web", pods=2)
+    scenario.wait_backends(address, WEB, both)
+    with stopped(k3d, node, "k3d", "node", "stop"):
+        scenario.wait_backends(address, WEB, both - {node}, timeout=60)
+        scenario.wait_pods(address, WEB, 2)
+        assert scenario.guest.address("web") == address
+    scenario.wait_backends(address, WEB, both, timeout=90)
+    scenario.wait_pods(address, WEB, 2, timeout=60)
+
+
+def test_a_guests_node_added_and_removed(k3d: K3dWorld, scenario: Scenario) -> None:
+    before = k3d.traffic_nodes()
+    scenario.guest.deploy("web", 2)
+    address = scenario.exposed("web", pods=2)
+    scenario.wait_backends(address, WEB, before)
+    node = k3d.machines.add_node(k3d.guest, "more")
+    try:
+        k3d.machines.import_images([k3d.guest], SERVER_IMAGE)
+        k3d.guest.wait_nodes(len(before) + 1)
+        scenario.wait_backends(address, WEB, before | {node}, timeout=90)
+        scenario.wait_pods(address, WEB, 2, timeout=60)
+    finally:
+        k3d.machines.remove_node(k3d.guest, node)
+    scenario.wait_backends(address, WEB, before, timeout=60)
+    scenario.wait_pods(address, WEB, 2, timeout=60)
+
+
+def test_a_host_killed_while_it_serves(k3d: K3dWorld, scenario: Scenario) -> None:
+    """Another host takes the addresses over, and when the dead one comes back there are not two of them."""
+    doomed = next(name for name in k3d.host.nodes() if name != k3d.host.server)
+    serve_on(k3d, doomed)
+    address = scenario.served("web")
+    assert kernel.serving(k3d.host) == doomed
+    with stopped(k3d, doomed, "docker", "kill"):
+        scenario.wait_answer(address, WEB, timeout=90)
+        assert kernel.serving(k3d.host) == k3d.host.server
+        assert scenario.guest.address("web") == address
+        other = scenario.served("other")
+        assert other != address
+    k3d.installation.wait_ready(k3d.host, "host")
+    scenario.wait_pods(address, WEB, 2)
+
+
+def serve_on(k3d: K3dWorld, node: str) -> None:
+    """Have the agent of this node serve, by way of there being no other for a moment."""
+    if kernel.serving(k3d.host) == node:
+        return
+    api = k3d.host.api
+    k3d.leave()
+    api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {ONLY: "yes"}}})
+    select(k3d, "yes")
+    try:
+        k3d.start("agent")
+        wait_for(f"{node} to serve", lambda: kernel.serving(k3d.host) == node)
+    finally:
+        select(k3d, None)
+        api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {ONLY: None}}})
+    k3d.installation.wait_ready(k3d.host, "host")
+    assert kernel.serving(k3d.host) == node
+
+
+def select(k3d: K3dWorld, value: str | None) -> None:
+    """Have agents only on nodes with this label; None: on all."""
+    spec = {"template": {"spec": {"nodeSelector": {ONLY: value}}}}
+    k3d.host.api.patch(AGENT, {"spec": spec}, content_type=STRATEGIC_MERGE_PATCH)
+
+
+def test_a_hosts_agent_without_its_networks_file_says_so(k3d: K3dWorld) -> None:
+    """A node that the operator has not described yet: its agent ends with a sentence, others go on."""
+    command = ("cloudprovider", "agent", "--node-name=new", "--networks=/etc/cloudprovider/new.yaml")
+    with pytest.raises(LabError, match=r'networks.*"/etc/cloudprovider/new.yaml" is not a file'):
+        k3d.host.kubectl("exec", SYSTEM, "daemonset/cloudprovider-agent", "--", *command)
