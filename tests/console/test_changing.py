@@ -1,11 +1,12 @@
 """In a real browser, on a real API server: creating, editing and deleting a load balancer, with every rule shown."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 
 import pytest
 import yaml
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.console import scene
 from tests.console.conftest import Site, sign_in
@@ -292,3 +293,23 @@ async def test_with_100_listeners_the_form_still_answers(
     await page.wait_for_url(f"{site.url}/loadbalancers/shops/many")
     assert plane.api.get(f"{LBS}/many")["spec"]["listeners"][99]["port"] == 200
     plane.api.delete(f"{LBS}/many")
+
+
+async def test_a_form_on_its_way_is_neither_changed_nor_sent_twice(page: Page, site: Site, operator: str) -> None:
+    await sign_in(page, site, operator, "/loadbalancers/new?namespace=shops")
+    arrived, released = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        arrived.set()
+        await released.wait()
+        await route.continue_()
+
+    await page.route("**/loadbalancers/new*", hold)
+    await tab(page, "Listeners")
+    await page.get_by_role("button", name="Add listener").click()
+    async with asyncio.timeout(15):
+        await arrived.wait()
+    await expect(page.locator("#editor")).to_have_js_property("inert", value=True)
+    released.set()
+    await expect(page.get_by_label("Port", exact=True)).to_have_count(3)
+    await expect(page.locator("#editor")).to_have_js_property("inert", value=False)

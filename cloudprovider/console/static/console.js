@@ -61,6 +61,12 @@
     if (document.getElementById("editor")) event.target.id === "preview" ? mark() : furnish();
   });
 
+  // While a form is on its way nothing is typed into it, which the answer would take away, and it is not sent twice.
+  for (const [name, inert] of [["before", true], ["finally", false]])
+    document.addEventListener(`htmx:${name}:request`, (event) => {
+      if (event.target.id === "editor") event.target.inert = inert;
+    });
+
   // A stream that is over: the session has ended (the page then shows the sign-in), or the API server refuses to tell
   // of changes. (Loading anew then would go round in a circle for who may list and not watch.)
   document.addEventListener("over", (event) => {
