@@ -23,7 +23,7 @@ PYTEST ?=
 .PHONY: help setup controlplane demo demo-stop test pictures e2e-k3d lint types generate wheels image format bench bench-dataplane bench-health clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the project needs (also done by whatever needs it)
 	@tests/lab/setup

@@ -64,10 +64,9 @@ def url_or_none(text: str) -> str:
 
 
 def url_of_node(text: str) -> str:
-    """A URL with the node's name left open, or nothing."""
-    if text and text.count("{node}") != 1:
-        raise ValueError(f'"{text}" has no {{node}}: write it as http://{{node}}:8083/metrics')
-    return url_or_none(text)
+    """A URL in which ``{node}`` may stand for the node's name, or nothing."""
+    url_or_none(text.replace("{node}", "node"))
+    return text
 
 
 def _count(what: str, most: int) -> Callable[[str], int]:
@@ -162,8 +161,8 @@ CONSOLE: Final = (
            help="the page's certificate, PEM; read again when it changes"),
     Option(name="tls-key", metavar="FILE", parse=file, help="its key, PEM"),
     Option(name="agent-metrics", metavar="URL", default="", parse=url_of_node,
-           help="the agents' /metrics, with {node} for the node's name, such as http://{node}:8083/metrics; without it"
-           " no traffic is shown"),
+           help="the agents' /metrics, {node} standing for the node's name, such as http://{node}:8083/metrics;"
+           " without it no traffic is shown"),
     Option(name="idle-minutes", metavar="MINUTES", default="30", parse=minutes,
            help="a session ends so long after its last page"),
     Option(name="session-hours", metavar="HOURS", default="8", parse=hours,

@@ -53,7 +53,7 @@ class _Look:
 
 
 class TrafficReader:
-    """Reads agents' metrics. ``url`` has ``{node}`` in it, or is empty; ``time`` is monotonic."""
+    """Reads agents' metrics. In ``url`` ``{node}`` stands for the node's name; empty: none; ``time`` is monotonic."""
 
     def __init__(self, url: str, time: Callable[[], float]) -> None:
         self._url = url

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from types import FrameType
 from typing import TypedDict
 
 from tests.lab.build import find
+from tests.lab.console import ACCOUNT, CONSOLE_PORT
 from tests.lab.demo_story import INTERRUPTED, KEPT, NAMESPACE
 from tests.lab.process import LabError, wait_for
 
@@ -56,13 +58,15 @@ def run(folder: Path, *, keep: bool) -> int:
     _clear(folder)  # of one that was killed
     for number in INTERRUPTS:
         signal.signal(number, _interrupt)
-    sandbox = _start(folder, lock, keep=keep)
+    door = _door() if keep else None
+    sandbox = _start(folder, lock, door)
     try:
         (folder / PID).write_text(str(sandbox.pid))
         kept = _copy_until_kept(sandbox) if keep else None
         if kept is not None:
             _write_scripts(folder, sandbox, kept["kubeconfigs"])
-            _tell_how_to_look_around(folder, kept["address"], time.monotonic() - began)
+            assert door is not None
+            _tell_how_to_look_around(folder, kept["address"], door.getsockname()[1], time.monotonic() - began)
             return 0
         code = sandbox.wait()
     except KeyboardInterrupt:
@@ -83,23 +87,36 @@ def run(folder: Path, *, keep: bool) -> int:
     return code
 
 
-def _start(folder: Path, lock: int, *, keep: bool) -> "subprocess.Popen[bytes]":
+def _door() -> socket.socket:
+    """Where browsers on this machine find the console of a demo that stays; the kernel chooses a port where the usual
+    one is taken."""
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind(("127.0.0.1", CONSOLE_PORT))
+    except OSError:
+        door.bind(("127.0.0.1", 0))
+    door.listen()
+    return door
+
+
+def _start(folder: Path, lock: int, door: socket.socket | None) -> "subprocess.Popen[bytes]":
     """Start the sandbox. One that ends by itself shares this terminal, and ends with this process, whatever ends that.
 
-    One that stays must hang on neither: it speaks through a pipe, and as long as it has not said all, it ends with
-    this process as well, since nobody reads the pipe then.
+    One that stays (with a ``door``) must hang on neither: it speaks through a pipe, and as long as it has not said all,
+    it ends with this process as well, since nobody reads the pipe then.
     """
     inside = [sys.executable, "-m", "tests.lab.demo_story", "--logs", str(folder / "logs")]
-    inside += ["--keep"] if keep else []
-    tie = [] if keep else ["setpriv", "--pdeathsig", "KILL", "--"]
+    inside += [f"--keep={door.fileno()}"] if door else []
+    tie = [] if door else ["setpriv", "--pdeathsig", "KILL", "--"]
     return subprocess.Popen(
         [*tie, sys.executable, str(SANDBOX), *inside],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if keep else None,
-        stderr=subprocess.STDOUT if keep else None,
-        pass_fds=[lock],
-        start_new_session=keep,
+        stdout=subprocess.PIPE if door else None,
+        stderr=subprocess.STDOUT if door else None,
+        pass_fds=[lock, door.fileno()] if door else [lock],
+        start_new_session=door is not None,
     )
 
 
@@ -142,7 +159,7 @@ def _write_scripts(folder: Path, sandbox: "subprocess.Popen[bytes]", kubeconfigs
         path.chmod(0o755)
 
 
-def _tell_how_to_look_around(folder: Path, address: str, seconds: float) -> None:
+def _tell_how_to_look_around(folder: Path, address: str, port: int, seconds: float) -> None:
     guest, host, client = (_shown(folder / name) for name in (GUEST, HOST, CLIENT))
     print(f"""
 All of it stays up; it took {seconds:.0f} s. What the user of the guest sees and does:
@@ -153,6 +170,8 @@ What the operator of the host sees:
   {host} get loadbalancers -A
   {host} get ippools,ipblocks,guestclusters -A
   {host} -n shops describe loadbalancers
+The same in a browser, http://127.0.0.1:{port}/, signed in with the token that this prints:
+  {host} create token {ACCOUNT}
 What a client on the LAN gets:
   {client} curl -s http://{address}/
 What each program says: {_shown(folder / "logs")}

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -18,13 +19,27 @@ from typing import Any, NoReturn
 from tests.lab import checker, snapshot
 from tests.lab.build import BuildError
 from tests.lab.client import ApiError
+from tests.lab.console import start_console
 from tests.lab.controlplane import ControlPlane
 from tests.lab.lab import POOL, RESERVED_POOL, Lab
 from tests.lab.process import LabError, wait_for
-from tests.lab.programs import POOLS_PATH
+from tests.lab.programs import POOLS_PATH, kubectl_lb
 from tests.lab.workload import POOL_ANNOTATION, Port, Workspace, service
 
 NAMESPACE = "demo"
+MACHINES_NAMESPACE = "machines"
+BALANCERS_PATH = f"/apis/loadbalancer.harvesterhci.io/v1beta1/namespaces/{MACHINES_NAMESPACE}/loadbalancers"
+FRONT = {
+    "apiVersion": "loadbalancer.harvesterhci.io/v1beta1",
+    "kind": "LoadBalancer",
+    "metadata": {"name": "front"},
+    "spec": {
+        "workloadType": "vm",
+        "listeners": [{"name": "http", "port": 80, "backendPort": 8080}],
+        "backendServerSelector": {"app": ["front"]},
+        "healthCheck": {"port": 8080, "protocol": "HTTP", "periodSeconds": 1, "timeoutSeconds": 1},
+    },
+}
 WEB, ADMIN, DNS = Port(80, 8080), Port(8081, 9090), Port(53, 5353, "UDP")
 SAMPLES = 30
 PATIENCE_SECONDS = 0.2
@@ -154,19 +169,49 @@ class Demo:
             self.guest.scale("web", 2)
             told(self._answer(self.web, WEB))
 
+    def machines(self) -> None:
+        self.say.headline("Virtual machines of the host get one, too: chosen by label, checked every second")
+        self.lab.host_plane.api.create("/api/v1/namespaces", {"metadata": {"name": MACHINES_NAMESPACE}})
+        with self.say.step("Start two virtual machines with a web server, labelled app=front") as told:
+            for name in ("vm-1", "vm-2"):
+                self.lab.add_machine(MACHINES_NAMESPACE, name).tell({"app": "front"})
+            told(", ".join(f"{machine.name} {machine.addresses[0]}" for machine in self.lab.machines.values()))
+        with self.say.step("Create LoadBalancer front, for app=front: its address") as told:
+            self.lab.host_plane.api.create(BALANCERS_PATH, FRONT)
+            self.front = wait_for("its address", self._front_address)
+            told(self.front)
+        with self.say.step(f"Of {SAMPLES} requests to http://{self.front}:80/, each machine answers") as told:
+            told(wait_for("both machines to answer", partial(self._who_answers, 2, self.front)))
+        with self.say.step("Kill the server in vm-1; three checks later the other one answers") as told:
+            self.lab.machines["vm-1"].stop_serving()
+            told(wait_for("vm-2 to answer alone", partial(self._who_answers, 1, self.front)))
+        wait_for("the status to say so", self._front_told)
+        self.say.detail(f"host$ kubectl lb list -A\n{kubectl_lb(self.lab.host_plane.kubeconfig, 'list', '-A')[1]}")
+        with self.say.step("Start it again: each machine answers") as told:
+            machine = self.lab.machines["vm-1"]
+            machine.serve(machine.addresses)
+            told(wait_for("both machines to answer", partial(self._who_answers, 2, self.front)))
+
     def agree(self) -> None:
         with self.say.step("Compare both clusters, pools, kernel rules and addresses") as told:
             checker.wait_until_agreed(self.lab)
             told("no difference")
 
     def delete(self) -> None:
-        self.say.headline("The user deletes both Services")
+        self.say.headline("All is deleted again")
         with self.say.step("Delete Services web and dns") as told:
             for name in ("web", "dns"):
                 self.guest.delete(name)
             for name in ("web", "dns"):
                 self.guest.wait_deleted(name)
             told("gone, their addresses given back")
+        with self.say.step("Delete LoadBalancer front and its machines") as told:
+            self.lab.host_plane.api.delete(f"{BALANCERS_PATH}/front")
+            wait_for("its end", lambda: self.lab.host_plane.api.find(f"{BALANCERS_PATH}/front") is None)
+            for name in list(self.lab.machines):
+                self.lab.machines[name].delete()
+                self.lab.remove_machine(name)
+            told("gone, its address given back")
         with self.say.step(f"Ask the LAN who has {self.web}") as told:
             wait_for("silence", self._silent)
             told("nobody")
@@ -194,11 +239,24 @@ class Demo:
         answer = wait_for("an answer", ask)
         return f"{answer.pod} answers from its port {answer.port}"
 
-    def _who_answers(self, count: int) -> str:
-        pods = Counter(self.lab.client.get(self.web, WEB.port, timeout=PATIENCE_SECONDS).pod for _ in range(SAMPLES))
+    def _front_address(self) -> str:
+        return next(iter(self._front_status().get("holder", {}).get("addresses", [])), "")
+
+    def _front_told(self) -> bool:
+        return any(not one["health"].get("healthy") for one in self._front_status()["backends"] if one.get("health"))
+
+    def _front_status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.lab.host_plane.api.get(f"{BALANCERS_PATH}/front").get("status", {})
+        return status
+
+    def _who_answers(self, count: int, address: str = "") -> str:
+        address = address or self.web
+        pods = Counter(self.lab.client.get(address, WEB.port, timeout=PATIENCE_SECONDS).pod for _ in range(SAMPLES))
         if len(pods) != count:
             return ""
-        return ", ".join(f"{pod.rpartition('-')[2]} {times}x" for pod, times in sorted(pods.items()))
+        return ", ".join(
+            f"{pod if address != self.web else pod.rpartition('-')[2]} {times}x" for pod, times in sorted(pods.items())
+        )
 
     def _wait_backends(self) -> str:
         def there() -> str:
@@ -225,8 +283,9 @@ class Demo:
         return False
 
 
-def tell(logs: Path, *, keep: bool) -> None:
-    """The whole story; with ``keep`` up to where all runs, and then it stays there until it is ended."""
+def tell(logs: Path, *, door: socket.socket | None) -> None:
+    """The whole story; with a ``door`` up to where all runs, and then it stays there until it is ended, with the
+    console behind that socket, which listens outside of the sandbox."""
     say = Narrator()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-"))
@@ -240,7 +299,9 @@ def tell(logs: Path, *, keep: bool) -> None:
         demo.scale()
         demo.refuse()
         demo.agree()
-        if keep:
+        demo.machines()
+        if door is not None:
+            start_console(lab, stack, door)
             _stay(demo, logs)
         demo.delete()
         demo.agree()
@@ -269,14 +330,14 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--logs", type=Path, required=True, help="where the programs' logs go")
-    parser.add_argument("--keep", action="store_true", help="stay, once all runs")
+    parser.add_argument("--keep", type=int, metavar="DESCRIPTOR", help="stay, once all runs; of the console's socket")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     logs = os.path.relpath(options.logs)
     hint = f"What each program says stands in {logs}; our own: program-host.log, program-agent.log, program-guest.log"
     try:
-        tell(options.logs, keep=options.keep)
+        tell(options.logs, door=None if options.keep is None else socket.socket(fileno=options.keep))
     except (LabError, BuildError, ApiError) as error:
         print(f"\ndemo: {error}\n{hint}", file=sys.stderr)
         return 1

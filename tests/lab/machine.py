@@ -147,11 +147,15 @@ class Machine:
         """Its instance goes, as when the machine is stopped or deleted; what runs in it runs on for a moment."""
         self.api.delete(self.path)
 
-    def shut_down(self) -> None:
-        """Switch it off. KubeVirt is to have told of it."""
+    def stop_serving(self) -> None:
+        """End its servers; the machine itself runs on."""
         for process in self._processes:
             process.terminate()
         self._processes.clear()
+
+    def shut_down(self) -> None:
+        """Switch it off. KubeVirt is to have told of it."""
+        self.stop_serving()
         if self._switch is not None:
             self._switch.namespace.ip(f"link delete {self._port}")  # at once; the namespace's end takes its time
             self._switch = None

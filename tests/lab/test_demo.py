@@ -148,8 +148,15 @@ def test_it_tells_the_whole_story_and_leaves_nothing(stage: Stage) -> None:
         ("Node node-3 leaves: the host sends to", "node-1, node-2"),
         ("Scale web to 0: the client, not left waiting, is", "refused"),
         ("Scale web to 2", f"{pod} answers from its port 8080"),
-        ("Compare both clusters, pools, kernel rules and addresses", "no difference"),
+        (
+            "Start two virtual machines with a web server, labelled app=front",
+            r"vm-1 10\.77\.0\.\d+, vm-2 10\.77\.0\.\d+",
+        ),
+        ("Create LoadBalancer front, for app=front: its address", r"10\.77\.64\.\d+"),
+        (r"Kill the server in vm-1; three checks later the other one answers", "vm-2 30x"),
+        ("Start it again: each machine answers", r"vm-1 \d+x, vm-2 \d+x"),
         ("Delete Services web and dns", "gone, their addresses given back"),
+        ("Delete LoadBalancer front and its machines", "gone, its address given back"),
         (f"Ask the LAN who has {web}", "nobody"),
         ("Compare both clusters, pools, kernel rules and addresses", "no difference"),
     ]
@@ -179,6 +186,7 @@ def test_one_that_stays_can_be_used_as_it_says_and_ended(stage: Stage) -> None:
         "get loadbalancers": r"cluster +pool +10\.77\.64\.1.*cluster +pool +10\.77\.16\.1",
         "get ippools": r"ippool\S+/lan .*ipblock\S+/reserved-10.77.64.0 .*shops +guestcluster\S+/shop ",
         "describe loadbalancers": r"Forwarding on host host-1",
+        "create token operator": r"^ey",
         "curl -s http://10.77.16.1/": r'"pod": "web-',
     }
     assert len(commands) == len(expected)
@@ -187,6 +195,9 @@ def test_one_that_stays_can_be_used_as_it_says_and_ended(stage: Stage) -> None:
         told = _shell(command)
         assert re.search(answer, told, re.DOTALL), f"{command}\n{told}"
     client = commands[-1].partition(" ")[0]
+    console = re.search(r"http://127.0.0.1:\d+/", advice)
+    assert console is not None
+    assert "Sign in" in _shell(f"curl -sL {console[0]}")
     mine = wait_for("the reader's own address", partial(_own_address, commands[0].partition(" ")[0]))
     wait_for("its page", lambda: "web-" in _shell(f"{client} curl -s --max-time 1 http://{mine}/ || true"))
 
