@@ -15,8 +15,8 @@ class ConsoleConfig:
     ``console_address`` is "ADDRESS:PORT" to listen on, with ``tls_cert`` and ``tls_key``; without these it must be a
     loopback address, for a proxy beside it. ``public_url`` is what browsers call it by, where that differs from what
     they send as Host. ``agent_metrics`` is the URL of the agents' metrics, ``{node}`` in it stands for the node's name;
-    empty: no traffic is shown. A session ends ``idle_minutes`` after its last page and ``session_hours`` after its start;
-    there are at most ``max_sessions``. ``endpoint`` is "ADDRESS:PORT" of the health endpoint.
+    empty: no traffic is shown. A session ends ``idle_minutes`` after its last page and ``session_hours`` after its
+    start; there are at most ``max_sessions``. ``endpoint`` is "ADDRESS:PORT" of the health endpoint.
     """
 
     api_server: str = "https://kubernetes.default.svc"
