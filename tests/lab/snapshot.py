@@ -20,6 +20,8 @@ POOLS = "/apis/loadbalancer.harvesterhci.io/v1beta1/ippools"
 BLOCKS = "/apis/loadbalancer.harvesterhci.io/v1beta1/ipblocks"
 TENANTS = "/apis/cloudprovider.harvesterhci.io/v1beta1/guestclusters"
 
+MACHINES = "/apis/kubevirt.io/v1/virtualmachineinstances"
+
 GROUP_MASK = 0x00FFFFFF
 BY_CLIENT = 0x80000000
 RESTRICTED = 0x40000000
@@ -76,6 +78,8 @@ class Kernel:
     """What the agent's namespace has on its link and in its rules; empty where there is no namespace."""
 
     addresses: set[str] = field(default_factory=set)
+    fixed: dict[str, str] = field(default_factory=dict)
+    """The neighbours whose MAC is fixed."""
     nat: Rules = field(default_factory=Rules)
     dsr: Rules = field(default_factory=Rules)
 
@@ -104,6 +108,7 @@ class State:
     pools: list[Object]
     blocks: list[Object]
     tenants: list[Object]
+    machines: list[Object]
     kernel: Kernel
 
 
@@ -121,13 +126,14 @@ def collect(lab: Lab) -> State:
         pools=host.items(POOLS),
         blocks=host.items(BLOCKS),
         tenants=host.items(TENANTS),
+        machines=host.items(MACHINES),
         kernel=read_kernel(lab),
     )
 
 
 def read_kernel(lab: Lab) -> Kernel:
     """The agent's namespace of the management network."""
-    kernel = Kernel(addresses=lab.addresses_on_link())
+    kernel = Kernel(addresses=lab.addresses_on_link(), fixed=fixed_neighbours(lab))
     if not Path(f"/run/netns/{lab.segment.name}").exists():
         return kernel
     ruleset = json.loads(lab.segment.run("nft", "-j", "list", "ruleset"))["nftables"]
