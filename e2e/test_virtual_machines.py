@@ -51,6 +51,7 @@ def test_machines_by_label_behind_one_address(ours: Owner) -> None:
     wait_fixed(ours.scenario, {m.addresses[0]: m.mac for m in (one, two)})
     assert sorted(ours.status("web")["backendServers"]) == sorted([one.addresses[0], two.addresses[0]])
     assert {b["name"]: b["macAddress"] for b in ours.status("web")["backends"]} == {"one": one.mac, "two": two.mac}
+    ours.world.wait_until_agreed()
     ours.wait_said("web", "Ready", "Ready")
     assert "tier=none" in ours.wait_said("nobody", "Ready", "NoBackends")
     for port in (WEB, DNS):
@@ -185,6 +186,7 @@ def test_where_machines_carry_the_address_frames_go_on_unchanged_else_not(ours: 
     ours.scenario.wait_mode(address, SAME, "dsr")
     ours.wait_served(address, [SAME], {"one"})
     assert ours.scenario.ask(address, SAME).client == client.own_address(address)
+    ours.world.wait_until_agreed()
     ours.machine("two")
     ours.scenario.wait_mode(address, SAME, "nat")
     ours.wait_served(address, [SAME], {"one", "two"})
@@ -201,6 +203,7 @@ def test_both_families(ours: Owner) -> None:
     assert ":" in six
     for address in (four, six):
         ours.wait_served(address, [WEB, DNS], {"one", "two"})
+    ours.world.wait_until_agreed()
     wait_fixed(ours.scenario, {a: m.mac for m in (one, two) for a in m.addresses})
     two.delete()
     ours.wait_served(six, [WEB], {"one"})

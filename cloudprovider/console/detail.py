@@ -20,6 +20,7 @@ Mark = Literal["ready", "degraded", "failed", "pending"]
 _MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "Allocated": ("It has an address", "It has no address"),
     "Leased": ("The DHCP server has given a lease", "There is no lease of a DHCP server"),
+    "BackendsFound": ("There are virtual machines to send to", "There is no virtual machine to send to"),
     "Programmed": ("A host has the address up and forwards", "No host forwards it"),
     "Ready": ("It takes traffic", "It takes no traffic"),
 }
@@ -27,7 +28,14 @@ _DRAWBACKS: Final[Mapping[str, tuple[str, str]]] = {
     "ClientAddressNotPreserved": ("Servers see a host's address, not their client's", "Servers see their clients"),
 }
 """Conditions that are better when they do not hold."""
-_ORDER: Final[Sequence[str]] = ("Allocated", "Leased", "Programmed", "Ready", "ClientAddressNotPreserved")
+_ORDER: Final[Sequence[str]] = (
+    "Allocated",
+    "Leased",
+    "BackendsFound",
+    "Programmed",
+    "Ready",
+    "ClientAddressNotPreserved",
+)
 
 
 @dataclass(frozen=True)

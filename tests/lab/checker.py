@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from tests.lab.client import Object
 from tests.lab.kernelcheck import Node, balancers_and_kernel
 from tests.lab.lab import TENANT, TENANT_NAMESPACE, Lab
+from tests.lab.machinecheck import fixed, is_for_machines, machines_behind
 from tests.lab.process import LabError, wait_for
 from tests.lab.snapshot import State, collect
 
@@ -69,14 +70,17 @@ def compare(state: State) -> list[str]:
     backends = {
         key: [Node(takers[name], state.macs.get(name, "")) for name in sorted(names)] for key, names in wanted.items()
     }
+    guests = [balancer for balancer in state.balancers if not is_for_machines(balancer)]
+    machines = machines_behind(state.balancers, state.machines)
+    neighbours = fixed(machines, state.tenants, state.machines, state.balancers)
     return [
-        *_services_and_balancers(handled, state.balancers),
+        *_services_and_balancers(handled, guests),
         *_plain_services(state.services),
-        *_endpoint_nodes(local, state.balancers),
+        *_endpoint_nodes(local, guests),
         *_nodes(takers, state.tenants),
         *_balancers_and_blocks(state.balancers, state.blocks),
         *_pools_and_blocks(state.pools, state.blocks),
-        *balancers_and_kernel(state.host, state.balancers, backends, state.kernel),
+        *balancers_and_kernel(state.host, state.balancers, {**backends, **machines}, neighbours, state.kernel),
     ]
 
 

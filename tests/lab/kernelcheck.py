@@ -11,11 +11,17 @@ from tests.lab.snapshot import BY_CLIENT, GROUP_MASK, PHASES, RESTRICTED, Kernel
 MARKS = {BY_CLIENT: "choosing by the client's address", RESTRICTED: "looking at source ranges"}
 
 
+BalancerName = tuple[str, str]
+"""Namespace and name of the Service that a LoadBalancer stands for; without one, ("LoadBalancer", "NAMESPACE/NAME")."""
+
+
 class Node(NamedTuple):
-    """A node of the guest as the host's kernel may know it."""
+    """A node of the guest, or a virtual machine, as the host's kernel may know it. ``direct``: it takes frames for
+    the address as they are."""
 
     addresses: frozenset[str]
     mac: str
+    direct: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,22 @@ class _Wishes:
 def balancers_and_kernel(
     host: str,
     balancers: list[Object],
-    backends: Mapping[tuple[str, str], Collection[Node]],
+    backends: Mapping[BalancerName, Collection[Node]],
+    fixed: Mapping[str, str],
     kernel: Kernel,
 ) -> Iterator[str]:
-    """``backends``: by namespace and name of the Service, the nodes that should get its traffic."""
+    """``backends``: the nodes, or machines, that should get the traffic; ``fixed``: the addresses that should go to one
+    MAC alone."""
     wishes = _Wishes()
     for balancer in balancers:
-        reference = balancer["spec"].get("service", {})
-        nodes = backends.get((reference.get("namespace", ""), reference.get("name", "")), ())
+        nodes = backends.get(key_of(balancer), ())
         _add(wishes, balancer, nodes)
         yield from _holder(host, balancer, nodes)
     if wishes.addresses != kernel.addresses:
         more, less = sorted(kernel.addresses - wishes.addresses), sorted(wishes.addresses - kernel.addresses)
         yield f"link: answers for {more} too, and not for {less}"
+    if kernel.fixed != fixed:
+        yield f"kernel: the fixed neighbours are {kernel.fixed}, not {dict(fixed)}"
     yield from _listeners(wishes.nat, kernel.nat)
     # A listener that has come from dsr to nat is in both for a while: its flows that are under way need that.
     passing = {one for one in wishes.nat if not kernel.dsr.listeners.get(one, 0) & GROUP_MASK}
@@ -66,6 +75,13 @@ def balancers_and_kernel(
                 yield f"kernel: the chain {chain} has no rule"
 
 
+def key_of(balancer: Object) -> BalancerName:
+    reference = balancer["spec"].get("service")
+    if reference is not None:
+        return reference["namespace"], reference["name"]
+    return "LoadBalancer", f"{balancer['metadata']['namespace']}/{balancer['metadata']['name']}"
+
+
 def _add(wishes: _Wishes, balancer: Object, nodes: Collection[Node]) -> None:
     spec = balancer["spec"]
     ranges = spec.get("sourceRanges", [])
@@ -75,7 +91,11 @@ def _add(wishes: _Wishes, balancer: Object, nodes: Collection[Node]) -> None:
         # A range of the other family lets nobody in: RESTRICTED stands, and there is no source for it.
         sources = frozenset(one for one in ranges if _family(one) == _family(address))
         by_address = frozenset(a for node in nodes for a in node.addresses if _family(a) == _family(address))
-        dsr = bool(by_address) and spec.get("mode", "auto") != "nat"  # all of the lab's nodes stand on its network
+        # All of the lab's nodes stand on its network.
+        direct = all(node.direct for node in nodes) and (
+            "service" in spec or all(x.get("backendPort") == x["port"] for x in spec["listeners"])
+        )
+        dsr = bool(by_address) and direct and spec.get("mode", "auto") != "nat"
         for port in spec.get("listeners", []):
             listener = (address, port.get("protocol", "TCP").lower(), port["port"])
             if dsr:

@@ -7,7 +7,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ LOADBALANCERS = "/apis/loadbalancer.harvesterhci.io/v1beta1/loadbalancers"
 POOLS = "/apis/loadbalancer.harvesterhci.io/v1beta1/ippools"
 BLOCKS = "/apis/loadbalancer.harvesterhci.io/v1beta1/ipblocks"
 TENANTS = "/apis/cloudprovider.harvesterhci.io/v1beta1/guestclusters"
+
+MACHINES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 
 GROUP_MASK = 0x00FFFFFF
 BY_CLIENT = 0x80000000
@@ -78,6 +80,8 @@ class Kernel:
     addresses: set[str] = field(default_factory=set)
     nat: Rules = field(default_factory=Rules)
     dsr: Rules = field(default_factory=Rules)
+    fixed: dict[str, str] = field(default_factory=dict)
+    """The neighbours whose MAC is fixed."""
 
     @property
     def backends(self) -> dict[Listener, frozenset[str]]:
@@ -104,6 +108,7 @@ class State:
     pools: list[Object]
     blocks: list[Object]
     tenants: list[Object]
+    machines: list[Object]
     kernel: Kernel
 
 
@@ -121,6 +126,7 @@ def collect(lab: Lab) -> State:
         pools=host.items(POOLS),
         blocks=host.items(BLOCKS),
         tenants=host.items(TENANTS),
+        machines=host.items(MACHINES),
         kernel=read_kernel(lab),
     )
 
@@ -128,9 +134,9 @@ def collect(lab: Lab) -> State:
 def read_kernel(lab: Lab) -> Kernel:
     """The agent's namespace of the management network."""
     if not Path(f"/run/netns/{lab.segment.name}").exists():
-        return Kernel(addresses=lab.addresses_on_link())
+        return Kernel(lab.addresses_on_link(), fixed=fixed_neighbours(lab))
     ruleset = json.loads(lab.segment.run("nft", "-j", "list", "ruleset"))["nftables"]
-    return kernel_of(lab.addresses_on_link(), ruleset)
+    return replace(kernel_of(lab.addresses_on_link(), ruleset), fixed=fixed_neighbours(lab))
 
 
 def kernel_of(addresses: set[str], ruleset: list[Object]) -> Kernel:

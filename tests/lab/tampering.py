@@ -6,6 +6,7 @@ from copy import deepcopy
 from tests.lab import checker
 from tests.lab.client import Object
 from tests.lab.lab import POOL, TENANT_NAMESPACE
+from tests.lab.machine import instance
 from tests.lab.snapshot import BY_CLIENT, GROUP_MASK, State
 from tests.lab.workload import Port
 
@@ -111,6 +112,14 @@ def elsewhere(state: State) -> None:
 
 
 # What is changed, and what is to be said of it.
+
+
+def node_machine() -> Object:
+    """The machine that node-1 is, by its name."""
+    made = instance("node-1", {}, "02:00:00:00:00:02", [])
+    made["metadata"]["namespace"] = TENANT_NAMESPACE
+    return made
+
 
 TAMPERED: dict[str, tuple[Tamper, str]] = {
     # The guest's Services.
@@ -318,6 +327,8 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     # The kernel.
     "link lost an address": (lambda s: s.kernel.addresses.remove(address(s, "web")), "link: answers for []"),
     "link has an address more": (lambda s: s.kernel.addresses.add(STRANGER), f"link: answers for ['{STRANGER}']"),
+    "neighbour fixed more": (lambda s: s.kernel.fixed.update({STRANGER: "02:00:00:00:00:01"}), "are {'" + STRANGER),
+    "node's machine known": (lambda s: s.machines.append(node_machine()), "fixed neighbours are {}, not {'10.77.0.21'"),
     "listener's mark gone": (lambda s: s.kernel.nat.listeners.pop(listener(s, "web")), "goes to None"),
     "listener's port gone": (lambda s: s.kernel.nat.ports.pop(listener(s, "web")), "goes to port None"),
     "listener's port another": (lambda s: s.kernel.nat.ports.update({listener(s, "web"): 1}), "goes to port 1"),
