@@ -232,6 +232,7 @@ class K3dWorld:
             pools=host.items(POOLS),
             blocks=host.items(BLOCKS),
             tenants=host.items(TENANTS),
+            machines=[],
             kernel=self._kernel(),
         )
         return checker.compare(state)

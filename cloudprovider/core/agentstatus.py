@@ -176,8 +176,8 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
                 type=CLIENT_ADDRESS_NOT_PRESERVED,
                 status="True",
                 reason="Masquerade",
-                message="Mode nat masquerades here: servers see an address of the host, not the client's, and connections"
-                " end when another host takes over.",
+                message="Mode nat masquerades here: servers see an address of the host, not the client's, and"
+                " connections end when another host takes over.",
                 observed_generation=lb.metadata.generation,
             )
         )
