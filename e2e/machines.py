@@ -15,7 +15,7 @@ from tests.lab.workload import Port
 
 OURS, RIVALS = "machines", "rivals"
 """Namespaces of two tenants of the host cluster."""
-POOL = Pool("machines", "10.77.97.1", "10.77.97.50", namespace=OURS, first6="fd00:77::9701", last6="fd00:77::9750")
+POOL = Pool("machines", "10.77.98.1", "10.77.98.50", namespace=OURS, first6="fd00:77::9701", last6="fd00:77::9750")
 SELECTOR = {"app": ["web"]}
 FOLLOWED_SECONDS = 1.0
 

@@ -30,6 +30,15 @@ def length(kind: type[ApiStruct], field: str) -> int:
     raise TypeError(f"{kind.__name__}.{field} is no text with a bound")
 
 
+@cache
+def pattern(kind: type[ApiStruct], field: str) -> str:
+    """The regular expression that a field's text matches."""
+    for found in _types(kind, field):
+        if isinstance(found, msgspec.inspect.StrType) and found.pattern is not None:
+            return found.pattern
+    raise TypeError(f"{kind.__name__}.{field} is no text with a pattern")
+
+
 def _types(kind: type[ApiStruct], field: str) -> tuple[msgspec.inspect.Type, ...]:
     described = msgspec.inspect.type_info(kind)
     if not isinstance(described, msgspec.inspect.StructType):

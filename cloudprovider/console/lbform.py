@@ -25,7 +25,7 @@ from cloudprovider.core.errors import Violation
 LISTENER_FIELDS: Final = ("name", "port", "protocol", "backendPort")
 LABEL_FIELDS: Final = ("key", "values")
 PROTOCOLS: Final = ("TCP", "UDP")
-CHECKS: Final = ("TCP", "HTTP", "HTTPS", "GRPC")
+CHECKS: Final = ("TCP", "HTTP", "HTTPS", "GRPC", "GRPCS")
 NUMBERS: Final[Mapping[str, str]] = {
     "successThreshold": "success_threshold",
     "failureThreshold": "failure_threshold",
@@ -61,13 +61,17 @@ TITLES: Final[Mapping[str, str]] = {
 }
 _USES: Final[Mapping[str, frozenset[str]]] = {
     "path": frozenset({"HTTP", "HTTPS"}),
-    "host": frozenset({"HTTP", "HTTPS", "GRPC"}),
+    "host": frozenset({"HTTP", "HTTPS", "GRPC", "GRPCS"}),
     "expectedCodes": frozenset({"HTTP", "HTTPS"}),
-    "verifyCertificate": frozenset({"HTTPS"}),
-    "certificateAuthority": frozenset({"HTTPS"}),
-    "grpcService": frozenset({"GRPC"}),
+    "verifyCertificate": frozenset({"HTTPS", "GRPCS"}),
+    "certificateAuthority": frozenset({"HTTPS", "GRPCS"}),
+    "grpcService": frozenset({"GRPC", "GRPCS"}),
 }
 """The kinds of check that read a field; with others it is not sent."""
+_MALFORMED: Final[Mapping[str, str]] = {
+    "path": "is no path: begin with /, and write other characters than those of ASCII as %XX",
+    "host": "is no host: a name or an address, with a port where it needs one",
+}
 _CODES: Final = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?")
 
 Row = Mapping[str, str]
@@ -335,6 +339,9 @@ class LbForm:
         ):
             if kind in _USES[name]:
                 yield from _too_long(f"{at}.{name}", given[name], bounds.length(HealthCheck, attribute))
+        for name, message in _MALFORMED.items():
+            if kind in _USES[name] and not re.search(bounds.pattern(HealthCheck, name), given[name]):
+                yield Violation(field=f"{at}.{name}", reason="Malformed", message=f'"{given[name]}" {message}')
         if kind in _USES["expectedCodes"]:
             for code in _values(given["expectedCodes"]):
                 if not _CODES.fullmatch(code):

@@ -17,6 +17,8 @@ HTMX = (
     "<meta http-equiv=refresh content='0;url=//evil'>"
 )
 EVIL = SCRIPT + HTMX
+PATH = "/" + EVIL.replace(" ", "/")
+"""As much of a script as a health check's path may hold."""
 LINK = "javascript:window.ran=5"
 
 
@@ -62,9 +64,8 @@ def evil(plane: ControlPlane) -> None:
         "listeners": [{"name": EVIL[:63], "port": 80, "backendPort": 80}],
         "backendServerSelector": {EVIL: [EVIL, LINK]},
         "sourceRanges": [],
-        "healthCheck": {"port": 80, "protocol": "HTTPS", "path": EVIL, "host": EVIL[:253], "grpcService": EVIL[:253],
-                        "certificateAuthority": EVIL},
-    }  # fmt: skip
+        "healthCheck": {"port": 80, "protocol": "HTTPS", "path": PATH, "certificateAuthority": EVIL},
+    }
     network = {
         "annotations": {"loadbalancer.harvesterhci.io/network": EVIL, "loadbalancer.harvesterhci.io/cluster": EVIL}
     }

@@ -6,7 +6,7 @@ import pytest
 from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.api import Segment
 from cloudprovider.dataplane.segment import HostDataPlane
-from tests.dataplane.lan import CONFIG, Station, bridge, run, station
+from tests.dataplane.lan import CONFIG, Station, bridge, run, station, until
 from tests.dataplane.world import World, fake_world, kernel_world
 from tests.lab.sandbox import ENVIRONMENT_MARK
 
@@ -33,10 +33,15 @@ def nodes(lan: None) -> Iterator[list[Station]]:
 
 
 @pytest.fixture
-def both_families(client: Station, nodes: list[Station]) -> None:
-    """Client and nodes have an IPv6 address, too."""
+async def both_families(client: Station, nodes: list[Station]) -> None:
+    """Client and nodes have an IPv6 address, too, with its route: there is none before the link has carrier."""
     for host, suffix in (*zip(nodes, (11, 12, 13), strict=True), (client, 50)):
         run(f"ip -n {host.name} address add fd99::{suffix}/64 dev eth0 nodad")
+        await until(lambda host=host: "linkdown" not in _route6(host), "carrier")  # type: ignore[misc]
+
+
+def _route6(host: Station) -> str:
+    return run(f"ip -n {host.name} -6 route show fd99::/64") or "linkdown"
 
 
 @pytest.fixture
