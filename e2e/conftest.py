@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.k3d.machines import unusable
 from e2e.k3d_lane import K3dWorld
 from e2e.lab_lane import LabWorld
 from e2e.scenario import Scenario
@@ -50,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def k3d() -> Iterator[K3dWorld]:
     """Both clusters with all of it installed, up for all scenarios of a run."""
+    if why := unusable():
+        pytest.exit(f"the k3d lane can't run here: {why}", returncode=2)
     prefix = f"cpe2e{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="e2e-") as folder, K3dWorld.running(prefix, Path(folder)) as running:
         yield running

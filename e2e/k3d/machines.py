@@ -5,6 +5,7 @@ All names begin with a prefix of the run's own, and all is removed at its end. T
 second one is told so by Docker.
 """
 
+import atexit
 import base64
 import contextlib
 import os
@@ -102,7 +103,9 @@ class Machines:
     @contextlib.contextmanager
     def up(self) -> Iterator["Machines"]:
         """The network; at the end all that stands on it is taken down."""
+        atexit.register(self._sweep)  # where nobody comes to the end of this: a second Ctrl-C
         with contextlib.ExitStack() as self._stack:
+            self._stack.callback(atexit.unregister, self._sweep)
             self._stack.callback(self._sweep)
             run(
                 *("docker", "network", "create", "--subnet", str(NETWORK), "--gateway", str(NETWORK[1])),

@@ -115,6 +115,8 @@ def test_pods_take_no_more_than_they_need(folder: Path) -> None:
             ]
         else:
             assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+            moves = {t["key"]: t.get("tolerationSeconds") for t in pod["tolerations"] if t["effect"] == "NoExecute"}
+            assert {moves["node.kubernetes.io/unreachable"], moves["node.kubernetes.io/not-ready"]} == {30}
             assert pod["securityContext"]["runAsNonRoot"] is True
             assert "hostNetwork" not in pod
 
