@@ -87,7 +87,11 @@ def test_a_host_killed_while_it_serves(k3d: K3dWorld, scenario: Scenario) -> Non
 
 
 def wait_serving(scenario: Scenario, node: str) -> None:
-    """Wait until the node's kube-proxy serves the Service "web" at its NodePort: the machine itself is well."""
+    """Wait until the node's kube-proxy serves the Service "web" at its NodePort: the machine itself is well.
+
+    It gets a pod of its own before: with some node images a node routes for others from its first pod on only.
+    """
+    scenario.guest.deploy("first", 1, node=node)
     target = scenario.node_address(node), scenario.node_port("web")
     wait_for(f"{node} to serve a NodePort", lambda: scenario.world.client.get(*target), timeout=60)
 
