@@ -47,8 +47,14 @@ def agents(host: Cluster) -> dict[str, str]:
 
 
 def read(host: Cluster, pod: str, own: set[str]) -> Kernel | None:
-    """One node's; None where it has no namespace of ours. ``own``: the agents' own addresses."""
-    told = json.loads(host.kubectl("exec", SYSTEM, pod, "--", "python3", "-c", SCRIPT))
+    """One node's; None where it has no namespace of ours. ``own``: the agents' own addresses.
+
+    Raises OSError where the pod can't be asked now: its object may outlive it by a minute where a node has died.
+    """
+    try:
+        told = json.loads(host.kubectl("exec", SYSTEM, pod, "--", "python3", "-c", SCRIPT))
+    except LabError as error:
+        raise ConnectionError(f"{pod} can't be asked about its kernel: {error}") from error
     if told is None:
         return None
     addresses = {address for address in told["addresses"] if not address.startswith("127.")}
