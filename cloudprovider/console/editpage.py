@@ -12,6 +12,7 @@ from cloudprovider.console.machines import matching
 from cloudprovider.console.namespaces import visible_namespaces
 from cloudprovider.console.pools import held_of, networks_of, visible_pools
 from cloudprovider.console.sessions import Session
+from cloudprovider.core import checkrules
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.pools import survey
 from cloudprovider.core.rules.loadbalancers import check_load_balancer, check_quota, choose_pool
@@ -89,5 +90,6 @@ class LbKind:
             "networks": networks_of(pools),
             "namespaces": await visible_namespaces(session) if old is None else (),
             "protocols": lbform.PROTOCOLS,
-            "kinds": lbform.CHECKS,
+            "kinds": checkrules.PROTOCOLS,
+            "uses": lbform.USES,
         }

@@ -20,12 +20,14 @@ from cloudprovider.core.api.loadbalancer import (
     LoadBalancer,
     LoadBalancerSpec,
 )
+from cloudprovider.core.checkrules import KINDS_OF
+from cloudprovider.core.checkrules import PROTOCOLS as CHECKS
 from cloudprovider.core.errors import Violation
+from cloudprovider.core.questions import CODES
 
 LISTENER_FIELDS: Final = ("name", "port", "protocol", "backendPort")
 LABEL_FIELDS: Final = ("key", "values")
 PROTOCOLS: Final = ("TCP", "UDP")
-CHECKS: Final = ("TCP", "HTTP", "HTTPS", "GRPC", "GRPCS")
 NUMBERS: Final[Mapping[str, str]] = {
     "successThreshold": "success_threshold",
     "failureThreshold": "failure_threshold",
@@ -59,20 +61,19 @@ TITLES: Final[Mapping[str, str]] = {
     "health_check": "health check",
     "checked": "whether it is checked",
 }
-_USES: Final[Mapping[str, frozenset[str]]] = {
-    "path": frozenset({"HTTP", "HTTPS"}),
-    "host": frozenset({"HTTP", "HTTPS", "GRPC", "GRPCS"}),
-    "expectedCodes": frozenset({"HTTP", "HTTPS"}),
-    "verifyCertificate": frozenset({"HTTPS", "GRPCS"}),
-    "certificateAuthority": frozenset({"HTTPS", "GRPCS"}),
-    "grpcService": frozenset({"GRPC", "GRPCS"}),
+USES: Final[Mapping[str, Sequence[str]]] = {
+    "path": KINDS_OF["path"],
+    "host": KINDS_OF["host"],
+    "expectedCodes": KINDS_OF["expected_codes"],
+    "verifyCertificate": KINDS_OF["verify_certificate"],
+    "certificateAuthority": KINDS_OF["verify_certificate"],
+    "grpcService": KINDS_OF["grpc_service"],
 }
 """The kinds of check that read a field; with others it is not sent."""
 _MALFORMED: Final[Mapping[str, str]] = {
     "path": "is no path: begin with /, and write other characters than those of ASCII as %XX",
     "host": "is no host: a name or an address, with a port where it needs one",
 }
-_CODES: Final = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?")
 
 Row = Mapping[str, str]
 
@@ -256,11 +257,11 @@ class LbForm:
         check: dict[str, Any] = {"port": _number(given["port"]), "protocol": kind}
         check |= {name: _number(given[name]) for name in NUMBERS}
         for name in ("path", "host", "certificateAuthority", "grpcService"):
-            if given[name] and kind in _USES[name]:
+            if given[name] and kind in USES[name]:
                 check[name] = given[name]
-        if kind in _USES["expectedCodes"] and (codes := _values(given["expectedCodes"])):
+        if kind in USES["expectedCodes"] and (codes := _values(given["expectedCodes"])):
             check["expectedCodes"] = codes
-        if kind in _USES["verifyCertificate"] and given["verifyCertificate"] == "on":
+        if kind in USES["verifyCertificate"] and given["verifyCertificate"] == "on":
             check["verifyCertificate"] = True
         if given["failedConnections"] != "Keep":
             check["failedConnections"] = given["failedConnections"]
@@ -337,14 +338,14 @@ class LbForm:
             ("certificateAuthority", "certificate_authority"),
             ("grpcService", "grpc_service"),
         ):
-            if kind in _USES[name]:
+            if kind in USES[name]:
                 yield from _too_long(f"{at}.{name}", given[name], bounds.length(HealthCheck, attribute))
         for name, message in _MALFORMED.items():
-            if kind in _USES[name] and not re.search(bounds.pattern(HealthCheck, name), given[name]):
+            if kind in USES[name] and not re.search(bounds.pattern(HealthCheck, name), given[name]):
                 yield Violation(field=f"{at}.{name}", reason="Malformed", message=f'"{given[name]}" {message}')
-        if kind in _USES["expectedCodes"]:
+        if kind in USES["expectedCodes"]:
             for code in _values(given["expectedCodes"]):
-                if not _CODES.fullmatch(code):
+                if not CODES.fullmatch(code):
                     message = f'"{code}" is no HTTP code: write 200, or 200-299'
                     yield Violation(field=f"{at}.expectedCodes", reason="Malformed", message=message)
 

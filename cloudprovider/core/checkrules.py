@@ -36,14 +36,14 @@ MOST: Final[dict[Part, int]] = {
 """The numbers, each from 1 to this."""
 PROTOCOLS: Final[tuple[CheckProtocol, ...]] = get_args(CheckProtocol)
 _MOST_CODES: Final = 16
-_OF: Final[dict[Part, tuple[CheckProtocol, ...]]] = {
+KINDS_OF: Final[dict[Part, tuple[CheckProtocol, ...]]] = {
     "path": ("HTTP", "HTTPS"),
     "expected_codes": ("HTTP", "HTTPS"),
     "host": ("HTTP", "HTTPS", "GRPC", "GRPCS"),
     "verify_certificate": ("HTTPS", "GRPCS"),
     "grpc_service": ("GRPC", "GRPCS"),
 }
-"""What only some kinds of check have."""
+"""The fields that only some kinds of check read."""
 
 
 def violations(check: HealthCheck, field: Callable[[Part], str]) -> Iterator[Violation]:
@@ -69,7 +69,7 @@ def violations(check: HealthCheck, field: Callable[[Part], str]) -> Iterator[Vio
         "verify_certificate": check.verify_certificate,
         "grpc_service": bool(check.grpc_service),
     }
-    for part, kinds in _OF.items():
+    for part, kinds in KINDS_OF.items():
         if said[part] and check.protocol not in kinds:
             message = f"is for {' and '.join(kinds)} only, and the check is by {check.protocol}: remove it"
             yield bad(part, "NotWithProtocol", message)

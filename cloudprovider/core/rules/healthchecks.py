@@ -8,11 +8,11 @@ from typing import Final
 
 from cloudprovider.core import exchange
 from cloudprovider.core.api.loadbalancer import HealthCheck, LoadBalancerSpec
-from cloudprovider.core.checkrules import Part, violations
+from cloudprovider.core.checkrules import KINDS_OF, Part, violations
 from cloudprovider.core.errors import Violation
 
 _AT: Final = "spec.healthCheck"
-_TLS: Final = ("HTTPS", "GRPCS")
+_TLS: Final = KINDS_OF["verify_certificate"]
 _PEM: Final = re.compile(r"\s*-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*")
 _SEQUENCE: Final = b"\x30"
 """What every certificate begins with in DER (ITU-T X.690, RFC 5280 section 4.1)."""
