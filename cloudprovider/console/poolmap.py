@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, Literal
 
-from cloudprovider.core.api.pool import AddressConflict, IPBlock
-from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import PoolRanges, Segment, intersection, to_address
 from cloudprovider.core.rules.holdings import Holding, holdings
+from cloudprovider.core.wanted import parsed
 
 CELLS: Final = 256
 
@@ -85,7 +85,12 @@ class PoolMaps:
         self.held = {(h.address.version, int(h.address)): h for h in holdings(blocks)}
         self._taken = {v: sorted(n for version, n in self.held if version == v) for v in (4, 6)}
         self._since = {a: x.since for b in blocks for a, x in b.spec.allocations.items()}
-        self._conflicts = _parsed({a: c for b in blocks for a, c in b.spec.conflicts.items()})
+        self._conflicts = {
+            address: conflict
+            for b in blocks
+            for text, conflict in b.spec.conflicts.items()
+            if (address := parsed(text)) is not None
+        }
 
     def overview(self) -> list[Map]:
         """A map of each range, or of as much as fits in one."""
@@ -162,16 +167,6 @@ def part_of(text: str) -> Segment | None:
     if low.version != high.version or int(low) > int(high) or "%" in text:
         return None
     return Segment(low.version, int(low), int(high))
-
-
-def _parsed(found: Mapping[str, AddressConflict]) -> dict[IPAddress, AddressConflict]:
-    parsed = {}
-    for text, conflict in found.items():
-        try:
-            parsed[ip_address(text)] = conflict
-        except ValueError:
-            continue
-    return parsed
 
 
 def _text(version: Literal[4, 6], number: int) -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Final, Literal
 
 from cloudprovider.core.api.loadbalancer import CLUSTER_ANNOTATION, CLUSTER_LABEL, Backend, LoadBalancer
 from cloudprovider.core.conditions import find
+from cloudprovider.core.wanted import parsed
 
 PAGE_SIZE: Final = 100
 SHOWN_PORTS: Final = 3
@@ -201,11 +201,8 @@ def _share(row: Row) -> tuple[int, float]:
 
 
 def _first_address(row: Row) -> tuple[int, int]:
-    try:
-        address = ip_address(row.addresses[0])
-    except (ValueError, IndexError):
-        return (0, 0)
-    return (address.version, int(address))
+    address = parsed(row.addresses[0]) if row.addresses else None
+    return (0, 0) if address is None else (address.version, int(address))
 
 
 _KEYS: Final[Mapping[str, Callable[[Row], Any]]] = {

@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from typing import Final, Literal
 
 import msgspec
@@ -13,6 +12,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView, survey
 from cloudprovider.core.poolstatus import FULL, NEARLY_FULL
 from cloudprovider.core.ranges import Segment, to_address
+from cloudprovider.core.wanted import parsed
 
 COLUMNS: Final = 64
 ROWS: Final = 16
@@ -117,15 +117,15 @@ def _held(pool: IPPool, blocks: Sequence[IPBlock] | None) -> tuple[Mapping[IPAdd
     """Address to who counts for it: a guest cluster, or a namespace, or a host; and what somebody else has."""
     if blocks is None:
         status = pool.status.allocated
-        return {ip_address(a): _whose(owner, "") for a, owner in status.items() if _is_address(a)}, set()
+        return {a: _whose(owner, "") for text, owner in status.items() if (a := parsed(text)) is not None}, set()
     mine = [b for b in blocks if b.spec.pool == pool.metadata.name]
     held = {
-        ip_address(a): _whose(record.owner, record.tenant)
+        a: _whose(record.owner, record.tenant)
         for b in mine
-        for a, record in b.spec.allocations.items()
-        if _is_address(a)
+        for text, record in b.spec.allocations.items()
+        if (a := parsed(text)) is not None
     }
-    return held, {ip_address(a) for b in mine for a in b.spec.conflicts if _is_address(a)}
+    return held, {a for b in mine for text in b.spec.conflicts if (a := parsed(text)) is not None}
 
 
 def _whose(owner: str, tenant: str) -> str:
@@ -158,11 +158,3 @@ def _cell(numbers: Sequence[tuple[int, int, str]], version: int, low: int, high:
         return found[0][2]
     tenths = 10 * len(found) // (high - low + 1)
     return FULL_CELL if tenths >= 10 else str(max(1, tenths))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -7,7 +7,6 @@ wrangler, and for the load balancers of virtual machines a Service each, whose a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final, Literal
 
 import msgspec
@@ -23,6 +22,7 @@ from cloudprovider.core.placement import controlled_status, place
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import survey
 from cloudprovider.core.sharing import Group
+from cloudprovider.core.wanted import parsed
 from cloudprovider.core.wants import Granted, Want
 
 NAMESPACE: Final = "harvester-system"
@@ -162,7 +162,11 @@ def _wants(lb: LoadBalancer, booked: dict[tuple[str, str], str]) -> list[Want]:
     """By its status; one that has not got that far, by its pool's record."""
     visible = shown(lb)
     if not visible and lb.spec.ipam != "dhcp":
-        visible = tuple((p, ip_address(a)) for (p, a), owner in booked.items() if owner == owner_of(lb) and _is_one(a))
+        visible = tuple(
+            (p, address)
+            for (p, text), owner in booked.items()
+            if owner == owner_of(lb) and (address := parsed(text)) is not None
+        )
     return [
         Want(
             owner=owner_of(lb),
@@ -182,11 +186,3 @@ def _kind(lb: LoadBalancer) -> Literal["vm", "cluster", "guest"]:
     if lb.spec.workload_type != "cluster":
         return "vm"
     return "cluster" if is_ours(lb) else "guest"
-
-
-def _is_one(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
