@@ -18,7 +18,7 @@ from cloudprovider.console.config import ConsoleConfig
 from cloudprovider.console.server import Console, listening
 from cloudprovider.console.users import connector
 from cloudprovider.kube.metrics import RequestCounter
-from tests.conftest import DEFINITIONS, LOGS
+from tests.conftest import DEFINITIONS, KUBEVIRT, LOGS
 from tests.console import scene
 from tests.lab.controlplane import ControlPlane, Settings
 
@@ -34,7 +34,7 @@ def plane() -> Iterator[ControlPlane]:
         plane = ControlPlane(Path(folder), LOGS / "tests", Settings(name="console"))
         with plane:
             plane.apply_definitions(DEFINITIONS)
-            plane.kubectl("apply", "-f", "-", stdin=_yaml(scene.MACHINE_DEFINITION))
+            plane.apply_definitions(KUBEVIRT)
             plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
             scene.furnish(plane)
             yield plane
@@ -128,9 +128,3 @@ async def sign_in(page: Page, site: Site, token: str, path: str = "/loadbalancer
     await page.get_by_label("Token").fill(token)
     await page.get_by_role("button", name="Sign in").click()
     await page.wait_for_url(f"{site.url}{path}")
-
-
-def _yaml(body: object) -> str:
-    import json
-
-    return json.dumps(body)

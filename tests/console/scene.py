@@ -13,26 +13,6 @@ MACHINES: Final = "/apis/kubevirt.io/v1"
 RELEASE: Final = "loadbalancer.harvesterhci.io/manuallyReleaseIP"
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
-MACHINE_DEFINITION: Final[Object] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "virtualmachineinstances.kubevirt.io"},
-    "spec": {
-        "group": "kubevirt.io",
-        "scope": "Namespaced",
-        "names": {"plural": "virtualmachineinstances", "kind": "VirtualMachineInstance", "shortNames": ["vmi"]},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
-    },
-}
-"""KubeVirt's kind as far as the console reads it: the real one checks more, and nothing that matters here."""
-
 
 def ago(**parts: float) -> str:
     """RFC 3339 of a time before now."""

@@ -13,6 +13,11 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"
 
 
+async def here(make: Callable[[str], socket.socket]) -> socket.socket:
+    """A socket where these servers are: on loopback."""
+    return make("lo")
+
+
 @dataclass
 class Served:
     """What a server saw."""

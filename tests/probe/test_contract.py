@@ -15,7 +15,7 @@ from cloudprovider.probe.api import Prober, Target
 from cloudprovider.probe.fake import FakeProber, FakeTargets
 from cloudprovider.probe.prober import SocketProber
 from tests.dhcp.waiting import until
-from tests.probe.servers import OK, UNAVAILABLE, Behaviour, resetting, saying, serving
+from tests.probe.servers import OK, UNAVAILABLE, Behaviour, here, resetting, saying, serving
 
 
 @dataclass
@@ -34,11 +34,6 @@ class World:
     def noted(self, expected: Outcome, found: Answer) -> None:
         assert bool(found.said) is (found.outcome is not Outcome.GOOD)
         self.ended.append((expected, found.outcome))
-
-
-async def here(make: Callable[[str], socket.socket]) -> socket.socket:
-    """Sockets of the test's own namespace, whose link is loopback."""
-    return make("lo")
 
 
 def fake_world() -> World:

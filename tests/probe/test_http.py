@@ -27,17 +27,6 @@ HERE = IPv4Address("127.0.0.1")
 LIMIT = 0.3
 
 
-async def here(make: Callable[[str], socket.socket]) -> socket.socket:
-    return make("lo")
-
-
-@pytest.fixture
-async def prober() -> AsyncIterator[SocketProber]:
-    made = SocketProber(here)
-    yield made
-    made.close()
-
-
 async def ask(prober: SocketProber, target: Target, timeout: float = LIMIT) -> Outcome:
     found: list[Answer] = []
     await prober.begin(target, timeout, found.append)

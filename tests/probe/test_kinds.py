@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 
 import grpc.aio
@@ -24,17 +24,6 @@ from tests.probe.servers import OK, Behaviour, Served, saying, serving
 HERE = IPv4Address("127.0.0.1")
 LIMIT = 0.5
 GOOD = Answer(Outcome.GOOD)
-
-
-async def here(make: Callable[[str], socket.socket]) -> socket.socket:
-    return make("lo")
-
-
-@pytest.fixture
-async def prober() -> AsyncIterator[SocketProber]:
-    made = SocketProber(here)
-    yield made
-    made.close()
 
 
 async def ask(prober: SocketProber, port: int, question: Question, timeout: float = 5.0) -> Answer:

@@ -1,8 +1,7 @@
 """The nodes' probes, over the shipped fake and with short periods."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 
@@ -11,6 +10,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.probe.fake import FakeProber, FakeTargets
 from cloudprovider.probe.nodes import NodeProbes, healthz
 from tests.dhcp.waiting import until
+from tests.probe.running import running
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHECK = Check(period=0.05, timeout=0.03)
@@ -38,15 +38,8 @@ class World:
     def is_(self, address: IPAddress, verdict: Verdict) -> Callable[[], bool]:
         return lambda: self.probes.health(address).verdict is verdict
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.probes.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return running(self.probes.run())
 
 
 async def test_nodes_are_asked_and_out_by_what_they_say() -> None:

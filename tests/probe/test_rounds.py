@@ -1,9 +1,8 @@
 """Who is probed when, where the periods differ, over the shipped fake."""
 
-import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -12,6 +11,7 @@ from cloudprovider.probe.api import Target
 from cloudprovider.probe.fake import FakeProber, FakeTargets
 from cloudprovider.probe.rounds import Rounds, Turn
 from tests.dhcp.waiting import until
+from tests.probe.running import running
 
 FIRST = IPv4Address("10.0.0.1")
 
@@ -35,15 +35,8 @@ class World:
     def counts(self) -> Counter[str]:
         return Counter(key for key, _ in self.ended)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.rounds.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return running(self.rounds.run())
 
 
 async def test_each_goes_at_its_own_pace() -> None:
