@@ -271,8 +271,7 @@ class AgentController:
                 left_out = self._returns.left_out(key, nodes, self._table.clock())
                 if self._table.set_refusing(key, left_out):
                     log.info("nodes left out", extra={"load_balancer": "/".join(key), "nodes": sorted(left_out)})
-                    for forwarder in self._forwarders.values():
-                        forwarder.wake()
+                    self._wake(key)
                 self._reports.add(key)
             for where in self._answerers.places():
                 self._tell_of_answerers(where)
