@@ -20,6 +20,7 @@ from cloudprovider.agent.leases import Connect
 from cloudprovider.agent.metrics import exposition_of_dhcp, exposition_of_traffic
 from cloudprovider.agent.nodehealth import MakeProber
 from cloudprovider.agent.ownership import Ownership
+from cloudprovider.core.naming import AGENT_PROGRAM
 from cloudprovider.dataplane.api import DataPlane, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.dhcp.api import DhcpClient
@@ -36,7 +37,7 @@ from cloudprovider.probe.prober import SocketProber
 
 log = logging.getLogger(__name__)
 
-COMPONENT = "cloudprovider-agent"
+COMPONENT = AGENT_PROGRAM
 
 
 def _utc() -> datetime:
@@ -116,7 +117,7 @@ class Agent:
         return Ownership(
             self._client,
             self._config.namespace,
-            f"cloudprovider-agent-{self._config.instance}",
+            f"{AGENT_PROGRAM}-{self._config.instance}",
             self._config.node_name,
             monotonic=time.monotonic,
             jitter=self._rng.random,

@@ -7,6 +7,9 @@ import msgspec
 
 from cloudprovider.core.api.meta import Condition
 
+SERVICE_READY: Final = "loadbalancer.harvesterhci.io/Ready"
+"""The guest program's condition on a Service."""
+
 MAX_MESSAGE: Final = 32768
 """Characters of a condition's message (metav1.Condition): with more the API server refuses the whole status."""
 

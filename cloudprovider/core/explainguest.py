@@ -6,14 +6,13 @@ from datetime import datetime
 from typing import Final
 
 from cloudprovider.core.api.kubernetes import SERVICE_FINALIZER, EndpointSlice, Lease, Node, Service
-from cloudprovider.core.conditions import find
+from cloudprovider.core.conditions import SERVICE_READY, find
 from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.core.guestnodes import is_excluded, select_nodes
-from cloudprovider.core.overview import SERVICE_READY, nodes_of, slices_of
+from cloudprovider.core.naming import GUEST_PROGRAM
+from cloudprovider.core.overview import nodes_of, slices_of
 from cloudprovider.core.steps import Explanation, Name, Step, explanation, running, step_of, todo_of
 from cloudprovider.core.translate import DEFAULT_CLASS, translate, unserved_ports
-
-GUEST_PROGRAM: Final = "cloudprovider-guest"
 
 _ORDER: Final[tuple[Name, ...]] = (
     *("read", "translated", "sent", "accepted", "pool", "address", "holder", "programmed", "announced"),

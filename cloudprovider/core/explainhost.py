@@ -17,11 +17,9 @@ from cloudprovider.core.backends import why_none
 from cloudprovider.core.conditions import find
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Ledger
+from cloudprovider.core.naming import AGENT_PROGRAM, HOST_PROGRAM
 from cloudprovider.core.overview import Count, health_of
 from cloudprovider.core.steps import Explanation, Name, State, Step, explanation, running, step_of, todo_of
-
-HOST_PROGRAM: Final = "cloudprovider-host"
-AGENT_PROGRAM: Final = "cloudprovider-agent"
 
 _ORDER: Final[tuple[Name, ...]] = (
     *("read", "accepted", "pool", "address", "holder", "programmed", "announced", "backends", "shown"),

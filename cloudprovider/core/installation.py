@@ -8,6 +8,7 @@ import msgspec
 
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Lease
+from cloudprovider.core.naming import GUEST_PROGRAM
 from cloudprovider.core.permissions import SYSTEM, Permission, program_of
 from cloudprovider.core.steps import running
 
@@ -73,7 +74,7 @@ def permissions(allowed: Mapping[Permission, bool], who: str) -> Finding:
         return Finding(name="permissions", verdict="ok", message=f"{who} may do all that {needs}")
     message = f"{who} may not {missing}"
     if program:
-        side = "guest" if program == "cloudprovider-guest" else "host"
+        side = "guest" if program == GUEST_PROGRAM else "host"
         return Finding(
             name="permissions", verdict="wrong", message=message, todo=f"apply the roles of manifests/{side} again"
         )

@@ -3,21 +3,18 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
-from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.kubernetes import EndpointSlice, Node, Service
+from cloudprovider.core.api.guestcluster import GuestCluster, GuestNode
+from cloudprovider.core.api.kubernetes import SERVICE_NAME_LABEL, EndpointSlice, Node, Service
 from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, LoadBalancer
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import usable
-from cloudprovider.core.conditions import find
+from cloudprovider.core.conditions import SERVICE_READY, find
 from cloudprovider.core.guestnodes import select_nodes
 from cloudprovider.core.translate import endpoint_nodes
-
-SERVICE_READY: Final = "loadbalancer.harvesterhci.io/Ready"
-"""The guest program's condition on a Service."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +61,24 @@ def health_of(lb: LoadBalancer, cluster: GuestCluster | None) -> Count:
         return Count(sum(1 for b in used if not checked or judged.get(b.name, False)), total, known=True)
     if cluster is None:
         return Count()
-    names = [node.name for node in cluster.status.nodes]
-    if lb.spec.external_traffic_policy == "Local":
-        names = [name for name in names if name in lb.spec.endpoint_nodes]
+    names = [node.name for node in nodes_behind(lb, cluster)]
     return Count(sum(1 for n in names if not checked or judged.get(n, False)), len(names), known=True)
+
+
+def nodes_behind(lb: LoadBalancer, cluster: GuestCluster) -> Sequence[GuestNode]:
+    """Return the nodes of a guest that a load balancer of its goes to, healthy or not."""
+    local = lb.spec.external_traffic_policy == "Local"
+    return [n for n in cluster.status.nodes if not local or n.name in lb.spec.endpoint_nodes]
+
+
+def guest_cluster_of(lb: LoadBalancer, clusters: Mapping[tuple[str, str], GuestCluster] | None) -> GuestCluster | None:
+    """Return the guest cluster of a load balancer; None where it can't be seen, and for virtual machines."""
+    return (clusters or {}).get((lb.metadata.namespace, lb.metadata.labels.get(CLUSTER_LABEL, "")))
 
 
 def host_rows(balancers: Iterable[LoadBalancer], clusters: Mapping[tuple[str, str], GuestCluster] | None) -> list[Row]:
     """Return the host's load balancers, by namespace and name. ``clusters`` None: they can't be read."""
-    return [_of_host(lb, clusters or {}) for lb in sorted(balancers, key=lambda x: x.key)]
+    return [_of_host(lb, clusters) for lb in sorted(balancers, key=lambda x: x.key)]
 
 
 def guest_rows(
@@ -100,14 +106,14 @@ def slices_of(service: Service, slices: Iterable[EndpointSlice]) -> list[Endpoin
         s
         for s in slices
         if s.metadata.namespace == service.metadata.namespace
-        and s.metadata.labels.get("kubernetes.io/service-name") == service.metadata.name
+        and s.metadata.labels.get(SERVICE_NAME_LABEL) == service.metadata.name
     ]
 
 
-def _of_host(lb: LoadBalancer, clusters: Mapping[tuple[str, str], GuestCluster]) -> Row:
+def _of_host(lb: LoadBalancer, clusters: Mapping[tuple[str, str], GuestCluster] | None) -> Row:
     guest = lb.spec.workload_type == "cluster"
     cluster = lb.metadata.labels.get(CLUSTER_LABEL, "")
-    counted = health_of(lb, clusters.get((lb.metadata.namespace, cluster)))
+    counted = health_of(lb, guest_cluster_of(lb, clusters))
     said = _worst(lb)
     reference = lb.spec.service
     whose = f"{cluster}: {reference.namespace}/{reference.name}" if reference is not None else cluster

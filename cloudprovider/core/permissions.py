@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from cloudprovider.core.naming import AGENT_PROGRAM, GUEST_PROGRAM, HOST_PROGRAM
+
 SYSTEM: Final = "cloudprovider-system"
 
 _LB: Final = "loadbalancer.harvesterhci.io"
@@ -52,7 +54,7 @@ def _each(verbs: str, group: str, *resources: str, namespace: str = "", name: st
 
 
 OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
-    "cloudprovider-host": (
+    HOST_PROGRAM: (
         *_each("get list watch create patch delete", _LB, "loadbalancers"),
         *_each("list watch patch", _LB, "ippools"),
         *_each("get list watch create update", _LB, "ipblocks"),
@@ -72,7 +74,7 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("get create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
         *_each("get patch", "", "secrets", namespace=SYSTEM, name="cloudprovider-webhook-tls"),
     ),
-    "cloudprovider-agent": (
+    AGENT_PROGRAM: (
         *_each("list watch", _LB, "loadbalancers"),
         *_each("patch", _LB, "loadbalancers/status"),
         *_each("list watch", _OURS, "guestclusters"),
@@ -80,7 +82,7 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("create", "", "events"),
         *_each("get create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
     ),
-    "cloudprovider-guest": (
+    GUEST_PROGRAM: (
         *_each("list watch patch", "", "services"),
         *_each("patch", "", "services/status"),
         *_each("list watch", "", "nodes"),

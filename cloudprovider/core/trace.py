@@ -8,11 +8,12 @@ import msgspec
 
 from cloudprovider.core.addressing import is_ours
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, Address, Listener, LoadBalancer
+from cloudprovider.core.api.loadbalancer import Address, Listener, LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.backends import usable
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.lbobject import service_of
+from cloudprovider.core.overview import guest_cluster_of, nodes_behind
 from cloudprovider.core.plan import IPAddress
 
 _COUNTER = re.compile(r"^cloudprovider_agent_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\d+)$", re.MULTILINE)
@@ -135,20 +136,13 @@ def _served(
         problem = "no host has the address up"
     elif said := next((c for c in lb.status.conditions if c.type == "Ready" and c.status == "False"), None):
         problem = said.message
-    backends = list(_backends(lb, port, clusters))
-    return Trace(
-        address=str(target.address),
-        port=target.port,
-        protocol=target.protocol,
-        network=address.network,
-        pool=address.ip_pool,
-        owner="/".join(lb.key),
-        service=_service(lb),
+    return msgspec.structs.replace(
+        _owned(target, lb, address),
         rule=_rule(target, lb, mode, port),
         mode=mode,
         host=holder.node if holder is not None else "",
         sources=list(lb.spec.source_ranges),
-        backends=backends,
+        backends=list(_backends(lb, port, clusters)),
         problem=problem,
     )
 
@@ -176,10 +170,8 @@ def _backends(
             said = b.message or (health.message if health is not None else "")
             yield TracedBackend(name=b.name, addresses=b.addresses, port=port, healthy=healthy, message=said)
         return
-    cluster = (clusters or {}).get((lb.metadata.namespace, lb.metadata.labels.get(CLUSTER_LABEL, "")))
-    for node in cluster.status.nodes if cluster is not None else ():
-        if lb.spec.external_traffic_policy == "Local" and node.name not in lb.spec.endpoint_nodes:
-            continue
+    cluster = guest_cluster_of(lb, clusters)
+    for node in nodes_behind(lb, cluster) if cluster is not None else ():
         health = judged.get(node.name)
         yield TracedBackend(
             name=node.name,
@@ -193,6 +185,12 @@ def _backends(
 def _unserved(target: Target, sharers: Sequence[tuple[LoadBalancer, Address]]) -> Trace:
     lb, address = sharers[0]
     ports = ", ".join(sorted({f"{x.port}/{x.protocol}" for other, _ in sharers for x in other.spec.listeners}))
+    problem = f"it has no port {target.port}/{target.protocol}, connections are refused; it has {ports}"
+    return msgspec.structs.replace(_owned(target, lb, address), problem=problem)
+
+
+def _owned(target: Target, lb: LoadBalancer, address: Address) -> Trace:
+    """Whose the address is."""
     return Trace(
         address=str(target.address),
         port=target.port,
@@ -201,7 +199,6 @@ def _unserved(target: Target, sharers: Sequence[tuple[LoadBalancer, Address]]) -
         pool=address.ip_pool,
         owner="/".join(lb.key),
         service=_service(lb),
-        problem=f"it has no port {target.port}/{target.protocol}, connections are refused; it has {ports}",
     )
 
 

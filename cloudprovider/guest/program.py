@@ -12,6 +12,7 @@ from cloudprovider.bridge.api import BridgeClient, Hello
 from cloudprovider.bridge.client import ClientConfig, GrpcBridge
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import KubeError
+from cloudprovider.core.naming import GUEST_PROGRAM
 from cloudprovider.guest.config import GuestConfig
 from cloudprovider.guest.leading import Leadership
 from cloudprovider.guest.metrics import GuestMetrics
@@ -28,8 +29,8 @@ from cloudprovider.kube.shell import run_in_shell
 
 log = logging.getLogger(__name__)
 
-COMPONENT: Final = "cloudprovider-guest"
-LEASE: Final = "cloudprovider-guest"
+COMPONENT: Final = GUEST_PROGRAM
+LEASE: Final = GUEST_PROGRAM
 BACKOFF: Final = Backoff(base=0.5, limit=15.0)
 
 

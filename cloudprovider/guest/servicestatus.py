@@ -13,13 +13,13 @@ import msgspec
 
 from cloudprovider.core.api.kubernetes import LoadBalancerIngress, PortStatus, Service
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.conditions import cut, find
+from cloudprovider.core.conditions import SERVICE_READY, cut, find
 from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.core.exchange import ADDRESS_KEPT, LoadBalancerState, StateCondition
 from cloudprovider.core.translate import UnservedPort
 
 FIELD_MANAGER: Final = "cloudprovider-guest"
-READY: Final = "loadbalancer.harvesterhci.io/Ready"
+READY: Final = SERVICE_READY
 PORTS_ERROR: Final = "LoadBalancerPortsError"
 PORTS_ERROR_REASON: Final = "LoadBalancerMixedProtocolNotSupported"
 """Kubernetes' own condition and reason for a load balancer that leaves ports out (core/v1, KEP-1435)."""

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from cloudprovider.core.naming import HOST_PROGRAM
 from cloudprovider.core.plan import IPNetwork
 from cloudprovider.host.backend import HostBackend
 from cloudprovider.host.book import AddressBook
@@ -23,7 +24,7 @@ from cloudprovider.host.registration import Registration
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
 
-NAME: Final = "cloudprovider-host"
+NAME: Final = HOST_PROGRAM
 """The host program's name: of its Lease, and in its events."""
 
 

@@ -20,9 +20,8 @@ from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPPool, IPPoolSpec, Range
 from cloudprovider.core.errors import CloudProviderError, Forbidden, Invalid, KubeError, NotFound
-from cloudprovider.core.explainguest import GUEST_PROGRAM
-from cloudprovider.core.explainhost import AGENT_PROGRAM, HOST_PROGRAM
 from cloudprovider.core.installation import Finding
+from cloudprovider.core.naming import AGENT_PROGRAM, GUEST_PROGRAM, HOST_PROGRAM
 from cloudprovider.core.permissions import OF_GUEST_USERS, OF_OPERATORS, OF_PROGRAMS, Permission, program_of
 from cloudprovider.kube import resources
 from cloudprovider.kube.resources import SELF_SUBJECT_ACCESS_REVIEWS, SELF_SUBJECT_REVIEWS

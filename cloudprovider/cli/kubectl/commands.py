@@ -14,7 +14,8 @@ from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL
 from cloudprovider.core.drain import Drain, drain_machine, drain_node
 from cloudprovider.core.errors import KubeError
 from cloudprovider.core.explainguest import GuestView, explain_service
-from cloudprovider.core.explainhost import AGENT_PROGRAM, HostView, explain_load_balancer
+from cloudprovider.core.explainhost import HostView, explain_load_balancer
+from cloudprovider.core.naming import AGENT_PROGRAM
 from cloudprovider.core.overview import Row, guest_rows, host_rows
 from cloudprovider.core.poolmap import PoolMap, pool_maps
 from cloudprovider.core.steps import Explanation
