@@ -74,6 +74,11 @@ def network(version: Version, length: int, key: bytes) -> IPNetwork | None:
     return found if found.network_address.packed == address else None
 
 
+def is_looked_at(forward: Forward | None) -> bool:
+    """Whether frames of a listener have an element in the maps of mode ``dsr``."""
+    return forward is not None and (forward.mode == "dsr" or forward.former is not None or forward.pinned)
+
+
 def of(key: ListenerKey, forward: Forward | None) -> Elements:
     """What the kernel should hold for a listener."""
     found: Elements = {}

@@ -280,7 +280,12 @@ class NftablesEngine:
                 for number, group in plan.groups.items()
                 if any(place in missing for node in group.members | group.former for place in shared.counting(node))
             }
-            cut = {key for key in plan.forwards if shared.fragments(key.vip) in missing}
+            cut = {
+                key
+                for key, forward in plan.forwards.items()
+                if shared.fragments(key.vip) in missing
+                or (shared.way(elements.version_of(key.vip)) in missing and elements.is_looked_at(forward))
+            }
             plan = Plan(
                 groups={**plan.groups, **dict.fromkeys(broken, BROKEN_GROUP)},
                 forwards={**plan.forwards, **dict.fromkeys(cut, BROKEN_FORWARD)},

@@ -95,11 +95,17 @@ def _read_shared(name: SetName, found: Held, part: memoryview) -> None:
         found.shared[name, item.key] = item.value()
 
 
+def _read_ways(found: Held, part: memoryview) -> None:
+    for item in each_element(part):
+        found.shared[ruleset_dsr.WAYS, item.key] = item.target()
+
+
 READERS: Final[Mapping[SetName, Callable[[Held, memoryview], None]]] = {
     **{name: partial(_read_listeners, name, version) for name, version in elements.LISTENER_SETS.items()},
     **{name: partial(_read_sources, name, *where) for name, where in elements.SOURCE_SETS.items()},
     **{name: partial(_read_targets, name) for name in tables.TARGET_SETS},
     ruleset_dsr.MEMBERS: _read_members,
+    ruleset_dsr.WAYS: _read_ways,
     **{name: partial(_read_slots, name) for name in tables.SLOT_SETS},
     **{name: partial(_read_shared, name) for name in shared.COUNTING_SETS},
     **{(name := ruleset_dsr.fragments(version)): partial(_read_shared, name) for version in VERSIONS},

@@ -12,7 +12,7 @@ adds sets, adds chains and changes rules. A set whose meaning changes gets anoth
 import ctypes
 import ctypes.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from cloudprovider.core.errors import DataPlaneError
@@ -79,11 +79,12 @@ def _mask(version: Version, length: int) -> str:
 @dataclass(frozen=True)
 class StaticTable:
     """One table: what is declared before its chains (sets, maps, counters) and the chains, each with its rules; a
-    chain's first line may be its hook."""
+    chain's first line may be its hook. ``elements`` are there from the start, whether a plan wants them or not."""
 
     family: int
     declarations: Sequence[str]
     chains: Mapping[str, Sequence[str]]
+    elements: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def script(self, *, strangers: Sequence[str], afresh: bool) -> list[str]:
         """The nft commands that bring it about: the elements that are there stay, or go when ``afresh``.
@@ -104,6 +105,7 @@ class StaticTable:
         lines += [f"delete chain {table} {name}" for name in strangers]
         for name, rules in self.chains.items():
             lines += [f"add rule {table} {name} {rule}" for rule in rules if not _is_hook(rule)]
+        lines += [f"add element {table} {name} {{ {', '.join(those)} }}" for name, those in self.elements.items()]
         return lines
 
 

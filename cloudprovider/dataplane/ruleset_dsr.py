@@ -1,6 +1,7 @@
 """The static rules of mode ``dsr``: frames for a VIP go on unchanged to a node's MAC. How a frame goes::
 
-    ingress     frames to this host's MAC only: flooded ones are other balancers'
+    ingress     frames to this host's MAC only: flooded ones are other balancers'. Of an IP version without any
+                listener here it goes on to the stack at once: (EtherType) → v4, v6
     v4, v6      (address, protocol, port) → mark, counted; (mark) → the chain of the group's table size and hash.
                 What is for no listener goes on to the stack: mode nat, refusal, ping, ARP, Neighbor Discovery
     by_*_N      frames that come from the group's own nodes are dropped and counted (a node that does not accept the
@@ -44,6 +45,9 @@ BACKENDS: Final = SetName(NFPROTO_NETDEV, "backends")
 """The set of all nodes, which counts what is sent on to each."""
 BEGUN: Final = SetName(NFPROTO_NETDEV, "begun")
 """The set of all nodes, which counts the TCP flows that begin."""
+
+WAYS: Final = SetName(NFPROTO_NETDEV, "ways")
+"""The map of EtherType to chain, with the IP versions that have a listener here."""
 
 Choice = Literal["straight", "by", "pin", "old", "last", "error"]
 """What a chain does: choose a node, where the mark is just the group; choose a node; choose and pin it; choose from the
@@ -144,6 +148,11 @@ def returned(version: Version) -> SetName:
     return SetName(NFPROTO_NETDEV, f"returned{version}")
 
 
+def way(version: Version) -> str:
+    """The chain for whole packets of an IP version, where it has a listener here."""
+    return f"v{version}"
+
+
 def tracked(version: Version) -> str:
     """The chain for what is pinned, or to be."""
     return f"tracked{version}"
@@ -158,6 +167,7 @@ def table(standing: Standing) -> StaticTable:
     """The whole table."""
     declarations = [
         *(f"map slots_{n} {{ typeof meta mark . numgen random mod {n} : ether daddr; }}" for n in SIZES),
+        "map ways { type ether_type : verdict; }",
         "set members { type mark . ether_addr; }",
         # Nodes that flows are pinned to may have left their group meanwhile; the frames of these come back, too.
         "set holders { type mark . ether_addr; size 65536; flags dynamic,timeout; timeout 1h; }",
@@ -171,9 +181,7 @@ def table(standing: Standing) -> StaticTable:
         "ingress": [
             f'type filter hook ingress device "{LINK}" priority 0; policy accept;',
             "meta pkttype != host accept",
-            "meta mark set 0",
-            "meta protocol ip goto v4",
-            "meta protocol ip6 goto v6",
+            "meta protocol vmap @ways",
         ],
         "hold": [f"add @holders {{ meta mark & {marks.GROUP:#010x} . ether daddr }}", "goto out"],
         "out": [
@@ -192,7 +200,9 @@ def table(standing: Standing) -> StaticTable:
         for size in SIZES:
             for by_client in (False, True):
                 chains |= _choices(version, size, by_client=by_client)
-    return StaticTable(NFPROTO_NETDEV, declarations, chains)
+    # An older agent's listeners are seen from the first moment on; whoever fills the tables shuts the ways not needed.
+    ways = [f"{SYNTAX[version].ip} : goto {way(version)}" for version in VERSIONS]
+    return StaticTable(NFPROTO_NETDEV, declarations, chains, {WAYS.name: ways})
 
 
 def _sets(version: Version) -> list[str]:
@@ -230,7 +240,8 @@ def _way(version: Version) -> dict[str, list[str]]:
     )
     icmp = "icmp" if version == 4 else "icmpv6"
     return {
-        f"v{version}": [
+        way(version): [
+            "meta mark set 0",
             f"{whole} meta mark set {listener} map @listeners{version} meta mark vmap @tables{version}",
             f"meta mark != 0 goto flagged{version}",
             f"{fragment} goto fragments{version}",

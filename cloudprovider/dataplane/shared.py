@@ -1,4 +1,5 @@
-"""Elements that belong to several listeners or groups: where a VIP's fragments go, and each node's counters.
+"""Elements that belong to several listeners or groups: which IP versions mode ``dsr`` looks at, where a VIP's
+fragments go, and each node's counters.
 
 They follow from the groups and forwards that are held, and change with them.
 """
@@ -14,7 +15,7 @@ from cloudprovider.dataplane import elements, ruleset_dsr, ruleset_nat
 from cloudprovider.dataplane.elements import Data, Elements, Place, pack_mark
 from cloudprovider.dataplane.ledger import Ledger
 from cloudprovider.dataplane.nftables import SetName
-from cloudprovider.dataplane.ruleset import VERSIONS
+from cloudprovider.dataplane.ruleset import VERSIONS, Version
 
 BACKENDS: Final = (ruleset_dsr.BACKENDS, *map(ruleset_nat.backends, VERSIONS))
 """The sets that count what is sent on to each node."""
@@ -36,10 +37,19 @@ def fragments(vip: IPAddress) -> Place:
     return ruleset_dsr.fragments(elements.version_of(vip)), vip.packed
 
 
+_ETHER_TYPES: Final[dict[Version, bytes]] = {4: b"\x08\x00", 6: b"\x86\xdd"}
+
+
+def way(version: Version) -> Place:
+    """The element that has mode ``dsr`` look at an IP version's packets."""
+    return ruleset_dsr.WAYS, _ETHER_TYPES[version]
+
+
 @dataclass
 class Update:
     """What a delta does to shared elements: ``wanted`` ones (None: not any more), and the counts behind them."""
 
+    ways: Counter[Version] = field(default_factory=Counter)
     choices: dict[IPAddress, Counter[int]] = field(default_factory=dict)
     uses: Counter[Member] = field(default_factory=Counter)
     wanted: dict[Place, Data | None] = field(default_factory=dict)
@@ -49,6 +59,8 @@ class Shared:
     """Counts who wants which shared element."""
 
     def __init__(self, plan: Plan | None = None) -> None:
+        self._ways: Counter[Version] = Counter()
+        """How many listeners mode ``dsr`` looks at."""
         self._choices: dict[IPAddress, Counter[int]] = {}
         """For each VIP how many listeners go to each group of mode ``dsr``; 0: in mode ``nat``."""
         self._uses: Counter[Member] = Counter()
@@ -71,6 +83,10 @@ class Shared:
                 choices = found.choices[key.vip] = Counter(self._choices.get(key.vip, ()))
             choices.subtract(_choice(ledger.forwards.get(key)))
             choices.update(_choice(forward))
+            version, before = elements.version_of(key.vip), ledger.forwards.get(key)
+            found.ways[version] += elements.is_looked_at(forward) - elements.is_looked_at(before)
+        for version, by in found.ways.items():
+            found.wanted[way(version)] = ruleset_dsr.way(version) if self._ways[version] + by > 0 else None
         for vip, choices in found.choices.items():
             mark = elements.fragment_choice(group for group, count in choices.items() if count > 0)
             found.wanted[fragments(vip)] = None if mark is None else pack_mark(mark)
@@ -78,6 +94,7 @@ class Shared:
 
     def commit(self, update: Update) -> None:
         """Take over an update that was carried out."""
+        self._ways.update(update.ways)
         for vip, choices in update.choices.items():
             kept = +choices
             if kept:
@@ -92,6 +109,7 @@ class Shared:
     def elements(self) -> Elements:
         """All that are wanted."""
         found: Elements = {place: b"" for node in self._uses for place in counting(node)}
+        found |= {way(version): ruleset_dsr.way(version) for version, count in self._ways.items() if count}
         for vip, choices in self._choices.items():
             mark = elements.fragment_choice(choices)
             if mark is not None:

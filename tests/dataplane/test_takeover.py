@@ -102,6 +102,31 @@ async def test_an_older_agent_s_tables_are_taken_over_without_a_gap(
             flow.close()
 
 
+async def test_an_agent_that_knew_no_ways_is_taken_over_without_a_gap(
+    dataplane: HostDataPlane, client: Station, nodes: list[Station]
+) -> None:
+    segment = await started(dataplane)
+    plan = Plan(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE})
+    await segment.engine.apply(diff(Plan(), plan))
+    await segment.close()
+    table = "netdev cloudprovider"
+    rules = ["meta mark set 0", "meta protocol ip goto v4", "meta protocol ip6 goto v6"]
+    nft(f"flush chain {table} ingress; delete map {table} ways")
+    for rule in rules:
+        nft(f"add rule {table} ingress {rule}")
+    async with serving(nodes):
+        flow = await Connection.open(client)
+        segment = await dataplane.open(CONFIG)
+        await segment.engine.start()
+        assert await flow.alive()  # before anything is applied
+        assert await client.ask_tcp(VIP, 80)
+        assert await segment.engine.observe() == plan
+        await segment.engine.apply(Changes())
+        assert "0x86dd" not in nft(f"list map {table} ways"), "nothing is wanted of IPv6"
+        assert await flow.alive()
+        flow.close()
+
+
 async def test_a_killed_agent_s_work_is_taken_over(
     dataplane: HostDataPlane, client: Station, nodes: list[Station]
 ) -> None:
