@@ -43,6 +43,9 @@ def dsr_groups(rules: Rules) -> Iterator[str]:
                 yield f"kernel: group {group} knows frames that come back from {sorted(found)}, not {sorted(nodes)}"
     if rules.errors != len(rules.listeners):
         yield f"kernel: ICMP errors are looked up for {rules.errors} listeners of {len(rules.listeners)}"
+    for version in {"ip6" if ":" in address else "ip" for address, _, _ in rules.listeners}:
+        if version not in rules.ways:
+            yield f"kernel: no packet of {version} comes to the rules of mode dsr"
     addresses = {address for (address, _, _), mark in rules.listeners.items() if mark & GROUP_MASK}
     if rules.fragments != addresses:
         yield f"kernel: fragments are looked up for {sorted(rules.fragments)}, not {sorted(addresses)}"

@@ -49,7 +49,8 @@ class Rules:
 
     Of mode ``dsr`` alone: ``steps``, as ``tables``, for what is looked up otherwise; ``members``: the MACs that a
     group's frames come back from; ``former``: groups that listeners come from; ``errors``: how many listeners ICMP
-    errors are looked up for; ``fragments``: the addresses whose fragments are looked up.
+    errors are looked up for; ``fragments``: the addresses whose fragments are looked up; ``ways``: the chain that each
+    IP version ("ip", "ip6") goes to.
     """
 
     listeners: dict[Listener, int] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Rules:
     former: dict[Listener, int] = field(default_factory=dict)
     errors: int = 0
     fragments: set[str] = field(default_factory=set)
+    ways: dict[str, str] = field(default_factory=dict)
 
     @property
     def backends(self) -> dict[Listener, frozenset[str]]:
@@ -201,6 +203,8 @@ def _read(rules: Rules, kind: str, version: int, number: int, elements: list[Any
             rules.members.setdefault(group, set()).add(mac)
     elif kind == "errors":
         rules.errors += len(elements)
+    elif kind == "ways":
+        rules.ways |= {version: verdict["goto"]["target"] for version, verdict in elements}
     elif kind == "fragments":
         rules.fragments |= {_plain(key) for key, _ in elements}
 

@@ -49,6 +49,7 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     ),
     "errors of a listener gone": (lambda s: with_errors(s, 1), "ICMP errors are looked up for 1 listeners of 2"),
     "fragments of an address gone": (lambda s: s.kernel.dsr.fragments.clear(), "fragments are looked up for []"),
+    "way shut": (lambda s: s.kernel.dsr.ways.clear(), "no packet of ip comes to the rules of mode dsr"),
     "returned frames unknown": (
         lambda s: s.kernel.dsr.members.pop(direct_group(s)),
         "knows frames that come back from [], not [",
