@@ -10,7 +10,7 @@ from cloudprovider.core.plan import IPAddress
 HOST_PROGRAM: Final = "cloudprovider-host"
 AGENT_PROGRAM: Final = "cloudprovider-agent"
 GUEST_PROGRAM: Final = "cloudprovider-guest"
-"""What each program calls itself: its Lease (an agent's goes on with its instance), its events, its workload."""
+"""What each program calls itself: its Lease (an agent's goes on with its instance and node), its events, its workload."""
 
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _MAX_LABEL = 63
@@ -38,6 +38,11 @@ def block_name(pool: str, first: IPAddress) -> str:
     """
     address = str(first) if first.version == 4 else first.exploded.replace(":", "-")
     return f"{_shorten(pool, _MAX_NAME - 1 - len(address))}-{address}"
+
+
+def agent_lease_name(instance: str, node: str) -> str:
+    """Return the name of the Lease of the agent on ``node``."""
+    return _shorten(f"{AGENT_PROGRAM}.{instance}.{node}", _MAX_NAME)
 
 
 def label_value(text: str) -> str:

@@ -329,6 +329,10 @@ class LoadBalancerStatus(ApiStruct, frozen=True, kw_only=True):
     backends: Annotated[
         list[Backend], Meta(max_length=2 * MAX_BACKENDS, description="What it sends to, each with its health.")
     ] = []
+    owner: Annotated[
+        str,
+        Meta(max_length=253, description="The host that is to have the addresses up; see holder for the one that has."),
+    ] = ""
     holder: Annotated[
         Holder | None,
         Meta(description="The host that has the addresses up; while set they are not freed.", extra_json_schema=ATOMIC),

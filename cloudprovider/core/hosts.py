@@ -1,0 +1,138 @@
+"""The hosts of an instance, as their agents' Leases tell: who is there, and how each stands on the networks.
+
+Each agent keeps a Lease of its own. What it says of itself stands in an annotation: on which networks it serves, by
+which MAC its addresses are announced there, and where its fellows may ask whether it is alive. ``leaseTransitions``
+counts its starts.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from cloudprovider.core.api.kubernetes import Lease
+
+INSTANCE_LABEL: Final = "cloudprovider.harvesterhci.io/instance"
+"""On an agent's Lease: the instance whose hosts know each other by it."""
+STANDING_ANNOTATION: Final = "cloudprovider.harvesterhci.io/standing"
+"""On an agent's Lease: how its host stands on each network, as JSON."""
+NODE_ANNOTATION: Final = "cloudprovider.harvesterhci.io/node"
+"""On an agent's Lease: the host's name."""
+
+LEASE_DURATION: Final = 15
+"""Seconds after which an agent that has not renewed its Lease counts as silent."""
+
+
+class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """How a host stands on one network. ``mac``: of what it announces addresses with; ``addresses``: its own there,
+    one a family at most; ``ready``: it has the rules of all load balancers there, and its link is up."""
+
+    mac: str
+    addresses: tuple[str, ...] = ()
+    ready: bool = False
+
+
+class _Standing(msgspec.Struct, frozen=True, kw_only=True):
+    networks: dict[str, Presence]
+
+
+@dataclass(frozen=True)
+class Host:
+    """What one agent says of its host. ``token`` grows with every start of it."""
+
+    name: str
+    token: int
+    networks: Mapping[str, Presence]
+
+
+def standing_text(networks: Mapping[str, Presence]) -> str:
+    """What the annotation of an agent's own Lease says."""
+    return msgspec.json.encode(_Standing(networks=dict(sorted(networks.items())))).decode()
+
+
+def host_of(lease: Lease) -> Host | None:
+    """What a Lease says of a host; None where it is no agent's, was given up, or can't be read."""
+    name = lease.metadata.annotations.get(NODE_ANNOTATION, "")
+    if not name or not lease.spec.holder_identity:
+        return None
+    try:
+        standing = msgspec.json.decode(lease.metadata.annotations.get(STANDING_ANNOTATION, ""), type=_Standing)
+    except msgspec.DecodeError:
+        return None
+    return Host(name, lease.spec.lease_transitions, standing.networks)
+
+
+@dataclass
+class _Seen:
+    host: Host
+    renewed: str | None
+    at: float
+
+
+class Roster:
+    """Who is there. A Lease's age is counted by our own clock from the last renewal that was seen: those of hosts may
+    differ. ``clock``: monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float], *, duration: float = LEASE_DURATION) -> None:
+        self._clock = clock
+        self._duration = duration
+        self._seen: dict[str, _Seen] = {}
+        self._names: dict[str, str] = {}
+
+    def observe(self, lease: Lease) -> None:
+        """Take a Lease as it is now. The same renewal as before is no sign of life."""
+        self._take(lease.metadata.name, host_of(lease), lease.spec.renew_time)
+
+    def forget(self, lease: Lease) -> None:
+        """The Lease was deleted."""
+        self._take(lease.metadata.name, None, None)
+
+    @property
+    def hosts(self) -> Mapping[str, Host]:
+        """All that are there, fresh or silent, by name."""
+        return {name: seen.host for name, seen in self._seen.items()}
+
+    def host(self, name: str) -> Host | None:
+        """One of them."""
+        seen = self._seen.get(name)
+        return seen.host if seen is not None else None
+
+    def is_fresh(self, name: str) -> bool:
+        """Whether a host is there, and has renewed its Lease in time."""
+        seen = self._seen.get(name)
+        return seen is not None and self._clock() - seen.at <= self._duration
+
+    def serving(self, networks: Iterable[str]) -> frozenset[str]:
+        """The fresh hosts that are ready on all of these networks."""
+        wanted = tuple(networks)
+        return frozenset(
+            name
+            for name, seen in self._seen.items()
+            if self.is_fresh(name)
+            and all((there := seen.host.networks.get(n)) is not None and there.ready for n in wanted)
+        )
+
+    def by_mac(self, network: str, mac: str) -> str | None:
+        """The host that announces addresses with this MAC on a network."""
+        for name, seen in self._seen.items():
+            there = seen.host.networks.get(network)
+            if there is not None and there.mac == mac:
+                return name
+        return None
+
+    def _take(self, lease: str, host: Host | None, renewed: str | None) -> None:
+        before = self._names.get(lease)
+        if host is None:
+            if before is not None:
+                self._seen.pop(before, None)
+                del self._names[lease]
+            return
+        if before is not None and before != host.name:
+            self._seen.pop(before, None)
+        self._names[lease] = host.name
+        seen = self._seen.get(host.name)
+        if seen is None or seen.renewed != renewed or seen.host.token != host.token:
+            self._seen[host.name] = _Seen(host, renewed, self._clock())
+        else:
+            seen.host = host
