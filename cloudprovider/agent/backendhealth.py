@@ -49,18 +49,21 @@ _User = tuple[LoadBalancerKey, str]
 
 class BackendChecks:
     """The checks of all load balancers. ``now``: the wall clock. ``healthy(key)``: the table has other backends for
-    this load balancer now; ``changed(key)``: another word is to be said of them."""
+    this load balancer now; ``changed(key)``: another word is to be said of them. ``ours(key)``: whether this host is
+    the one to check them; of others' it goes by what these say."""
 
     def __init__(
         self,
         table: ForwardingTable,
         make_prober: MakeProber,
         *,
+        ours: Callable[[LoadBalancerKey], bool],
         healthy: Callable[[LoadBalancerKey], None],
         changed: Callable[[LoadBalancerKey], None],
         now: Callable[[], datetime],
     ) -> None:
         self._table = table
+        self._ours = ours
         self._make_prober = make_prober
         self._healthy = healthy
         self._changed = changed
@@ -82,9 +85,15 @@ class BackendChecks:
     def take_over(self, lb: LoadBalancer) -> None:
         """Before the table takes a load balancer: what another agent, or this one before, has told of its backends
         goes on, and where a check is new, those that it goes to now stay until they have failed it."""
-        if lb.key in self._told or lb.spec.health_check is None or lb.spec.health_check.port is None:
+        if lb.spec.health_check is None or lb.spec.health_check.port is None:
             return
         known = {b.name: b.health for b in lb.status.backends if b.health is not None}
+        if lb.key in self._told:
+            if not self._ours(lb.key) and known != self._told[lb.key]:
+                self._told[lb.key] = known
+                if self._table.set_healthy(lb.key, _names(known)):
+                    self._healthy(lb.key)
+            return
         if not known and self._table.load_balancer(lb.key) is not None:
             up = checks.Standing(healthy=True, since=self._now())
             known = {name: told(None, [up], self._now()) for name in self._table.backends_of(lb.key)}
@@ -104,6 +113,8 @@ class BackendChecks:
         before, after = self._points.get(key, {}), self._wanted(key)
         if before != after:
             self._replace(key, before, after)
+        if not self._ours(key):
+            return
         if after or self._checked(key):
             known = self._told.get(key, {})
             self._tell(key, {name: self._word(known.get(name), points) for name, points in after.items()})
@@ -131,7 +142,7 @@ class BackendChecks:
     def _wanted(self, key: LoadBalancerKey) -> dict[str, tuple[_Point, ...]]:
         """The points of each backend: its addresses of the families that the load balancer has, on each network."""
         want = self._table.load_balancer(key)
-        if want is None or want.check is None:
+        if want is None or want.check is None or not self._ours(key):
             return {}
         families = sorted({(place.network, place.vip.version) for place in want.places})
         return {

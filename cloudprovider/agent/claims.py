@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 CONFLICT_RETRY = 60.0
 """Seconds until an address that somebody else has is probed again (RFC 5227 section 2.1.1, RATE_LIMIT_INTERVAL)."""
 CLAIM_RETRY = 5.0
+FELLOW_RETRY = 1.0
+"""Seconds until a fellow is asked again that still answers for an address which this host is to take from it."""
 AT_ONCE = 4
 """Batches of addresses that are probed beside each other."""
 
@@ -23,7 +25,8 @@ class Claims:
 
     Only those are looked at that may not be as they should: a change costs the same however many addresses are up.
     ``users``: the load balancers that an address stands for now, none if it is not wanted; ``changed``: look at these
-    again; ``wake``: there is something to claim again, or room for it.
+    again; ``wake``: there is something to claim again, or room for it. ``granted``: an address that a fellow gives to
+    this host, so that nobody need be asked; ``is_fellow``: whether a MAC is of a host of this instance.
     """
 
     def __init__(
@@ -33,9 +36,13 @@ class Claims:
         *,
         changed: Callable[[Iterable[LoadBalancerKey]], None],
         wake: Callable[[], None],
+        granted: Callable[[IPAddress], bool],
+        is_fellow: Callable[[str], bool],
         jitter: Callable[[], float],
     ) -> None:
         self._network = network
+        self._granted = granted
+        self._is_fellow = is_fellow
         self._users = users
         self._changed = changed
         self._wake = wake
@@ -106,9 +113,12 @@ class Claims:
             return
         self._claiming |= free
         self._claimed_for.update({vip: self._users(vip) for vip in free})
-        task = asyncio.create_task(self._claim_all(announcer, sorted(free, key=lambda a: (a.version, int(a)))))
-        self._tasks.add(task)
-        task.add_done_callback(self._claimed)
+        granted = {vip for vip in free if self._granted(vip)}
+        for part, work in ((granted, self._take_all), (free - granted, self._claim_all)):
+            if part:
+                task = asyncio.create_task(work(announcer, sorted(part, key=lambda a: (a.version, int(a)))))
+                self._tasks.add(task)
+                task.add_done_callback(self._claimed)
 
     async def recount(self, announcer: Announcer) -> bool:
         """Whether somebody else took an address away, or left one, since we last knew."""
@@ -133,9 +143,19 @@ class Claims:
         self._tasks.discard(task)
         self._wake()
 
+    async def _take_all(self, announcer: Announcer, vips: list[IPAddress]) -> None:
+        async def take() -> list[Claim]:
+            await announcer.take(vips)
+            return [Claim(vip) for vip in vips]
+
+        await self._settle(vips, take())
+
     async def _claim_all(self, announcer: Announcer, vips: list[IPAddress]) -> None:
+        await self._settle(vips, announcer.claim(vips))
+
+    async def _settle(self, vips: list[IPAddress], claiming: Awaitable[list[Claim]]) -> None:
         try:
-            claims = await announcer.claim(vips)
+            claims = await claiming
         except DataPlaneError as err:
             log.error("address not brought up", extra={"network": self._network, "error": str(err)})  # noqa: TRY400
             for vip in vips:
@@ -144,7 +164,9 @@ class Claims:
         self._claiming -= set(vips)
         self.touch(vips)
         for claim in claims:
-            if claim.conflict:
+            if claim.conflict and self._is_fellow(claim.conflict):
+                self._put_off(claim.address, _fellow(claim), FELLOW_RETRY)
+            elif claim.conflict:
                 self._foreign[claim.address] = claim.conflict
                 self._put_off(claim.address, _conflict(claim), CONFLICT_RETRY)
             else:
@@ -162,6 +184,10 @@ class Claims:
         self._failed.pop(vip, None)
         self.touch([vip])
         self._wake()
+
+
+def _fellow(claim: Claim) -> Problem:
+    return Problem("HeldByAnotherHost", f"{claim.address} is still answered for by another host, {claim.conflict}.")
 
 
 def _conflict(claim: Claim) -> Problem:

@@ -12,7 +12,9 @@ import msgspec
 
 from cloudprovider.agent.backendhealth import BackendChecks
 from cloudprovider.agent.forwarder import NetworkForwarder
+from cloudprovider.agent.holdings import Holdings
 from cloudprovider.agent.leases import Connect, Leases
+from cloudprovider.agent.membership import Membership
 from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.agent.observing import Observer
@@ -22,6 +24,7 @@ from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.forwarding import ForwardingTable
+from cloudprovider.core.hosts import Presence
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.returns import Returns
@@ -40,6 +43,8 @@ FIELD_MANAGER = "cloudprovider-agent"
 REPORT_WORKERS = 32
 HEALTH_AFTER = 1.0
 """Seconds after which the status says what checks have found out: many backends may change at once."""
+SLICE = 500
+"""So many load balancers are looked at in one go when hosts came or went."""
 REVIEW_EVERY = 1.0
 """Seconds between two looks at nodes that were left out."""
 
@@ -61,6 +66,7 @@ class AgentController:
         dataplane: DataPlane,
         events: EventRecorder,
         *,
+        hosts: Membership,
         connect: Connect,
         make_prober: MakeProber,
         rng: random.Random,
@@ -71,6 +77,7 @@ class AgentController:
         self._client = client
         self._dataplane = dataplane
         self._events = events
+        self._hosts = hosts
         self._now = now
         self._load_balancers: Informer[LoadBalancer] = Informer(client, LOADBALANCERS, rng=rng)
         self._clusters: Informer[GuestCluster] = Informer(client, GUESTCLUSTERS, rng=rng)
@@ -95,11 +102,24 @@ class AgentController:
         self._checks = BackendChecks(
             self._table,
             make_prober,
+            ours=lambda key: self._holdings.is_ours(key),  # noqa: PLW0108 - which is made below
             healthy=self._wake,
             changed=lambda key: self._reports.add_after(key, HEALTH_AFTER),
             now=now,
         )
-        self._forwarders = {
+        self._forwarders: dict[str, NetworkForwarder] = {}
+        self._holdings = Holdings(
+            node,
+            self._table,
+            self._forwarders,
+            hosts,
+            get=lambda key: self._load_balancers.get(*key),
+            write=self._write,
+            changed=self._changed_hands,
+            is_down=lambda _network, _host: False,
+            rng=rng,
+        )
+        self._forwarders |= {
             n.name: NetworkForwarder(
                 n,
                 partial(dataplane.open, n),
@@ -110,10 +130,13 @@ class AgentController:
                 beside=[self._leases[n.name].run, self._health[n.name].run, partial(self._checks.run, n.name)],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
+                fellows=self._holdings.on(n.name),
                 jitter=rng.random,
             )
             for n in networks
         }
+        self._looking: asyncio.Task[None] | None = None
+        self._look_again = False
         self._observer = Observer(
             node,
             self._table,
@@ -153,6 +176,10 @@ class AgentController:
             group.create_task(self._clusters.run())
             await self._load_balancers.synced.wait()
             await self._clusters.synced.wait()
+            await self._hosts.synced.wait()
+            self._hosts.on_change(self._hosts_changed)
+            for lb in list(self._load_balancers.objects.values()):
+                self._put(lb)
             self._checks.begin(self._load_balancers.objects)
             present = await self._dataplane.networks()
             for network in set(present) - self._forwarders.keys():
@@ -161,6 +188,7 @@ class AgentController:
             for network, forwarder in self._forwarders.items():
                 group.create_task(forwarder.run(adopt=network in present))
             group.create_task(self._reports.run())
+            group.create_task(self._holdings.run())
             group.create_task(self._review())
 
     # Changes of objects: into the table, and on to the networks that they touch.
@@ -172,11 +200,38 @@ class AgentController:
         if new is None:
             self._returns.forget(obj.key)
             self._put(obj, gone=True)
+            self._holdings.forget(obj.key)
             self._reports.add(obj.key)
             return
-        self._follow_leases(new)
+        if not self._hosts.synced.is_set():
+            return  # whose it is can't be told yet
         self._put(new)
         self._reports.add(new.key)
+
+    def _changed_hands(self, key: LoadBalancerKey) -> None:
+        lb = self._load_balancers.get(*key)
+        if lb is not None:
+            self._follow_leases(lb)
+            self._checks.follow(key)
+            self._reports.add(key)
+
+    def _hosts_changed(self) -> None:
+        """Somebody came or went: whose a load balancer is may be another now."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_at_all())
+        else:
+            self._look_again = True
+
+    async def _look_at_all(self) -> None:
+        self._look_again = True
+        while self._look_again:
+            self._look_again = False
+            keys = list(self._load_balancers.objects)
+            for start in range(0, len(keys), SLICE):
+                for key in keys[start : start + SLICE]:
+                    if (lb := self._load_balancers.get(*key)) is not None:
+                        self._holdings.consider(lb)
+                await asyncio.sleep(0)
 
     def _lease_changed(self, key: LoadBalancerKey) -> None:
         """A lease has come, has been renewed, or is over: then its address goes at once."""
@@ -191,6 +246,8 @@ class AgentController:
         if gone:
             left = self._table.remove_load_balancer(key)
         else:
+            self._holdings.consider(lb)
+            self._follow_leases(lb)
             self._checks.take_over(lb)
             left = self._table.set_load_balancer(without(lb, self._ended(lb)))
         self._checks.follow(key)
@@ -203,6 +260,10 @@ class AgentController:
             forwarder.forget_listeners(key, left.get(network, ()))
 
     def _follow_leases(self, lb: LoadBalancer) -> None:
+        if not self._holdings.is_ours(lb.key):
+            for leases in self._leases.values():
+                leases.abandon(lb.key)
+            return
         lease = lb.status.lease
         shown = {a.ip for a in (*lb.status.addresses, *lb.status.next_addresses)}
         for network, leases in self._leases.items():
@@ -263,8 +324,9 @@ class AgentController:
 
     async def _review(self) -> None:
         """Leave out the nodes that send back what comes for a load balancer, and take them in again in time; forget
-        in time that nodes have claimed addresses."""
+        in time that nodes have claimed addresses; tell the other hosts how this one stands."""
         while True:
+            self._hosts.set_standing(self._standing())
             await asyncio.sleep(REVIEW_EVERY)
             for key in self._returns.concerned():
                 nodes = self._table.backends_of(key).keys()
@@ -315,21 +377,40 @@ class AgentController:
         if lb is None:
             self._forget_leases(key)
             return
+        self._holdings.consider(lb)
+        if not self._holdings.may_write(lb):
+            return
         self._decline(lb)
         self._follow_leases(lb)
         leasing = self._leasing(lb)
         said = self._observer.status(lb, leasing)
         if said == reported(lb):
             return
-        patch = {"metadata": {"uid": lb.metadata.uid}, "status": msgspec.to_builtins(said)}
         try:
-            written = await self._client.apply(
-                LOADBALANCERS, *key, patch, field_manager=FIELD_MANAGER, subresource="status"
-            )
+            await self._write(lb, said)
         except NotFound:
             return  # gone meanwhile
-        self._load_balancers.observe(written)
         self._tell_of_loss(lb, leasing)
+
+    async def _write(self, lb: LoadBalancer, status: object) -> None:
+        """Only on the version that was looked at: what another host has written meanwhile stands."""
+        metadata = {"uid": lb.metadata.uid, "resourceVersion": lb.metadata.resource_version}
+        patch = {"metadata": metadata, "status": msgspec.to_builtins(status)}
+        written = await self._client.apply(
+            LOADBALANCERS, *lb.key, patch, field_manager=FIELD_MANAGER, subresource="status"
+        )
+        self._load_balancers.observe(written)
+
+    def _standing(self) -> dict[str, Presence]:
+        found = {}
+        for network, forwarder in self._forwarders.items():
+            if forwarder.mac:
+                config = self._configs[network]
+                own = (i.ip for i in (config.address, config.address6) if i is not None)
+                found[network] = Presence(
+                    mac=forwarder.mac, addresses=tuple(str(a) for a in own), ready=forwarder.in_line
+                )
+        return found
 
     def _leasing(self, lb: LoadBalancer) -> Leasing | None:
         """Of the network that it asks for; until it has a lease there, that of the network which it leaves."""

@@ -15,6 +15,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
+from typing import Protocol
 
 from cloudprovider.agent.claims import Claims
 from cloudprovider.agent.endings import Endings
@@ -44,6 +45,22 @@ PINS_EVERY = 10
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
 
+class FellowAddresses(Protocol):
+    """What the other hosts of the instance have to do with one network's addresses."""
+
+    def granted(self, vip: IPAddress) -> bool:
+        """Whether a fellow gives this address to this host, so that nobody need be asked for it."""
+        ...
+
+    def is_fellow(self, mac: str) -> bool:
+        """Whether a MAC is what one of them announces with."""
+        ...
+
+    def may_have(self, vip: IPAddress, mac: str) -> bool:
+        """Whether who announces an address of ours is the fellow that is to have it."""
+        ...
+
+
 class NetworkForwarder:
     """Drives one :class:`~cloudprovider.dataplane.api.Segment`, got by ``open_segment``, tried until it succeeds.
 
@@ -66,6 +83,7 @@ class NetworkForwarder:
         beside: Iterable[Callable[[Segment], Coroutine[None, None, None]]],
         returned: Callable[[ListenerKey, MACAddress], None],
         mended: Callable[[Iterable[LoadBalancerKey]], None],
+        fellows: FellowAddresses,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._network = config.name
@@ -85,8 +103,15 @@ class NetworkForwarder:
             partial(table.transitions, config.name), table.clock, changed=self._concern, wake=self._wake.set
         )
         self._claims = Claims(
-            config.name, partial(table.users_of, config.name), changed=self._concern, wake=self._wake.set, jitter=jitter
+            config.name,
+            partial(table.users_of, config.name),
+            changed=self._concern,
+            wake=self._wake.set,
+            granted=fellows.granted,
+            is_fellow=fellows.is_fellow,
+            jitter=jitter,
         )
+        self._fellows = fellows
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
         self._found: Plan | None = None
@@ -128,6 +153,22 @@ class NetworkForwarder:
     def generation(self, key: LoadBalancerKey) -> int:
         """The generation of the spec that the kernel forwards by; 0 while none."""
         return self._generations.get(key, 0)
+
+    @property
+    def mac(self) -> str:
+        """What addresses are announced with here, "" while the network is not open."""
+        return "" if self._segment is None else self._segment.mac
+
+    @property
+    def in_line(self) -> bool:
+        """Whether the kernel does what the table says."""
+        return self._segment is not None and not (self._unknown or self._resync or self._refusal)
+
+    async def ask(self, vips: Iterable[IPAddress]) -> bool:
+        """Whether anybody else on the network answers for one of the addresses. Raises DataPlaneError."""
+        if self._segment is None:
+            raise DataPlaneError("the network is not open")
+        return any(claim.conflict for claim in await self._segment.announcer.probe(list(vips)))
 
     def wake(self) -> None:
         """The table has changed (a cluster's nodes, what is seen of them)."""
@@ -228,6 +269,7 @@ class NetworkForwarder:
                 self._concern(self._table.set_facts(self._network, _facts(self._config, segment)))
                 await self._claims.take_over(segment.announcer, self._table.vips(self._network))
                 segment.announcer.on_conflict(self._defended)
+                segment.announcer.yield_to(self._fellows.may_have)
             except DataPlaneError as err:
                 delay = self._refused(err)
                 for vip in self._table.vips(self._network):

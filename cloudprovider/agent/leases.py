@@ -89,6 +89,14 @@ class Leases:
         if request is not None:
             self._release(request)
 
+    def abandon(self, key: LoadBalancerKey) -> None:
+        """Another host goes on with its lease: it is not given back."""
+        request = self._wanted.pop(key, None)
+        self._refused.pop(key, None)
+        self._returned.pop(key, None)
+        if request is not None and self._client is not None:
+            self._client.drop(key, release=False)
+
     def conflict(self, key: LoadBalancerKey, mac: str) -> None:
         """Somebody else has the leased address after all."""
         if self._client is not None:

@@ -17,9 +17,9 @@ from cloudprovider.agent.attachments import AttachedDataPlane
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
 from cloudprovider.agent.leases import Connect
+from cloudprovider.agent.membership import Membership
 from cloudprovider.agent.metrics import exposition_of_dhcp, exposition_of_traffic
 from cloudprovider.agent.nodehealth import MakeProber
-from cloudprovider.agent.ownership import Ownership
 from cloudprovider.core.naming import AGENT_PROGRAM
 from cloudprovider.dataplane.api import DataPlane, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
@@ -45,7 +45,7 @@ def _utc() -> datetime:
 
 
 class Agent:
-    """One agent: stands by until the Lease is its own, then serves until another agent has it."""
+    """One agent: serves once it has its host's Lease, and for as long as no other agent of that name has it."""
 
     def __init__(
         self,
@@ -67,6 +67,9 @@ class Agent:
         self._make_prober = make_prober
         self._now = now
         self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
+        self._hosts = Membership(
+            client, config.namespace, config.instance, config.node_name, rng=rng, now=now, monotonic=time.monotonic
+        )
         self._controller: AgentController | None = None
         self._mine = asyncio.Event()
         self._changed = asyncio.Event()
@@ -74,12 +77,12 @@ class Agent:
 
     @property
     def not_ready(self) -> Sequence[str]:
-        """Why not; a standby is ready as soon as it knows who serves."""
+        """Why not."""
         if self._controller is not None:
             return self._controller.not_ready
-        return (
-            () if self._heard else (f"the API server has not said yet which agent of {self._config.instance} serves",)
-        )
+        if not self._heard:
+            return ("the API server has not been heard yet",)
+        return (f"another agent says that it is host {self._config.node_name}: give this one a name of its own",)
 
     async def metrics(self) -> str:
         """Our own metrics, in Prometheus' text format."""
@@ -92,7 +95,7 @@ class Agent:
     async def run(self) -> None:
         """Work until cancelled. Rules and addresses stay in the kernel for the next agent."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._ownership().run(self._on_contact))
+            group.create_task(self._hosts.run(self._on_contact))
             group.create_task(self._serve())
             group.create_task(self._events.run())
 
@@ -102,7 +105,7 @@ class Agent:
         for network in networks:
             await self._dataplane.remove(network)
         count = await give_up(self._client, self._config.node_name)
-        await self._ownership().release()
+        await self._hosts.release()
         log.info(
             "Nothing of this agent is left on this host.",
             extra={
@@ -111,16 +114,6 @@ class Agent:
                 "networks_removed": [network or "management" for network in networks],
                 "load_balancers_given_up": count,
             },
-        )
-
-    def _ownership(self) -> Ownership:
-        return Ownership(
-            self._client,
-            self._config.namespace,
-            f"{AGENT_PROGRAM}-{self._config.instance}",
-            self._config.node_name,
-            monotonic=time.monotonic,
-            jitter=self._rng.random,
         )
 
     def _on_contact(self, serving: bool) -> None:  # noqa: FBT001
@@ -141,6 +134,7 @@ class Agent:
                 self._client,
                 self._dataplane,
                 self._events,
+                hosts=self._hosts,
                 connect=self._connect,
                 make_prober=self._make_prober,
                 rng=self._rng,

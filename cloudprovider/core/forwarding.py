@@ -51,6 +51,9 @@ class _Way:
 @dataclass
 class _Network:
     vips: dict[IPAddress, set[LoadBalancerKey]] = field(default_factory=dict)
+    """The addresses that this host answers for."""
+    standing: defaultdict[IPAddress, set[LoadBalancerKey]] = field(default_factory=lambda: defaultdict(set))
+    """All addresses, whoever answers for them."""
     touched_vips: set[IPAddress] = field(default_factory=set)
     kernel: Transitions = field(default_factory=Transitions)
     owners: dict[ListenerKey, LoadBalancerKey] = field(default_factory=dict)
@@ -72,6 +75,8 @@ class ForwardingTable:
         self._healthy: dict[LoadBalancerKey, frozenset[str]] = {}
         self.modes = Choices(self._networks)
         self._concerned: set[LoadBalancerKey] = set()
+        self._others: set[LoadBalancerKey] = set()
+        """Load balancers whose addresses another host has up."""
 
     # In: objects.
 
@@ -104,9 +109,25 @@ class ForwardingTable:
         self._healthy.pop(key, None)
         before = self._wanted.get(key)
         gone = self._replace(key, None)
+        self._others.discard(key)
         if before is not None and self.modes.forget_machines(before.cluster):
             self._nodes_changed(before.cluster, {}, frozenset())
         return gone
+
+    def set_ours(self, key: LoadBalancerKey, *, ours: bool) -> bool:
+        """Whether this host is to answer for a load balancer's addresses; it forwards what comes for them anyhow, so
+        that hosts can follow each other without a gap. Ours is what was never said to be another's. Return whether
+        that is a change."""
+        if ours == (key not in self._others):
+            return False
+        (self._others.discard if ours else self._others.add)(key)
+        for place in self._places.get(key, ()):
+            (self._answer if ours else self._fall_silent)(key, place)
+        return True
+
+    def is_ours(self, key: LoadBalancerKey) -> bool:
+        """Whether this host is to answer for its addresses."""
+        return key not in self._others
 
     def take_concerned(self) -> frozenset[LoadBalancerKey]:
         """The load balancers, since the last call, that have come to have somebody to send to, or nobody any more, as
@@ -225,8 +246,12 @@ class ForwardingTable:
         return self._wanted.get(key)
 
     def users_of(self, network: str, vip: IPAddress) -> frozenset[LoadBalancerKey]:
-        """The load balancers that an address stands for."""
+        """The load balancers that this host answers for an address for."""
         return frozenset(self._networks[network].vips.get(vip, ()))
+
+    def standing_on(self, place: Place) -> frozenset[LoadBalancerKey]:
+        """The load balancers that an address stands for, whoever answers for it."""
+        return frozenset(self._networks[place.network].standing.get(place.vip, ()))
 
     def owner(self, network: str, listener: ListenerKey) -> LoadBalancerKey | None:
         """The load balancer that a listener is forwarded for."""
@@ -301,11 +326,9 @@ class ForwardingTable:
     def _replace(self, lb: LoadBalancerKey, want: Wanted | None) -> Mapping[str, frozenset[ListenerKey]]:
         before, ways = self._wanted.pop(lb, None), self._ways.pop(lb, ())
         for place in self._places.pop(lb, ()):
-            state = self._networks[place.network]
-            state.vips[place.vip].discard(lb)
-            if not state.vips[place.vip]:
-                del state.vips[place.vip]
-                state.touched_vips.add(place.vip)
+            self._leave(lb, place)
+            if lb not in self._others:
+                self._fall_silent(lb, place)
         self.modes.ask(lb, before, want)
         self._use(before, want)
         after: tuple[_Way, ...] = ()
@@ -316,9 +339,9 @@ class ForwardingTable:
             troubled = {place for place, choice in self.choices(lb).items() if choice.trouble}
             self._places[lb] = tuple(place for place in want.places if place not in troubled)
             for place in self._places[lb]:
-                state = self._networks[place.network]
-                state.vips.setdefault(place.vip, set()).add(lb)
-                state.touched_vips.add(place.vip)
+                self._networks[place.network].standing[place.vip].add(lb)
+                if lb not in self._others:
+                    self._answer(lb, place)
         kept = {(way.network, way.key): way.group for way in after}
         gone = self._take_out(lb, [way for way in ways if (way.network, way.key) not in kept])
         for way in ways:
@@ -330,6 +353,24 @@ class ForwardingTable:
         for group, network in {(way.group, way.network) for way in ways}:
             self._groups.leave(network, group, self._networks[network].kernel)
         return {n: frozenset(k for k in keys if k not in self._networks[n].owners) for n, keys in gone.items()}
+
+    def _leave(self, lb: LoadBalancerKey, place: Place) -> None:
+        standing = self._networks[place.network].standing
+        standing[place.vip].discard(lb)
+        if not standing[place.vip]:
+            del standing[place.vip]
+
+    def _answer(self, lb: LoadBalancerKey, place: Place) -> None:
+        state = self._networks[place.network]
+        state.vips.setdefault(place.vip, set()).add(lb)
+        state.touched_vips.add(place.vip)
+
+    def _fall_silent(self, lb: LoadBalancerKey, place: Place) -> None:
+        state = self._networks[place.network]
+        state.vips[place.vip].discard(lb)
+        if not state.vips[place.vip]:
+            del state.vips[place.vip]
+            state.touched_vips.add(place.vip)
 
     def _ways_of(self, lb: LoadBalancerKey, want: Wanted) -> tuple[_Way, ...]:
         found: list[_Way] = []

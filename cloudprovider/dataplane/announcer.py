@@ -74,6 +74,7 @@ class KernelAnnouncer:
         self._defended: dict[IPAddress, float] = {}
         self._met: set[IPv6Network] = set()
         self._callback: Callable[[IPAddress, str], None] | None = None
+        self._may_have: Callable[[IPAddress, str], bool] = lambda _address, _mac: False
         self._repeats: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         neighbours.listen(self._hear)
@@ -90,6 +91,11 @@ class KernelAnnouncer:
         free = dict.fromkeys(claim.address for claim in claims if not claim.conflict)
         await self._bring_up([address for address in free if address not in self._held])
         return claims
+
+    async def take(self, addresses: Sequence[IPAddress]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        check_announceable(addresses, ipv6=self._neighbours.ipv6)
+        await self._bring_up([address for address in dict.fromkeys(addresses) if address not in self._held])
 
     async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
@@ -108,6 +114,10 @@ class KernelAnnouncer:
     def on_conflict(self, callback: Callable[[IPAddress, str], None]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._callback = callback
+
+    def yield_to(self, may_have: Callable[[IPAddress, str], bool]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        self._may_have = may_have
 
     async def resume(self) -> None:
         """The link has come back: bring up again what it lost, and announce all that is held. Raises DataPlaneError."""
@@ -196,8 +206,17 @@ class KernelAnnouncer:
                 probe[heard.sender] = heard.mac
             elif heard.is_probe and heard.target in probe:  # somebody else is about to take it
                 probe[heard.target] = heard.mac
-        if heard.sender in self._held:
+        if heard.sender in self._held and not self._yielded(heard.sender, heard.mac):
             self._defend(heard.sender, heard.mac)
+
+    def _yielded(self, address: IPAddress, mac: str) -> bool:
+        if not self._may_have(address, mac):
+            return False
+        try:
+            self._take_down([address])
+        except DataPlaneError as error:
+            _logger.warning("An address was not given up.", extra={"address": str(address), "error": str(error)})
+        return True
 
     def _defend(self, address: IPAddress, mac: str) -> None:
         now = self._loop.time()

@@ -141,6 +141,10 @@ class Announcer(Protocol):
         RFC 4861 section 7.2.6). An address that is already ours is left as it is and not probed."""
         ...
 
+    async def take(self, addresses: Sequence[IPAddress]) -> None:
+        """Bring up and announce without asking: they are taken from a host that knows. Raises DataPlaneError."""
+        ...
+
     async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
         """Take addresses away; unknown ones are ignored."""
         ...
@@ -152,6 +156,11 @@ class Announcer(Protocol):
     def on_conflict(self, callback: Callable[[IPAddress, str], None]) -> None:
         """Call back with address and MAC when somebody else claims an address that is held here. It is defended,
         never given up; the callback comes at most once in ten seconds for each address."""
+        ...
+
+    def yield_to(self, may_have: Callable[[IPAddress, str], bool]) -> None:
+        """Ask this before an address is defended. Where it says that this MAC may have it, the address is off the link
+        at once, and nobody is called back."""
         ...
 
 

@@ -208,6 +208,7 @@ class FakeAnnouncer:
     def __init__(self, network: FakeNetwork) -> None:
         self._network = network
         self._callback: Callable[[IPAddress, str], None] | None = None
+        self._may_have: Callable[[IPAddress, str], bool] = lambda _address, _mac: False
 
     async def probe(self, addresses: Sequence[IPAddress]) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
@@ -226,6 +227,13 @@ class FakeAnnouncer:
                 self._network.announced.append(claim.address)
         return claims
 
+    async def take(self, addresses: Sequence[IPAddress]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        check_announceable(addresses, ipv6=self._network.ipv6)
+        fresh = [address for address in dict.fromkeys(addresses) if address not in self._network.vips]
+        self._network.vips.update(fresh)
+        self._network.announced += fresh
+
     async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._network.vips.difference_update(addresses)
@@ -240,9 +248,17 @@ class FakeAnnouncer:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._callback = callback
 
+    def yield_to(self, may_have: Callable[[IPAddress, str], bool]) -> None:
+        """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        self._may_have = may_have
+
     def hear(self, address: IPAddress, mac: str) -> None:
         """Stand for a foreign ARP frame or Neighbor Advertisement."""
-        if self._callback is not None and address in self._network.vips:
+        if address not in self._network.vips:
+            return
+        if self._may_have(address, mac):
+            self._network.vips.discard(address)
+        elif self._callback is not None:
             self._callback(address, mac)
 
 

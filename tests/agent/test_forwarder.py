@@ -30,6 +30,19 @@ async def nothing(_: Segment) -> None:
     await asyncio.Event().wait()
 
 
+class Alone:
+    """No other host."""
+
+    def granted(self, vip: IPAddress) -> bool:
+        return False
+
+    def is_fellow(self, mac: str) -> bool:
+        return False
+
+    def may_have(self, vip: IPAddress, mac: str) -> bool:
+        return False
+
+
 class World:
     """A host, what it should forward, and the forwarder between them."""
 
@@ -52,6 +65,7 @@ class World:
             beside=[nothing],
             returned=lambda listener, mac: self.returned.append((listener, mac)),
             mended=self.mended.extend,
+            fellows=Alone(),
             jitter=lambda: 0.0,
         )
 

@@ -87,6 +87,7 @@ class Checks:
         self.checks = BackendChecks(
             self.table,
             lambda segment, _network: self._watch(SocketProber(segment.packets)),
+            ours=lambda _: True,
             healthy=self._changed,
             changed=lambda _: None,
             now=lambda: datetime.now(UTC),
