@@ -118,7 +118,8 @@ class Holdings:
         if what == "move":
             self._moves.add(key)
         elif what == "ask" and not self._table.places(key):
-            self._asks.add(key)
+            if not self.may_write(lb):
+                self._asks.add(key)
         elif what == "leave":
             self._let_go(lb)
         else:

@@ -7,11 +7,12 @@ that they are one host.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
 from uuid import uuid4
 
 from cloudprovider.core.api.kubernetes import Lease, LeaseSpec
@@ -35,12 +36,17 @@ from cloudprovider.kube.resources import LEASES
 
 log = logging.getLogger(__name__)
 
-RENEW_EVERY: Final = 5.0
-RETRY_EVERY: Final = 2.0
-LOST_AFTER: Final = 10.0
-"""Seconds without a renewal after which the API server counts as lost."""
-LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at who has fallen silent."""
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. ``lost``: without a renewal for so long, the API server counts as lost; ``look``: between two looks at
+    who has fallen silent."""
+
+    duration: int = LEASE_DURATION
+    renew: float = 5.0
+    retry: float = 2.0
+    lost: float = 10.0
+    look: float = 1.0
 
 
 class Membership:
@@ -56,7 +62,7 @@ class Membership:
         rng: random.Random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        timing: Timing | None = None,
     ) -> None:
         self._client = client
         self._namespace = namespace
@@ -66,7 +72,7 @@ class Membership:
         self._identity = f"{node}_{uuid4().hex[:8]}"
         self._now = now
         self._monotonic = monotonic
-        self._sleep = sleep
+        self._timing = timing or Timing()
         self._rng = rng
         self._mark = ""
         self._seen = ""
@@ -80,7 +86,7 @@ class Membership:
             client, LEASES, rng=rng, namespace=namespace, label_selector=f"{INSTANCE_LABEL}={label_value(instance)}"
         )
         self._leases.on_change(self._lease_changed)
-        self.roster = Roster(monotonic)
+        self.roster = Roster(monotonic, duration=self._timing.duration)
         self.serving = False
         """Whether the Lease is this agent's."""
 
@@ -92,7 +98,7 @@ class Membership:
     @property
     def is_cut_off(self) -> bool:
         """Whether the API server is out of reach, so that nothing is known of who is silent."""
-        return self._monotonic() - self._renewed_at > LOST_AFTER
+        return self._monotonic() - self._renewed_at > self._timing.lost
 
     def is_alive(self, host: str) -> bool:
         """Whether a host is there, as far as its Lease tells; as before while that can't be known."""
@@ -139,27 +145,18 @@ class Membership:
                     self.serving = serving
                     log.info("serving" if serving else "another agent of this name serves", extra={"lease": self._name})
                 told(serving)
-            await self._pause((RENEW_EVERY if self.serving else RETRY_EVERY) * (0.9 + 0.2 * self._rng.random()))
-
-    async def _pause(self, seconds: float) -> None:
-        waiting = {asyncio.create_task(self._call_sleep(seconds)), asyncio.create_task(self._poke.wait())}
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-
-    async def _call_sleep(self, seconds: float) -> None:
-        await self._sleep(seconds)
+            seconds = self._timing.renew if self.serving else self._timing.retry
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._poke.wait(), seconds * (0.9 + 0.2 * self._rng.random()))
 
     async def _look(self) -> None:
         """Notice who falls silent: no event tells of it."""
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(self._timing.look)
             silent = frozenset(name for name in self.roster.hosts if not self.is_alive(name))
             if silent != self._silent:
                 for name in sorted(silent - self._silent):
-                    log.warning("a host has fallen silent", extra={"host": name, "seconds": LEASE_DURATION})
+                    log.warning("a host has fallen silent", extra={"host": name, "seconds": self._timing.duration})
                 self._silent = silent
                 self._changed()
 
@@ -188,7 +185,7 @@ class Membership:
         holder = lease.spec.holder_identity
         mine = holder == self._identity
         # Expiry is measured by our own clock from the last change that we saw: clocks of hosts may differ.
-        expired = self._monotonic() - self._seen_at > (lease.spec.lease_duration_seconds or LEASE_DURATION)
+        expired = self._monotonic() - self._seen_at > (lease.spec.lease_duration_seconds or self._timing.duration)
         mark = lease.metadata.annotations.get(HOLDER_MARK, "")
         if not (mine or not holder or expired or is_proven_dead(self._path, holder, mark)):
             return False
@@ -225,7 +222,7 @@ class Membership:
     def _spec(self, acquired: str, transitions: int) -> LeaseSpec:
         return LeaseSpec(
             holder_identity=self._identity,
-            lease_duration_seconds=LEASE_DURATION,
+            lease_duration_seconds=self._timing.duration,
             acquire_time=acquired,
             renew_time=self._stamp(),
             lease_transitions=transitions,

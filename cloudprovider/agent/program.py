@@ -17,7 +17,7 @@ from cloudprovider.agent.attachments import AttachedDataPlane
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
 from cloudprovider.agent.leases import Connect
-from cloudprovider.agent.membership import Membership
+from cloudprovider.agent.membership import Membership, Timing
 from cloudprovider.agent.metrics import exposition_of_dhcp, exposition_of_traffic
 from cloudprovider.agent.nodehealth import MakeProber
 from cloudprovider.core.naming import AGENT_PROGRAM
@@ -57,6 +57,7 @@ class Agent:
         connect: Connect,
         make_prober: MakeProber,
         now: Callable[[], datetime] = _utc,
+        timing: Timing | None = None,
     ) -> None:
         """``connect``, ``make_prober``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`."""
         self._config = config
@@ -68,7 +69,14 @@ class Agent:
         self._now = now
         self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
         self._hosts = Membership(
-            client, config.namespace, config.instance, config.node_name, rng=rng, now=now, monotonic=time.monotonic
+            client,
+            config.namespace,
+            config.instance,
+            config.node_name,
+            rng=rng,
+            now=now,
+            monotonic=time.monotonic,
+            timing=timing,
         )
         self._controller: AgentController | None = None
         self._mine = asyncio.Event()

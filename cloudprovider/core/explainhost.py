@@ -176,7 +176,7 @@ def _holder(view: HostView) -> Step:
     holder = view.lb.status.holder
     if holder is None:
         return Step(name="holder", state="waiting", message="no host has an address of it up")
-    state, message = running(AGENT_PROGRAM, view.leases, view.now)
+    state, message = running(AGENT_PROGRAM, view.leases, view.now, node=holder.node)
     if state == "wrong":
         todo = "start the agent; traffic goes on as long as that host runs"
         message = f"{holder.node}, but {message}"

@@ -66,7 +66,7 @@ def host_of(lease: Lease) -> Host | None:
 @dataclass
 class _Seen:
     host: Host
-    renewed: str | None
+    version: str
     at: float
 
 
@@ -81,12 +81,12 @@ class Roster:
         self._names: dict[str, str] = {}
 
     def observe(self, lease: Lease) -> None:
-        """Take a Lease as it is now. The same renewal as before is no sign of life."""
-        self._take(lease.metadata.name, host_of(lease), lease.spec.renew_time)
+        """Take a Lease as it is now. The same version as before is no sign of life."""
+        self._take(lease.metadata.name, host_of(lease), lease.metadata.resource_version)
 
     def forget(self, lease: Lease) -> None:
         """The Lease was deleted."""
-        self._take(lease.metadata.name, None, None)
+        self._take(lease.metadata.name, None, "")
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -121,7 +121,7 @@ class Roster:
                 return name
         return None
 
-    def _take(self, lease: str, host: Host | None, renewed: str | None) -> None:
+    def _take(self, lease: str, host: Host | None, version: str) -> None:
         before = self._names.get(lease)
         if host is None:
             if before is not None:
@@ -132,7 +132,5 @@ class Roster:
             self._seen.pop(before, None)
         self._names[lease] = host.name
         seen = self._seen.get(host.name)
-        if seen is None or seen.renewed != renewed or seen.host.token != host.token:
-            self._seen[host.name] = _Seen(host, renewed, self._clock())
-        else:
-            seen.host = host
+        if seen is None or seen.version != version:
+            self._seen[host.name] = _Seen(host, version, self._clock())

@@ -42,7 +42,7 @@ def block_name(pool: str, first: IPAddress) -> str:
 
 def agent_lease_name(instance: str, node: str) -> str:
     """Return the name of the Lease of the agent on ``node``."""
-    return _shorten(f"{AGENT_PROGRAM}.{instance}.{node}", _MAX_NAME)
+    return _shorten(f"{AGENT_PROGRAM}-{instance}-{node}", _MAX_NAME)
 
 
 def label_value(text: str) -> str:

@@ -80,7 +80,7 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("list watch", _OURS, "guestclusters"),
         *_each("get", "k8s.cni.cncf.io", "network-attachment-definitions"),
         *_each("create", "", "events"),
-        *_each("get create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
+        *_each("get list watch create update delete", "coordination.k8s.io", "leases", namespace=SYSTEM),
     ),
     GUEST_PROGRAM: (
         *_each("list watch patch", "", "services"),

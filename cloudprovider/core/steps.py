@@ -7,6 +7,7 @@ from typing import Final, Literal
 import msgspec
 
 from cloudprovider.core.api.kubernetes import Lease
+from cloudprovider.core.hosts import NODE_ANNOTATION
 
 State = Literal["ok", "wrong", "waiting", "unknown"]
 """``waiting``: it comes by itself, or after the first step that is wrong. ``unknown``: it can't be seen from here."""
@@ -99,7 +100,7 @@ _WORDS: Final[tuple[tuple[Name, tuple[str, ...]], ...]] = (
     ("pool", _POOL),
     ("address", _ADDRESS),
     ("programmed", _PROGRAMMED),
-    ("announced", ("AddressConflict",)),
+    ("announced", ("AddressConflict", "HeldByAnotherHost")),
     ("sent", _SENT),
     ("shown", ("ForeignOwner",)),
 )
@@ -164,12 +165,14 @@ def is_fresh(lease: Lease, now: datetime) -> bool:
     return now - renewed <= timedelta(seconds=spec.lease_duration_seconds) + LEASE_SLACK
 
 
-def running(program: str, leases: Iterable[Lease] | None, now: datetime) -> tuple[State, str]:
+def running(program: str, leases: Iterable[Lease] | None, now: datetime, *, node: str = "") -> tuple[State, str]:
     """Whether a program of ours runs, by its Lease ("cloudprovider-host", or with "cloudprovider-agent" any that begins
-    so), and a sentence on it. ``leases`` None: they can't be read."""
+    so), and a sentence on it. ``node``: on that host. ``leases`` None: they can't be read."""
     if leases is None:
         return "unknown", f"whether {program} runs can't be seen: its Lease can't be read"
     found = [x for x in leases if x.metadata.name == program or x.metadata.name.startswith(f"{program}-")]
+    if node:
+        found = [x for x in found if x.metadata.annotations.get(NODE_ANNOTATION) == node]
     alive = sorted({x.spec.holder_identity.partition("_")[0] for x in found if is_fresh(x, now)})
     if alive:
         return "ok", f"{program} runs on {', '.join(alive)}"

@@ -71,6 +71,10 @@ class FakeNetwork:
     """The permanent entries of the neighbour table."""
     watchers: list[Callable[[], None]] = field(default_factory=list)
     """Who is told when ``stations`` or ``unsettled`` change."""
+    elsewhere: Callable[[IPAddress], str] = lambda _address: ""
+    """The MAC of another host of the network that has an address up, "" for none: see :class:`FakeLan`."""
+    tell: Callable[[IPAddress], None] = lambda _address: None
+    """Called with each address that is announced."""
 
     def tamper(self, key: ListenerKey, forward: Forward | None) -> None:
         """Change a forward behind the engine's back."""
@@ -215,24 +219,23 @@ class FakeAnnouncer:
         check_announceable(addresses, ipv6=self._network.ipv6)
         fresh = [address for address in dict.fromkeys(addresses) if address not in self._network.vips]
         self._network.probed += fresh
-        found = {address: self._network.neighbours.get(address, "") for address in fresh}
+        network = self._network
+        found = {address: network.neighbours.get(address, "") or network.elsewhere(address) for address in fresh}
         return [Claim(address=address, conflict=found.get(address, "")) for address in addresses]
 
     async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         claims = await self.probe(addresses)
         for claim in claims:
-            if not claim.conflict and claim.address not in self._network.vips:
-                self._network.vips.add(claim.address)
-                self._network.announced.append(claim.address)
+            if not claim.conflict:
+                self._bring_up(claim.address)
         return claims
 
     async def take(self, addresses: Sequence[IPAddress]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         check_announceable(addresses, ipv6=self._network.ipv6)
-        fresh = [address for address in dict.fromkeys(addresses) if address not in self._network.vips]
-        self._network.vips.update(fresh)
-        self._network.announced += fresh
+        for address in addresses:
+            self._bring_up(address)
 
     async def withdraw(self, addresses: Iterable[IPAddress]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
@@ -251,6 +254,12 @@ class FakeAnnouncer:
     def yield_to(self, may_have: Callable[[IPAddress, str], bool]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._may_have = may_have
+
+    def _bring_up(self, address: IPAddress) -> None:
+        if address not in self._network.vips:
+            self._network.vips.add(address)
+            self._network.announced.append(address)
+            self._network.tell(address)
 
     def hear(self, address: IPAddress, mac: str) -> None:
         """Stand for a foreign ARP frame or Neighbor Advertisement."""
@@ -343,10 +352,9 @@ class FakeStaticNeighbours:
 class FakeSegment:
     """See :class:`~cloudprovider.dataplane.api.Segment`."""
 
-    mac = "02:00:00:00:00:fa"
-
-    def __init__(self, network: FakeNetwork, config: NetworkConfig, forget: Callable[[], object]) -> None:
+    def __init__(self, network: FakeNetwork, config: NetworkConfig, mac: str, forget: Callable[[], object]) -> None:
         self._network = network
+        self.mac = mac
         self.engine = FakeEngine(network, Standing.of(config, self.mac, ipv6=network.ipv6))
         self.connections = FakeConnections(network)
         self.announcer = FakeAnnouncer(network)
@@ -383,11 +391,15 @@ class FakeSegment:
 class FakeDataPlane:
     """See :class:`~cloudprovider.dataplane.api.DataPlane`. ``devices`` are those that the host has."""
 
-    def __init__(self, instance: str = "fake", *, devices: Iterable[str] = ("mgmt-br",)) -> None:
+    def __init__(
+        self, instance: str = "fake", *, devices: Iterable[str] = ("mgmt-br",), mac: str = "02:00:00:00:00:fa"
+    ) -> None:
         Names(instance)  # as strict about it as the kernel's
+        self.mac = mac
         self.devices = set(devices)
         self.namespaces: dict[str, FakeNetwork] = {}
         self.segments: dict[str, FakeSegment] = {}
+        self.lan: FakeLan | None = None
 
     async def open(self, config: NetworkConfig) -> FakeSegment:
         """See :class:`~cloudprovider.dataplane.api.DataPlane`."""
@@ -396,11 +408,13 @@ class FakeDataPlane:
         if config.device not in self.devices:
             raise DataPlaneError(f"network {config.name!r}: there is no device {config.device} on this host")
         network = self.namespaces.setdefault(config.name, FakeNetwork())
+        if self.lan is not None:
+            self.lan.join(self, config.name, network)
         if network.link_gone:
             network.link_gone = False
             network.vips.clear()
             network.static_neighbours.clear()
-        segment = FakeSegment(network, config, lambda: self.segments.pop(config.name, None))
+        segment = FakeSegment(network, config, self.mac, lambda: self.segments.pop(config.name, None))
         self.segments[config.name] = segment
         return segment
 
@@ -413,3 +427,36 @@ class FakeDataPlane:
         self.segments.pop(network, None)
         if network in self.namespaces:
             self.namespaces.pop(network).hang_up()
+
+
+class FakeLan:
+    """The networks that several hosts stand on: who has what, and who hears whom. ``cut``: hosts that nobody reaches,
+    and that reach nobody."""
+
+    def __init__(self, *hosts: FakeDataPlane) -> None:
+        self._hosts = hosts
+        self.cut: set[str] = set()
+        self.announced: list[tuple[str, IPAddress]] = []
+        """The MAC and the address of every announcement, in order."""
+        for host in hosts:
+            host.lan = self
+
+    def join(self, host: FakeDataPlane, name: str, network: FakeNetwork) -> None:
+        """A host opens one of its networks."""
+
+        def elsewhere(address: IPAddress) -> str:
+            there = (h for h in self._others(host) if name in h.namespaces and address in h.namespaces[name].vips)
+            return next((h.mac for h in there), "")
+
+        def tell(address: IPAddress) -> None:
+            self.announced.append((host.mac, address))
+            for other in self._others(host):
+                if (segment := other.segments.get(name)) is not None:
+                    asyncio.get_running_loop().call_soon(segment.announcer.hear, address, host.mac)
+
+        network.elsewhere, network.tell = elsewhere, tell
+
+    def _others(self, host: FakeDataPlane) -> list[FakeDataPlane]:
+        if host.mac in self.cut:
+            return []
+        return [other for other in self._hosts if other is not host and other.mac not in self.cut]

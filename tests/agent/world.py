@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface, ip_address
 import msgspec
 
 from cloudprovider.agent.config import AgentConfig
+from cloudprovider.agent.membership import Timing
 from cloudprovider.agent.program import Agent
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, Address, Listener, LoadBalancer
 from cloudprovider.core.api.meta import Condition
@@ -60,7 +61,12 @@ class World:
         return self.dataplane.namespaces.get("") or FakeNetwork()
 
     def agent(
-        self, node: str = "h1", dataplane: FakeDataPlane | None = None, networks: tuple[NetworkConfig, ...] = (MGMT,)
+        self,
+        node: str = "h1",
+        dataplane: FakeDataPlane | None = None,
+        networks: tuple[NetworkConfig, ...] = (MGMT,),
+        timing: Timing | None = None,
+        now: Callable[[], datetime] | None = None,
     ) -> Agent:
         config = AgentConfig(node_name=node, instance="fake", networks=networks)
         client = FakeKubeClient(self.cluster, program=node)
@@ -71,7 +77,8 @@ class World:
             random.Random(1),
             connect=self.connect,
             make_prober=lambda _segment, _network: FakeProber(self.probed),
-            now=lambda: self.now,
+            now=now or (lambda: self.now),
+            timing=timing,
         )
 
     @asynccontextmanager

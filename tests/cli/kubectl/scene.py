@@ -53,6 +53,7 @@ from cloudprovider.core.api.pool import (
     Selector,
 )
 from cloudprovider.core.exchange import ServiceKey, Tenant
+from cloudprovider.core.hosts import NODE_ANNOTATION
 from cloudprovider.core.lbobject import object_key
 from cloudprovider.core.naming import block_name
 from cloudprovider.core.ranges import block_of
@@ -117,7 +118,7 @@ def lease(name: str, holder: str, seconds_ago: int = 3) -> Lease:
     minute, second = divmod(3600 - seconds_ago, 60)
     renewed = f"2026-01-01T11:{minute:02}:{second:02}.000000Z"
     return Lease(
-        metadata=ObjectMeta(name=name, namespace=SYSTEM),
+        metadata=ObjectMeta(name=name, namespace=SYSTEM, annotations={NODE_ANNOTATION: holder} if holder else {}),
         spec=LeaseSpec(holder_identity=holder, lease_duration_seconds=15, renew_time=renewed),
     )
 
@@ -235,7 +236,10 @@ def block(name: str, held: dict[str, tuple[str, str]], conflicts: tuple[str, ...
 def host() -> Scene:
     """A host with a tenant, machines, and something of everything that may be wrong."""
     scene = Scene("host")
-    scene.add(LEASES, lease("cloudprovider-host", "host-1_0badcafe"), lease("cloudprovider-agent-default", "host-1"))
+    scene.add(
+        LEASES, lease("cloudprovider-host", "host-1_0badcafe"), lease("cloudprovider-agent-default-host-1", "host-1")
+    )
+    scene.add(LEASES, lease("cloudprovider-agent-default-host-2", "host-2"))
     nodes = [GuestNode(name=f"worker-{i}", addresses=[f"10.0.8.1{i}"]) for i in (1, 2, 3)]
     scene.add(
         GUESTCLUSTERS,

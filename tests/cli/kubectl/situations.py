@@ -95,7 +95,8 @@ def with_lease(name: str, holder: str, ago: int) -> Callable[[], Scene]:
 
 def nobody_runs() -> Scene:
     found = web(holder=None, conditions=[condition("Allocated")])()
-    found.add(LEASES, scene.lease("cloudprovider-agent-default", ""))
+    for number in (1, 2):
+        found.add(LEASES, scene.lease(f"cloudprovider-agent-default-host-{number}", ""))
     return found
 
 
@@ -257,7 +258,9 @@ SITUATIONS = {
     ),
     "explain-undecided": Situation(web(addresses=[], holder=None, conditions=[]), EXPLAIN_WEB, code=1),
     "explain-host-dead": Situation(with_lease("cloudprovider-host", "host-1_0", 900), EXPLAIN_WEB, code=1),
-    "explain-agent-dead": Situation(with_lease("cloudprovider-agent-default", "host-1", 900), EXPLAIN_WEB, code=1),
+    "explain-agent-dead": Situation(
+        with_lease("cloudprovider-agent-default-host-1", "host-1", 900), EXPLAIN_WEB, code=1
+    ),
     "explain-no-agent": Situation(nobody_runs, EXPLAIN_WEB, code=1),
     "explain-coming-up": Situation(
         web(holder=Holder(node="host-1", generation=1, mode="dsr"), conditions=[condition("Allocated")]),

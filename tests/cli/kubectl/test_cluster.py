@@ -328,7 +328,7 @@ def _install(plane: ControlPlane) -> None:
     plane.api.create(secrets, {"metadata": {"name": "cloudprovider-bridge-tls"}, "data": data})
     plane.api.patch(f"{secrets}/cloudprovider-webhook-tls", {"data": data})
     renewed = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    for name in ("cloudprovider-host", "cloudprovider-agent-default"):
+    for name in ("cloudprovider-host", "cloudprovider-agent-default-host-1"):
         spec = {"holderIdentity": "host-1", "leaseDurationSeconds": 60, "renewTime": renewed}
         plane.api.create(
             f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases", {"metadata": {"name": name}, "spec": spec}

@@ -1,0 +1,306 @@
+"""Several hosts on one network: one of them has an address up, all forward, and it changes hands without a gap."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+
+from cloudprovider.agent.membership import Timing
+from cloudprovider.agent.program import Agent
+from cloudprovider.core.api.loadbalancer import Listener
+from cloudprovider.core.hosts import Host
+from cloudprovider.core.owners import successor
+from cloudprovider.core.plan import IPAddress
+from cloudprovider.dataplane.fake import FakeDataPlane, FakeLan, FakeNetwork
+from cloudprovider.kube.fakestore import Call
+from cloudprovider.kube.resources import LEASES, LOADBALANCERS
+from tests.agent.world import VIP, World, running, until
+
+QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05)
+OTHER = Listener(port=81, backend_port=30081)
+SHORT = 0.4
+"""Seconds in which something would have happened."""
+
+
+class Hosts(World):
+    """Hosts h1, h2, ... on one network, each with a kernel and an agent of its own."""
+
+    def __init__(self, count: int = 2) -> None:
+        super().__init__()
+        self.planes = {f"h{n}": FakeDataPlane(mac=f"02:00:00:00:01:{n:02x}") for n in range(1, count + 1)}
+        self.lan = FakeLan(*self.planes.values())
+        self.running: dict[str, AsyncExitStack] = {}
+
+    async def start(self, name: str) -> Agent:
+        agent = self.agent(name, self.planes[name], timing=QUICK, now=_utc)
+        stack = self.running[name] = AsyncExitStack()
+        _ = await stack.enter_async_context(running(agent))
+        await until(lambda: not agent.not_ready and self.sees_all(agent))
+        return agent
+
+    async def stop(self, name: str) -> None:
+        """The agent ends; its kernel goes on."""
+        await self.running.pop(name).aclose()
+
+    async def die(self, name: str) -> None:
+        """The host ends."""
+        self.lan.cut.add(self.planes[name].mac)
+        await self.stop(name)
+        self.planes[name].namespaces.clear()
+
+    def sees_all(self, agent: Agent) -> bool:
+        """Whether an agent knows that all who run are ready."""
+        hosts = agent._hosts.roster.hosts
+        return all(name in hosts and _ready(hosts[name]) for name in self.running)
+
+    def net(self, name: str) -> FakeNetwork:
+        return self.planes[name].namespaces[""]
+
+    def who(self, vip: IPAddress = VIP) -> list[str]:
+        """The hosts that have it up."""
+        return [name for name, plane in self.planes.items() if "" in plane.namespaces and vip in self.net(name).vips]
+
+    async def own(self, owner: str, name: str = "a") -> None:
+        """The controller says whose it is to be."""
+        obj = await self.lb(name)
+        status = {"addresses": msgspec.to_builtins(obj.status.addresses), "owner": owner, "addressKey": "k"}
+        patch = {
+            "apiVersion": LOADBALANCERS.api_version,
+            "kind": LOADBALANCERS.kind,
+            "metadata": {"uid": obj.metadata.uid},
+            "status": status,
+        }
+        await self.client.apply(
+            LOADBALANCERS, *obj.key, patch, field_manager="cloudprovider-controller", subresource="status"
+        )
+
+    async def served_by(self, owner: str, name: str = "a") -> bool:
+        return self.who() == [owner] and await self.holds(name, owner)
+
+    async def stays(self, owner: str) -> None:
+        """It is this host's all the time."""
+        end = asyncio.get_running_loop().time() + SHORT
+        while asyncio.get_running_loop().time() < end:
+            assert self.who() == [owner]
+            await asyncio.sleep(0.01)
+
+
+def _utc() -> datetime:
+    return datetime.now(UTC)
+
+
+def _ready(host: Host) -> bool:
+    return all(there.ready for there in host.networks.values()) and bool(host.networks)
+
+
+@asynccontextmanager
+async def hosts(count: int = 2, *, start: bool = True) -> AsyncIterator[Hosts]:
+    world = Hosts(count)
+    try:
+        for name in world.planes if start else ():
+            await world.start(name)
+        yield world
+    finally:
+        for name in list(world.running):
+            await world.stop(name)
+
+
+async def test_only_the_owner_has_an_address_up_and_all_forward() -> None:
+    async with hosts(3) as world:
+        world.seed()
+        await world.own("h2")
+        await until(lambda: world.served_by("h2"))
+        for name in world.planes:
+            await until(lambda name=name: world.net(name).ledger.plan().forwards)  # type: ignore[misc]
+        await world.stays("h2")
+        assert [mac for mac, _ in world.lan.announced] == [world.planes["h2"].mac]
+
+
+async def test_without_a_word_of_the_controller_the_hosts_agree() -> None:
+    async with hosts(3) as world:
+        obj = world.seed()
+        mine = successor(obj.metadata.uid, world.planes)
+        await until(lambda: world.served_by(mine))
+        await world.stays(mine)
+
+
+async def test_a_planned_move_takes_the_record_then_the_address_and_asks_nobody() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await until(lambda: world.net("h2").ledger.plan().forwards)
+        before = list(world.net("h2").probed)
+        await world.own("h2")
+        await until(lambda: world.served_by("h2"))
+        assert world.net("h2").probed == before
+        assert world.net("h1").ledger.plan().forwards, "what still comes to h1 is forwarded"
+        await world.stays("h2")
+        assert len(world.lan.announced) == 2
+
+
+async def test_during_a_move_somebody_always_answers() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        gaps = 0
+
+        async def watch() -> None:
+            nonlocal gaps
+            while True:
+                gaps += not world.who()
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        for owner in ("h2", "h1", "h2"):
+            await world.own(owner)
+            await until(lambda owner=owner: world.served_by(owner))  # type: ignore[misc]
+        watching.cancel()
+        assert gaps == 0
+
+
+async def test_the_owner_dies_and_its_successor_asks_first() -> None:
+    async with hosts(3) as world:
+        obj = world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.die("h1")
+        heir = successor("k", ("h2", "h3"))
+        await until(lambda: world.served_by(heir))
+        assert VIP in world.net(heir).probed
+        assert obj.metadata.uid == (await world.lb()).metadata.uid
+
+
+async def test_a_kernel_that_still_answers_keeps_its_addresses() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.stop("h1")
+        await asyncio.sleep(QUICK.duration + SHORT)
+        assert world.who() == ["h1"]
+        assert (await world.lb()).status.foreign_addresses == []
+        world.lan.cut.add(world.planes["h1"].mac)
+        await until(lambda: VIP in world.net("h2").vips)
+        await until(lambda: world.holds("a", "h2"))
+
+
+async def test_who_comes_back_finds_the_record_and_withdraws() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        world.lan.cut.add(world.planes["h1"].mac)  # nobody reaches it, and its agent is gone
+        await world.stop("h1")
+        await until(lambda: world.holds("a", "h2"))
+        assert world.who() == ["h1", "h2"], "its kernel does not know"
+        await world.own("h2")
+        world.lan.cut.clear()
+        await world.start("h1")
+        await until(lambda: world.served_by("h2"))
+        await world.stays("h2")
+
+
+async def test_an_agent_that_is_started_again_goes_on() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.stop("h1")
+        await world.start("h1")
+        await world.stays("h1")
+        assert len(world.lan.announced) == 1
+
+
+async def test_without_the_api_server_nothing_moves() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+
+        async def away(call: Call) -> None:
+            if call.program == "h1":
+                raise TimeoutError
+
+        world.cluster.before = away
+        world.cluster.cut_watches()
+        await asyncio.sleep(QUICK.duration + SHORT)
+        await world.stays("h1")
+        world.cluster.before = None
+        await until(lambda: world.served_by("h1"))
+
+
+async def test_a_lease_by_dhcp_goes_on_under_the_same_identity() -> None:
+    async with hosts() as world:
+        world.seed_dhcp()
+        await world.own("h1")
+        await until(world.lease)
+        first = (await world.lb()).status.lease
+        assert first is not None
+        await world.copy_lease()
+        await world.own("h1")
+        await until(lambda: world.holds("a", "h1"))
+        await world.own("h2")
+        await until(lambda: world.holds("a", "h2"))
+        lease = (await world.lb()).status.lease
+        assert lease is not None
+        assert (lease.ip, lease.hardware_address) == (first.ip, first.hardware_address)
+
+
+async def test_load_balancers_on_one_address_move_together() -> None:
+    async with hosts() as world:
+        world.seed("a", "10.0.0.100")
+        world.seed("b", "10.0.0.100", OTHER)
+        for name in ("a", "b"):
+            await world.own("h1", name)
+            await until(lambda name=name: world.holds(name, "h1"))  # type: ignore[misc]
+        for name in ("a", "b"):
+            await world.own("h2", name)
+        for name in ("a", "b"):
+            await until(lambda name=name: world.served_by("h2", name))  # type: ignore[misc]
+        await world.stays("h2")
+
+
+async def test_what_a_dead_host_held_is_given_back_by_another() -> None:
+    async with hosts() as world:
+        made = world.seed("a")
+        metadata = msgspec.structs.replace(made.metadata, finalizers=["test/keep"])
+        world.cluster.seed(LOADBALANCERS, msgspec.structs.replace(made, metadata=metadata))
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.die("h1")
+        await world.client.delete(LOADBALANCERS, "t", "a")
+        await until(lambda: _has_no_holder(world))
+
+
+async def test_two_hosts_of_one_name_are_not_one() -> None:
+    async with hosts(start=False) as world:
+        await world.start("h1")
+        twin = world.agent("h1", world.planes["h2"], timing=QUICK, now=_utc)
+        async with running(twin):
+            await until(lambda: "give this one a name of its own" in "".join(twin.not_ready))
+            world.seed()
+            await until(lambda: world.served_by("h1"))
+            assert not world.planes["h2"].namespaces
+
+
+async def test_an_agent_that_leaves_is_not_waited_for() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.stop("h1")
+        leaving = world.agent("h1", world.planes["h1"], timing=QUICK)
+        await leaving.leave()
+        began = asyncio.get_running_loop().time()
+        await until(lambda: world.served_by("h2"))
+        assert asyncio.get_running_loop().time() - began < QUICK.duration
+        names = {lease.metadata.name for lease in (await world.client.list(LEASES)).items}
+        assert names == {"cloudprovider-agent-fake-h2"}
+
+
+async def _has_no_holder(world: Hosts) -> bool:
+    return (await world.lb()).status.holder is None
