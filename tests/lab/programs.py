@@ -49,9 +49,17 @@ class Program:
     """One of ``cloudprovider guest|host|agent``, with its health endpoint on loopback of its namespace."""
 
     def __init__(
-        self, name: str, namespace: Namespace, kubeconfig: Path, flags: Sequence[str | Path], log: Path
+        self,
+        name: str,
+        namespace: Namespace,
+        kubeconfig: Path,
+        flags: Sequence[str | Path],
+        log: Path,
+        *,
+        enter: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self._enter = list(enter)
         self.namespace = namespace
         self._port = PORTS[name]
         common = [f"--kubeconfig={kubeconfig}", f"--endpoint=127.0.0.1:{self._port}", "--log-format=json"]
@@ -59,7 +67,11 @@ class Program:
         self._forbidden: Counter[str] = Counter()
         environment = {"PYTHONPATH": str(ROOT)}
         self.process = Process(
-            name, [*_command(name), *self._arguments], log=log, namespace=namespace.name, environment=environment
+            name,
+            [*enter, *_command(name), *self._arguments],
+            log=log,
+            namespace=namespace.name,
+            environment=environment,
         )
 
     def start(self, *, wait: bool = True) -> None:
@@ -84,7 +96,7 @@ class Program:
         """Run another of the program's actions to its end, with the same settings (``agent leave``)."""
         enter = ("nsenter", f"--net=/run/netns/{self.namespace.name}", "--")
         done = subprocess.run(
-            [*enter, *_command(self.name), action, *self._arguments],
+            [*enter, *self._enter, *_command(self.name), action, *self._arguments],
             env=os.environ | self.process.environment,
             capture_output=True,
             text=True,
@@ -259,10 +271,18 @@ def guest_program(
 
 
 def agent_program(
-    namespace: Namespace, kubeconfig: Path, networks: Path, *, node: str, instance: str, log: Path
+    namespace: Namespace,
+    kubeconfig: Path,
+    networks: Path,
+    *,
+    node: str,
+    instance: str,
+    log: Path,
+    enter: Sequence[str] = (),
 ) -> Program:
+    """``enter``: what leads into more than the network namespace."""
     flags = [f"--node-name={node}", f"--instance={instance}", f"--networks={networks}"]
-    return Program("agent", namespace, kubeconfig, flags, log)
+    return Program("agent", namespace, kubeconfig, flags, log, enter=enter)
 
 
 def write_networks(
