@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -84,6 +84,47 @@ async def test_an_address_may_be_asked_for_while_it_is_asked_for(
     one, two = await asyncio.gather(segment.announcer.claim([vip]), segment.announcer.claim([vip, vip + 1]))
     assert [*one, *two] == [Claim(address=vip), Claim(address=vip), Claim(address=vip + 1)]
     assert await segment.announcer.held() == {vip, vip + 1}
+
+
+@EACH
+async def test_what_a_fellow_gives_is_taken_without_asking(world: World, segment: Segment, vip: IPAddress) -> None:
+    with world.occupy(vip):
+        await segment.announcer.take([vip, vip + 1, vip])
+        assert await segment.announcer.held() == {vip, vip + 1}
+        await segment.announcer.take([vip])
+    with pytest.raises(DataPlaneError, match="can't be announced"):
+        await segment.announcer.take([vip + 2, IPv6Address("ff02::1")])
+    assert await segment.announcer.held() == {vip, vip + 1}
+
+
+@EACH
+async def test_an_address_is_left_to_whom_it_may_go_to_and_to_nobody_else(
+    world: World, segment: Segment, vip: IPAddress
+) -> None:
+    asked: list[tuple[IPAddress, str]] = []
+    fought: list[tuple[IPAddress, str]] = []
+
+    def may_have(address: IPAddress, mac: str) -> bool:
+        asked.append((address, mac))
+        return address == vip
+
+    segment.announcer.on_conflict(lambda address, mac: fought.append((address, mac)))
+    segment.announcer.yield_to(may_have)
+    await segment.announcer.claim([vip, vip + 1])
+    with world.occupy(vip + 1) as mac:
+        await heard(lambda: bool(fought))
+        assert await segment.announcer.held() == {vip, vip + 1}
+    assert fought == [(vip + 1, mac)] == asked[:1]
+    with world.occupy(vip) as mac:
+        await heard(lambda: (vip, mac) in asked)
+        assert await segment.announcer.held() == {vip + 1}
+    assert fought == [(vip + 1, mac)]
+
+
+async def heard(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("address", ["fe80::100", "ff02::100", "::1", "::"])

@@ -38,6 +38,8 @@ def fake_world() -> World:
         network, mac = fake.namespaces[""], MACAddress("02:00:00:00:00:01")
         network.neighbours[address] = mac
         network.station(address, mac)
+        for segment in fake.segments.values():
+            segment.announcer.hear(address, str(mac))
         yield mac
         network.station(address, None)
         del network.neighbours[address]
