@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 
 from cloudprovider.core import reasons
 from cloudprovider.core.news import Program
-from cloudprovider.core.rulings import ALLOWED, REQUEST, Meaning, RequestReason, by_word
+from cloudprovider.core.rulings import ALLOWED, REQUEST, AskedReason, Meaning, by_word
 
 Type = Literal[
     "Allocated",
@@ -56,9 +56,9 @@ _ALLOCATED: Final[Mapping[str, Meaning]] = {
     **by_word(ALLOWED),
 }
 _MACHINES: Final[Mapping[str, Meaning]] = {
-    **by_word(reasons.BACKEND),
+    **{word: reasons.BACKEND[word] for word in get_args(reasons.NoMachinesReason)},
     **by_word(reasons.MACHINE),
-    **by_word(reasons.PLACE),
+    **{word: reasons.PLACE[word] for word in get_args(reasons.TakenReason)},
 }
 
 CONDITIONS: Final = (
@@ -71,8 +71,8 @@ CONDITIONS: Final = (
             **_fine("AddressAssigned", "AddressKept"),
             **{word: m for word, m in reasons.SERVICE.items() if not word.startswith("LoadBalancer")},
             **by_word(reasons.BRIDGE),
-            **{word: REQUEST[word] for word in get_args(RequestReason) if word not in _ALLOCATED},
-            **{word: m for word, m in reasons.BACKEND.items() if word not in ("NoBackends", "KubeVirtNotInstalled")},
+            **{word: REQUEST[word] for word in get_args(AskedReason) if word not in _ALLOCATED},
+            **{word: m for word, m in reasons.BACKEND.items() if word not in get_args(reasons.NoMachinesReason)},
             **by_word(reasons.PROGRAMMED),
             **_ALLOCATED,
         },
@@ -120,7 +120,13 @@ CONDITIONS: Final = (
         type="Ready",
         by=("host", "agent"),
         text="clients are served; the host program says so while there is no address, else the agent",
-        reasons={**_fine("Ready"), **_MACHINES, **by_word(reasons.PROGRAMMED), **_ALLOCATED},
+        reasons={
+            **_fine("Ready"),
+            **by_word(reasons.BACKEND),
+            **_MACHINES,
+            **by_word(reasons.PROGRAMMED),
+            **_ALLOCATED,
+        },
     ),
     ConditionType(
         kind="LoadBalancer",

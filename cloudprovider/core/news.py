@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from cloudprovider.core.reasons import (
     BACKEND,
@@ -11,6 +11,7 @@ from cloudprovider.core.reasons import (
     POOL_STATE,
     SERVICE,
     NewsReason,
+    TakenReason,
     Word,
 )
 from cloudprovider.core.rulings import Meaning, by_word
@@ -81,7 +82,12 @@ MACHINES_OUT: Final = Echo(
     "Warning",
     "host",
     "the condition BackendsFound, where it is False, or a machine whose address is somebody else's",
-    {**by_word(BACKEND), **by_word(MACHINE), **by_word(PLACE)},
+    {
+        "NoBackends": BACKEND["NoBackends"],
+        "KubeVirtNotInstalled": BACKEND["KubeVirtNotInstalled"],
+        **by_word(MACHINE),
+        **{word: PLACE[word] for word in get_args(TakenReason)},
+    },
 )
 RULES_MENDED: Final = _own(
     "LoadBalancer",

@@ -164,16 +164,11 @@ PROGRAMMED: Final[Mapping[ProgrammedReason, Meaning]] = {
     "InvalidSpec": ADDRESS["InvalidSpec"],
 }
 
-PlaceReason = Literal[
-    "AddressInUse",
-    "DuplicateAddress",
-    "GatewayAddress",
-    "HostAddress",
-    "LoadBalancerAddress",
-    "OutsideNodeCIDRs",
-    "ReservedRange",
-]
+TakenReason = Literal["AddressInUse", "GatewayAddress", "HostAddress", "LoadBalancerAddress", "ReservedRange"]
 """Why nothing is sent to an address that a machine or a node says it has."""
+
+PlaceReason = Literal[TakenReason, "DuplicateAddress", "OutsideNodeCIDRs"]
+"""The same of a node."""
 
 PLACE: Final[Mapping[PlaceReason, Meaning]] = {
     "AddressInUse": Meaning(
@@ -212,16 +207,16 @@ MACHINE: Final[Mapping[MachineReason, Meaning]] = {
     ),
 }
 
+NoMachinesReason = Literal["NoBackends", "KubeVirtNotInstalled", "MachinesUnknown"]
 BackendReason = Literal[
     "NoNodes",
     "WaitingForNodes",
     "AddressClaimedByNode",
     "NoHealthyBackends",
-    "NoBackends",
+    NoMachinesReason,
     "AddressNotOnNetwork",
-    "KubeVirtNotInstalled",
-    "MachinesUnknown",
 ]
+"""Why clients are not served, though the address is up."""
 
 BACKEND: Final[Mapping[BackendReason, Meaning]] = {
     "NoNodes": Meaning(

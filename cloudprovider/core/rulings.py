@@ -39,10 +39,35 @@ ALLOWED: Final[Mapping[LimitReason, Meaning]] = {
     ),
 }
 
-RequestReason = Literal[
+AskedReason = Literal[
     LimitReason,
-    "AddressNotInPool",
     "Conflict",
+    "Duplicate",
+    "FamilyMismatch",
+    "InvalidValue",
+    "Malformed",
+    "MalformedValue",
+    "NotWithDHCP",
+    "NotWithPrimaryService",
+    "NotWithProtocol",
+    "OutOfRange",
+    "PrimaryIsItself",
+    "Required",
+    "TooLong",
+    "TooMany",
+    "TooManyNodes",
+    "TooManyPorts",
+    "TooManySourceRanges",
+    "Unexpected",
+    "UnknownAnnotation",
+    "Unsupported",
+    "UnsupportedProtocol",
+    "UnsupportedValue",
+]
+"""What is wrong with a guest's request."""
+
+RuledReason = Literal[
+    "AddressNotInPool",
     "Duplicate",
     "FamilyMismatch",
     "Forbidden",
@@ -59,29 +84,22 @@ RequestReason = Literal[
     "NotForVirtualMachines",
     "NotTheHolder",
     "NotWithDHCP",
-    "NotWithPrimaryService",
     "NotWithProtocol",
     "OutOfRange",
     "OutsideSubnet",
     "Overlap",
-    "PrimaryIsItself",
     "QuotaExceeded",
     "Required",
     "Shared",
     "StillExists",
     "TooLong",
     "TooMany",
-    "TooManyNodes",
-    "TooManyPorts",
-    "TooManySourceRanges",
-    "Unexpected",
-    "UnknownAnnotation",
     "Unreadable",
-    "Unsupported",
-    "UnsupportedProtocol",
-    "UnsupportedValue",
     "UnusableSubnet",
 ]
+"""What is wrong with an object on the host: words of the admission webhook, the console and the agent."""
+
+RequestReason = Literal[AskedReason, RuledReason]
 
 REQUEST: Final[Mapping[RequestReason, Meaning]] = {
     "PoolNotPermitted": ALLOWED["PoolNotPermitted"],

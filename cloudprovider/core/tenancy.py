@@ -16,7 +16,7 @@ from cloudprovider.core.errors import NotPermitted, Violation
 from cloudprovider.core.exchange import Inventory, LoadBalancerRequest, RejectedNode, ReportedNode, ServiceKey, Tenant
 from cloudprovider.core.plan import IPAddress, IPNetwork
 from cloudprovider.core.reasons import PlaceReason
-from cloudprovider.core.rulings import RequestReason
+from cloudprovider.core.rulings import AskedReason
 
 ANY = "*"
 
@@ -68,7 +68,7 @@ def check_request(tenant: Tenant, project: str, spec: GuestClusterSpec, request:
 
 
 def _outside_quota(quota: Quota, request: LoadBalancerRequest) -> Iterable[Violation]:
-    bounds: tuple[tuple[str, RequestReason, int, int, str], ...] = (
+    bounds: tuple[tuple[str, AskedReason, int, int, str], ...] = (
         ("spec.ports", "TooManyPorts", len(request.listeners), quota.ports_per_load_balancer, "portsPerLoadBalancer"),
         (
             "spec.loadBalancerSourceRanges",

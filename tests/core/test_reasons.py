@@ -44,9 +44,10 @@ def test_each_group_of_reasons_has_a_meaning_for_each(group: object, table: Mapp
     assert all(meaning.text for meaning in table.values())
 
 
-def test_every_reason_is_one_of_a_condition_or_an_event() -> None:
+def test_every_reason_is_one_of_a_condition_an_event_or_a_refusal() -> None:
     """So all of them stand in the reference."""
-    said = {word for condition in CONDITIONS for word in condition.reasons}
+    said = set(get_args(rulings.RuledReason))
+    said |= {word for condition in CONDITIONS for word in condition.reasons}
     said |= {one.reason for one in news.NEWS if isinstance(one, news.News)}
     said |= {word for one in news.NEWS if isinstance(one, news.Echo) for word in one.reasons}
     assert set(get_args(reasons.Reason)) - said == set()
