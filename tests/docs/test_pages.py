@@ -6,13 +6,20 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
+import yaml
 
 from cloudprovider.core import reasons
+from cloudprovider.core.api.kubernetes import Service
+from cloudprovider.core.api.pool import IPPool, IPPoolSpec
 from cloudprovider.core.conditiontypes import CONDITIONS, Type
 from cloudprovider.core.marks import MARKS
 from cloudprovider.core.news import NEWS, News
+from cloudprovider.core.rules.pools import check_pool
+from cloudprovider.core.rules.verdict import Verdict
 from cloudprovider.core.rulings import REQUEST
+from cloudprovider.core.translate import translate
 from docs import generate
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +119,26 @@ OTHERS_FIELDS = frozenset(
         "spec.template.metadata.annotations",
     }
 )
+
+
+FENCED = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["pools", "dhcp", "fixed-and-shared-addresses"])
+def test_what_a_how_to_tells_to_write_is_understood(name: str) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    documents = [document for block in FENCED.findall(text) for document in yaml.safe_load_all(block)]
+    assert documents
+    for document in documents:
+        if document["kind"] == "IPPool":
+            pool = msgspec.convert(document, IPPool)
+            assert check_pool(pool, None, (), ()) == Verdict()
+            assert set(document["spec"]) <= set(IPPoolSpec.__struct_encode_fields__)
+        else:
+            for i, port in enumerate(document["spec"]["ports"]):
+                port["nodePort"] = 30000 + i
+            document["metadata"]["namespace"] = "default"
+            translate(msgspec.convert(document, Service))
 
 
 def _links(page: Path) -> Iterator[str]:
