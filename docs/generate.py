@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,11 +210,22 @@ def charts() -> str:
     return "\n".join(parts)
 
 
-def metrics(definitions: Iterable[tuple[str, str, str, Sequence[str], str]]) -> str:
-    """Metrics, each as (program, name, type, labels, help)."""
+@dataclass(frozen=True)
+class Metric:
+    """What is told of a metric."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+def metrics(programs_: Mapping[str, Iterable[Metric]]) -> str:
+    """Metrics, by the program that exports them."""
     rows = [
-        (program, f"`{name}`", type_, ", ".join(f"`{x}`" for x in labels), help_)
-        for program, name, type_, labels, help_ in definitions
+        (program, f"`{metric.name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
+        for program, exported in programs_.items()
+        for metric in exported
     ]
     table = _table(("program", "metric", "type", "labels", "meaning"), rows)
     return f"# Metrics\n\nServed as `/metrics` at each program's `--endpoint`.\n\n{table}"
@@ -240,8 +252,15 @@ def _condition(condition: ConditionType) -> str:
     there = "" if condition.good == "True" else " It is there only then."
     return (
         f"## {condition.kind}: {condition.type}\nSaid by {by}: {condition.text}.{there}\n\n"
-        f"{_meanings(condition.reasons)}\n"
+        f"{_meanings(condition.reasons)}\n{_also(condition)}"
     )
+
+
+def _also(condition: ConditionType) -> str:
+    if not condition.also:
+        return ""
+    named = [f"[{type_}](#loadbalancer-{type_.lower()})" for type_ in condition.also]
+    return f"\nBesides, the reasons of the load balancer's {', '.join(named)}.\n"
 
 
 def _meanings(words: Mapping[str, Meaning], *, todo: bool = True) -> str:

@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 
 from cloudprovider.core import reasons
 from cloudprovider.core.news import Program
-from cloudprovider.core.rulings import ALLOWED, REQUEST, AskedReason, Meaning, by_word
+from cloudprovider.core.rulings import REQUEST, AskedReason, Meaning, by_word
 
 Type = Literal[
     "Allocated",
@@ -27,11 +27,13 @@ Type = Literal[
 SERVICE_READY: Final = "loadbalancer.harvesterhci.io/Ready"
 """The guest program's condition on a Service."""
 
+MIXED_PROTOCOLS: Final = "LoadBalancerMixedProtocolNotSupported"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionType:
     """One condition of one kind of object. ``good``: the status of one that is as it should be; where that is False,
-    it is there only while something is wrong."""
+    it is there only while something is wrong. ``also``: the load balancer's conditions whose reasons it repeats."""
 
     kind: Literal["Service", "LoadBalancer", "IPPool", "GuestCluster"]
     type: Type
@@ -39,6 +41,7 @@ class ConditionType:
     text: str
     good: Literal["True", "False"] = "True"
     reasons: Mapping[str, Meaning]
+    also: tuple[Type, ...] = ()
 
 
 def _fine(*words: reasons.FineReason) -> Mapping[str, Meaning]:
@@ -49,18 +52,6 @@ def _pool(*words: reasons.PoolStateReason) -> Mapping[str, Meaning]:
     return {word: reasons.POOL_STATE[word] for word in words}
 
 
-_ALLOCATED: Final[Mapping[str, Meaning]] = {
-    **by_word(reasons.POOL),
-    **by_word(reasons.ADDRESS),
-    **by_word(reasons.LEASE),
-    **by_word(ALLOWED),
-}
-_MACHINES: Final[Mapping[str, Meaning]] = {
-    **{word: reasons.BACKEND[word] for word in get_args(reasons.NoMachinesReason)},
-    **by_word(reasons.MACHINE),
-    **{word: reasons.PLACE[word] for word in get_args(reasons.TakenReason)},
-}
-
 CONDITIONS: Final = (
     ConditionType(
         kind="Service",
@@ -68,14 +59,12 @@ CONDITIONS: Final = (
         by=("guest",),
         text="the Service shows its address and is served there",
         reasons={
-            **_fine("AddressAssigned", "AddressKept"),
-            **{word: m for word, m in reasons.SERVICE.items() if not word.startswith("LoadBalancer")},
+            **_fine("AddressAssigned"),
+            **{word: m for word, m in reasons.SERVICE.items() if word != MIXED_PROTOCOLS},
             **by_word(reasons.BRIDGE),
-            **{word: REQUEST[word] for word in get_args(AskedReason) if word not in _ALLOCATED},
-            **{word: m for word, m in reasons.BACKEND.items() if word not in get_args(reasons.NoMachinesReason)},
-            **by_word(reasons.PROGRAMMED),
-            **_ALLOCATED,
+            **{word: REQUEST[word] for word in get_args(AskedReason)},
         },
+        also=("Allocated", "Programmed", "Ready"),
     ),
     ConditionType(
         kind="Service",
@@ -83,16 +72,19 @@ CONDITIONS: Final = (
         by=("guest",),
         text="some of its ports are not served",
         good="False",
-        reasons={
-            "LoadBalancerMixedProtocolNotSupported": reasons.SERVICE["LoadBalancerMixedProtocolNotSupported"],
-        },
+        reasons={MIXED_PROTOCOLS: reasons.SERVICE[MIXED_PROTOCOLS]},
     ),
     ConditionType(
         kind="LoadBalancer",
         type="Allocated",
         by=("host",),
         text="it has the addresses that it asks for",
-        reasons={**_fine("Allocated", "Moving", "AddressKept"), **_ALLOCATED},
+        reasons={
+            **_fine("Allocated", "Moving", "AddressKept"),
+            **by_word(reasons.POOL),
+            **by_word(reasons.ADDRESS),
+        },
+        also=("Leased",),
     ),
     ConditionType(
         kind="LoadBalancer",
@@ -113,7 +105,12 @@ CONDITIONS: Final = (
         type="BackendsFound",
         by=("host",),
         text="there are virtual machines to send to (workloadType: vm only); Unknown while they are not known",
-        reasons={**_fine("BackendsFound"), **_MACHINES},
+        reasons={
+            **_fine("BackendsFound"),
+            **{word: reasons.BACKEND[word] for word in get_args(reasons.NoMachinesReason)},
+            **by_word(reasons.MACHINE),
+            **{word: reasons.PLACE[word] for word in get_args(reasons.TakenReason)},
+        },
     ),
     ConditionType(
         kind="LoadBalancer",
@@ -122,11 +119,9 @@ CONDITIONS: Final = (
         text="clients are served; the host program says so while there is no address, else the agent",
         reasons={
             **_fine("Ready"),
-            **by_word(reasons.BACKEND),
-            **_MACHINES,
-            **by_word(reasons.PROGRAMMED),
-            **_ALLOCATED,
+            **{word: m for word, m in reasons.BACKEND.items() if word not in get_args(reasons.NoMachinesReason)},
         },
+        also=("Allocated", "Programmed", "BackendsFound"),
     ),
     ConditionType(
         kind="LoadBalancer",

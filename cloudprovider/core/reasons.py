@@ -8,7 +8,7 @@ lb explain`` takes what to do. A word that stands in two groups may mean two thi
 from collections.abc import Mapping
 from typing import Final, Literal, NewType
 
-from cloudprovider.core.rulings import LimitReason, Meaning, RequestReason
+from cloudprovider.core.rulings import Meaning, RequestReason
 
 Heard = NewType("Heard", str)
 """A reason that was read: from an object, an API server or the other side of the bridge, of whatever version."""
@@ -426,7 +426,7 @@ NewsReason = Literal[
 ]
 """Reasons that only events have: see :mod:`cloudprovider.core.news`."""
 
-AllocationReason = Literal[NoPoolReason, AddressReason, LeaseReason, LimitReason]
+AllocationReason = Literal[NoPoolReason, AddressReason, LeaseReason]
 Reason = Literal[
     AllocationReason,
     ProgrammedReason,

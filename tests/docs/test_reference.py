@@ -46,6 +46,12 @@ def test_the_values_of_the_charts_are_all_there() -> None:
         assert f"`{name}`" in page
 
 
+def test_metrics_are_listed_by_program() -> None:
+    metric = generate.Metric("cloudprovider_x_total", "counter", "Counts x.", ("network", "reason"))
+    page = generate.metrics({"agent": [metric]})
+    assert "| agent | `cloudprovider_x_total` | counter | `network`, `reason` | Counts x. |" in page
+
+
 def _strings() -> Iterator[str]:
     """What in the code has the form of a qualified name."""
     for path in PACKAGE.rglob("*.py"):
