@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from cloudprovider.core import reasons
+from cloudprovider.core import guestreasons, reasons
 from cloudprovider.core.news import Program
 from cloudprovider.core.rulings import REQUEST, AskedReason, Meaning, by_word
 
@@ -60,8 +60,8 @@ CONDITIONS: Final = (
         text="the Service shows its address and is served there",
         reasons={
             **_fine("AddressAssigned"),
-            **{word: m for word, m in reasons.SERVICE.items() if word != MIXED_PROTOCOLS},
-            **by_word(reasons.BRIDGE),
+            **{word: m for word, m in guestreasons.SERVICE.items() if word != MIXED_PROTOCOLS},
+            **by_word(guestreasons.BRIDGE),
             **{word: REQUEST[word] for word in get_args(AskedReason)},
         },
         also=("Allocated", "Programmed", "Ready"),
@@ -72,7 +72,7 @@ CONDITIONS: Final = (
         by=("guest",),
         text="some of its ports are not served",
         good="False",
-        reasons={MIXED_PROTOCOLS: reasons.SERVICE[MIXED_PROTOCOLS]},
+        reasons={MIXED_PROTOCOLS: guestreasons.SERVICE[MIXED_PROTOCOLS]},
     ),
     ConditionType(
         kind="LoadBalancer",

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from cloudprovider.core.guestreasons import SERVICE
 from cloudprovider.core.reasons import (
     BACKEND,
     MACHINE,
     PLACE,
     POOL_STATE,
-    SERVICE,
     NewsReason,
     TakenReason,
     Word,

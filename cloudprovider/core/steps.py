@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from cloudprovider.core import reasons
+from cloudprovider.core import guestreasons, reasons
 from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.rulings import ALLOWED, Meaning, by_word
 
@@ -80,7 +80,7 @@ def explanation(kind: Literal["Service", "LoadBalancer"], key: tuple[str, str], 
 _ANYWHERE: Final = frozenset({"InvalidSpec"})
 """Its message names the field."""
 
-_TENANTS: Final[tuple[reasons.BridgeReason, ...]] = (
+_TENANTS: Final[tuple[guestreasons.BridgeReason, ...]] = (
     "UnknownTenant",
     "ClusterMismatch",
     "IdentityMismatch",
@@ -89,7 +89,7 @@ _TENANTS: Final[tuple[reasons.BridgeReason, ...]] = (
 
 _GROUPS: Final[tuple[tuple[Name, Mapping[str, Meaning]], ...]] = (
     ("announced", {"AddressConflict": reasons.PROGRAMMED["AddressConflict"]}),
-    ("shown", {"ForeignOwner": reasons.SERVICE["ForeignOwner"]}),
+    ("shown", {"ForeignOwner": guestreasons.SERVICE["ForeignOwner"]}),
     ("backends", by_word(reasons.BACKEND)),
     ("backends", by_word(reasons.MACHINE)),
     ("pool", {word: reasons.POOL[word] for word in ("NoPoolMatches", "PoolNotFound", "PoolNotPermitted")}),
@@ -98,8 +98,8 @@ _GROUPS: Final[tuple[tuple[Name, Mapping[str, Meaning]], ...]] = (
     ("address", {word: m for word, m in reasons.LEASE.items() if word not in _ANYWHERE}),
     ("address", {"DHCPNotPermitted": ALLOWED["DHCPNotPermitted"], "Moving": reasons.FINE["Moving"]}),
     ("address", {"AddressKept": reasons.FINE["AddressKept"]}),
-    ("accepted", {word: reasons.BRIDGE[word] for word in _TENANTS}),
-    ("sent", by_word(reasons.BRIDGE)),
+    ("accepted", {word: guestreasons.BRIDGE[word] for word in _TENANTS}),
+    ("sent", by_word(guestreasons.BRIDGE)),
     ("backends", by_word(reasons.PLACE)),
 )
 """A word of several groups speaks of the first."""

@@ -12,7 +12,7 @@ import pytest
 
 import cloudprovider
 from cloudprovider.bridge.api import Reason as BridgeWord
-from cloudprovider.core import news, reasons, rulings
+from cloudprovider.core import guestreasons, news, reasons, rulings
 from cloudprovider.core.conditiontypes import CONDITIONS, Type
 from cloudprovider.core.rulings import Meaning, by_word
 from cloudprovider.dhcp.effects import Reason as DhcpWord
@@ -27,8 +27,8 @@ GROUPS: tuple[tuple[object, Mapping[str, Meaning]], ...] = (
     (reasons.PlaceReason, by_word(reasons.PLACE)),
     (reasons.MachineReason, by_word(reasons.MACHINE)),
     (reasons.BackendReason, by_word(reasons.BACKEND)),
-    (reasons.BridgeReason, by_word(reasons.BRIDGE)),
-    (reasons.ServiceReason, by_word(reasons.SERVICE)),
+    (guestreasons.BridgeReason, by_word(guestreasons.BRIDGE)),
+    (guestreasons.ServiceReason, by_word(guestreasons.SERVICE)),
     (reasons.FineReason, by_word(reasons.FINE)),
     (reasons.TenantReason, by_word(reasons.TENANT)),
     (reasons.PoolStateReason, by_word(reasons.POOL_STATE)),
@@ -62,7 +62,7 @@ def test_words_of_the_dhcp_client_and_the_bridge_are_known() -> None:
     """They come as values of an enumeration, which mypy can't compare with a Literal."""
     assert {str(word) for word in DhcpWord} <= set(get_args(reasons.LeaseReason))
     camel = {"".join(part.capitalize() for part in word.split("_")) for word in BridgeWord}
-    assert camel <= set(get_args(reasons.BridgeReason))
+    assert camel <= set(get_args(guestreasons.BridgeReason))
 
 
 def test_conditions_are_made_by_the_one_function_for_it() -> None:
