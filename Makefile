@@ -28,7 +28,7 @@ help: ## this list
 setup: ## install what the project needs (also done by whatever needs it)
 	@tests/lab/setup
 
-controlplane: setup ## build the lab's Kubernetes: ten minutes once, then cached
+controlplane: setup ## build the lab's Kubernetes and Helm: a quarter of an hour once, then cached
 	@$(PYTHON) -m tests.lab.build
 
 demo: controlplane ## two clusters, Services with addresses, traffic, in half a minute; KEEP=1 leaves it running
@@ -54,9 +54,10 @@ lint: setup ## format, lint and layers, checked
 types: setup ## mypy, strict
 	@.venv/bin/mypy
 
-generate: setup ## generated files: bridge messages and CustomResourceDefinitions
+generate: setup ## generated files: bridge messages, CustomResourceDefinitions, docs/reference
 	@$(PYTHON) proto/generate.py
 	@$(PYTHON) -m cloudprovider.cli.main crds --write manifests/crds
+	@$(PYTHON) docs/generate.py
 
 wheels: setup ## the package and what it needs at run time as wheels, in build/wheels
 	@$(PYTHON) manifests/image/wheels.py

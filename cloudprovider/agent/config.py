@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.dataplane.api import NetworkConfig
@@ -33,19 +34,27 @@ class AgentConfig:
     endpoint: str = "127.0.0.1:8083"
 
 
-class _Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    device: str = ""
-    name: str = ""
-    address: str = ""
-    gateway: str = ""
-    address6: str = ""
-    gateway6: str = ""
-    answer_ping: bool = True
-    masquerade: bool = True
+class NetworkEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One network of the file, as it is written."""
+
+    device: Annotated[
+        str, Meta(description="The host's bridge on it; of others than the management network it may be left out.")
+    ] = ""
+    name: Annotated[
+        str, Meta(description='"namespace/name" of its NetworkAttachmentDefinition; empty: management.')
+    ] = ""
+    address: Annotated[str, Meta(description="The agent's own address there, with its prefix length.")] = ""
+    gateway: Annotated[str, Meta(description="The network's gateway.")] = ""
+    address6: Annotated[str, Meta(description="The agent's own address there, IPv6.")] = ""
+    gateway6: Annotated[str, Meta(description="The network's gateway, IPv6; it may be link-local.")] = ""
+    answer_ping: Annotated[bool, Meta(description="Load balancers' addresses answer ping.")] = True
+    masquerade: Annotated[
+        bool, Meta(description="Mode nat: nodes see the agent's address, so that answers come back here.")
+    ] = True
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    networks: list[_Network]
+    networks: list[NetworkEntry]
 
 
 def read_networks(path: Path) -> tuple[NetworkConfig, ...]:
@@ -79,7 +88,7 @@ def read_networks(path: Path) -> tuple[NetworkConfig, ...]:
     return networks
 
 
-def _network(path: Path, index: int, network: _Network) -> NetworkConfig:
+def _network(path: Path, index: int, network: NetworkEntry) -> NetworkConfig:
     where = f"networks file {path}: networks[{index}]"
     if network.name and not re.fullmatch(r"[^/]+/[^/]+", network.name):
         raise ConfigurationError(f'{where}.name "{network.name}" is not of the form "namespace/name".')

@@ -26,6 +26,7 @@ from cloudprovider.core.errors import NotFound
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.hosts import Presence
 from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.news import CLAIMED_BY_OTHER, LEASE_LOST, RULES_MENDED
 from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.returns import Returns
 from cloudprovider.core.wanted import LoadBalancerKey, Problem, parsed, without
@@ -314,7 +315,7 @@ class AgentController:
             lb = self._load_balancers.get(*key)
             if lb is not None:
                 message = f"Somebody else had changed its rules on host {self._node}; they are as they should be again."
-                self._events.record(LOADBALANCERS, lb, "Warning", "RulesMended", message)
+                self._events.record(LOADBALANCERS, lb, RULES_MENDED, message)
 
     def _frame_returned(self, network: str, listener: ListenerKey, mac: MACAddress) -> None:
         key = self._table.owner(network, listener)
@@ -361,7 +362,7 @@ class AgentController:
                     who = f"Node {nodes} ({mac}) claims"
                     remedy = "if kube-proxy there runs in mode ipvs, set its strictARP to true"
                 message = f"{who} {vip} too, which host {self._node} has up and defends: {remedy}."
-                self._events.record(LOADBALANCERS, lb, "Warning", "AddressClaimedByOther", message)
+                self._events.record(LOADBALANCERS, lb, CLAIMED_BY_OTHER, message)
 
     def _node_claims(self, network: str, key: LoadBalancerKey, nodes: Iterable[str]) -> None:
         want = self._table.load_balancer(key)
@@ -444,9 +445,7 @@ class AgentController:
         why = f"Its lease has ended: {leasing.problem.message.rstrip('.')}." if leasing.problem is not None else ""
         if leasing.lease is not None:
             why = f"{why} {leasing.lease.ip} is leased now.".lstrip()
-        self._events.record(
-            LOADBALANCERS, before, "Warning", "LeaseLost", f"{lease.ip} is off the link. {why}".rstrip()
-        )
+        self._events.record(LOADBALANCERS, before, LEASE_LOST, f"{lease.ip} is off the link. {why}".rstrip())
 
 
 async def give_up(client: KubeClient, node: str) -> int:

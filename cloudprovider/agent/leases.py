@@ -12,11 +12,11 @@ from typing import Final
 from cloudprovider.core.agentstatus import Leasing
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, DhcpLease, LoadBalancer
 from cloudprovider.core.errors import CloudProviderError, DataPlaneError, InvalidRequest
+from cloudprovider.core.reasons import Heard
 from cloudprovider.core.rules.loadbalancers import dhcp_violations
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Segment
 from cloudprovider.dhcp.api import Counts, DhcpClient, Lease, LeaseRequest
-from cloudprovider.dhcp.effects import Reason
 from cloudprovider.dhcp.identity import client_identity
 
 log = logging.getLogger(__name__)
@@ -133,9 +133,9 @@ class Leases:
 
     def _problem(self, key: LoadBalancerKey) -> Problem | None:
         if self._client is None:
-            return Problem(Reason.SEND_FAILED, f"{self._trouble}.") if self._trouble else None
+            return Problem("DHCPSendFailed", f"{self._trouble}.") if self._trouble else None
         found = self._client.state(key).problem
-        return None if found is None else Problem(found.reason, found.message)
+        return None if found is None else Problem(Heard(found.reason), found.message)
 
     # The work.
 

@@ -9,6 +9,7 @@ from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.core.errors import InvalidRequest, Violation
 from cloudprovider.core.exchange import ServiceKey
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.rulings import AskedReason
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ class Checker:
     def __init__(self) -> None:
         self.violations: list[Violation] = []
 
-    def bad(self, field: str, reason: str, message: str) -> None:
+    def bad(self, field: str, reason: AskedReason, message: str) -> None:
         """Note that a field is wrong."""
         self.violations.append(Violation(field=field, reason=reason, message=message))
 

@@ -33,6 +33,7 @@ from cloudprovider.core.exchange import (
     TrafficPolicy,
 )
 from cloudprovider.core.plan import IPAddress, IPNetwork, L4Protocol
+from cloudprovider.core.reasons import Heard
 
 _PROTOCOLS: dict[int, L4Protocol] = {pb.PROTOCOL_TCP: "TCP", pb.PROTOCOL_UDP: "UDP"}
 _FAMILIES: dict[int, IPFamily] = {pb.IP_FAMILY_IPV4: "IPv4", pb.IP_FAMILY_IPV6: "IPv6"}
@@ -325,7 +326,7 @@ def rejected_to_wire(rejected: Sequence[RejectedNode]) -> pb.ReportNodesResponse
 
 def rejected_from_wire(message: pb.ReportNodesResponse) -> tuple[RejectedNode, ...]:
     """Read the nodes that are not accepted."""
-    return tuple(RejectedNode(r.name, r.address, r.reason, r.message) for r in message.rejected)
+    return tuple(RejectedNode(r.name, r.address, Heard(r.reason), r.message) for r in message.rejected)
 
 
 def inventory_to_wire(inventory: Inventory) -> pb.ReportInventoryRequest:

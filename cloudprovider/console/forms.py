@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, cast
 import yaml
 
 from cloudprovider.core.errors import KubeError, Violation
+from cloudprovider.core.reasons import Heard
 
 F = TypeVar("F")
 
@@ -86,7 +87,7 @@ def sorted_in(
 
 def refusal(error: KubeError) -> tuple[Violation, ...]:
     """What an API server says against an object, field by field where it can."""
-    return error.causes or (Violation(field="", reason=error.reason, message=str(error)),)
+    return error.causes or (Violation(field="", reason=Heard(error.reason), message=str(error)),)
 
 
 def text_of(body: object) -> str:

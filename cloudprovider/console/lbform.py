@@ -24,6 +24,7 @@ from cloudprovider.core.checkrules import KINDS_OF
 from cloudprovider.core.checkrules import PROTOCOLS as CHECKS
 from cloudprovider.core.errors import Violation
 from cloudprovider.core.questions import CODES
+from cloudprovider.core.rulings import RuledReason
 
 LISTENER_FIELDS: Final = ("name", "port", "protocol", "backendPort")
 LABEL_FIELDS: Final = ("key", "values")
@@ -394,7 +395,7 @@ def _out_of(path: str, text: str, low: int, high: int) -> Iterable[Violation]:
         yield Violation(field=path, reason=_reason(text), message=message)
 
 
-def _reason(text: str) -> str:
+def _reason(text: str) -> RuledReason:
     return "Malformed" if text else BLANK
 
 

@@ -11,6 +11,7 @@ from cloudprovider.console import bounds
 from cloudprovider.console.forms import BLANK, changes, merged_json, rows
 from cloudprovider.core.api.pool import IPPool, IPPoolSpec, Selector
 from cloudprovider.core.errors import Violation
+from cloudprovider.core.rulings import RuledReason
 
 RANGE_FIELDS: Final = ("subnet", "rangeStart", "rangeEnd", "gateway", "exclude")
 SCOPE_FIELDS: Final = ("project", "namespace", "guestCluster")
@@ -185,7 +186,7 @@ class PoolForm:
             told = (
                 f'"{self.name}" is no name: lower-case letters, digits, "-" and ".", a letter or a digit at both ends'
             )
-            reason = "Malformed" if self.name else BLANK
+            reason: RuledReason = "Malformed" if self.name else BLANK
             yield Violation(field="metadata.name", reason=reason, message=told if self.name else "give it a name")
         if self.network and (self.network.count("/") != 1 or not all(self.network.split("/"))):
             message = f'"{self.network}" is no network: write it as namespace/name, or leave it out'

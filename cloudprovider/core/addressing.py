@@ -17,6 +17,7 @@ from cloudprovider.core.ledger import Held
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import Version
+from cloudprovider.core.reasons import AllocationReason, Heard
 from cloudprovider.core.wants import Want
 
 
@@ -24,7 +25,7 @@ from cloudprovider.core.wants import Want
 class Refusal:
     """Why a load balancer gets no address, or not all: a condition's reason and message."""
 
-    reason: str
+    reason: AllocationReason | Heard
     message: str
 
 

@@ -3,7 +3,7 @@ of it, its backends' health, and its conditions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,15 +17,15 @@ from cloudprovider.core.api.loadbalancer import (
 )
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import why_none, why_none_is_healthy
-from cloudprovider.core.conditions import carry_times
+from cloudprovider.core.conditions import carry_times, condition
 from cloudprovider.core.modes import Choice
 from cloudprovider.core.plan import ForwardMode, IPAddress
 from cloudprovider.core.wanted import Problem, is_for_machines
 
-LEASED = "Leased"
-PROGRAMMED = "Programmed"
-READY = "Ready"
-CLIENT_ADDRESS_NOT_PRESERVED = "ClientAddressNotPreserved"
+LEASED: Final = "Leased"
+PROGRAMMED: Final = "Programmed"
+READY: Final = "Ready"
+CLIENT_ADDRESS_NOT_PRESERVED: Final = "ClientAddressNotPreserved"
 AGENT_CONDITIONS = frozenset({LEASED, PROGRAMMED, READY, CLIENT_ADDRESS_NOT_PRESERVED})
 
 
@@ -172,13 +172,13 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
     ]
     if seen.masquerades and any(seen.choices[a].mode == "nat" for a in seen.addresses if a in seen.choices):
         conditions.append(
-            Condition(
-                type=CLIENT_ADDRESS_NOT_PRESERVED,
-                status="True",
-                reason="Masquerade",
-                message="Mode nat masquerades here: servers see an address of the host, not the client's, and"
+            condition(
+                CLIENT_ADDRESS_NOT_PRESERVED,
+                "True",
+                "Masquerade",
+                "Mode nat masquerades here: servers see an address of the host, not the client's, and"
                 " connections end when another host takes over.",
-                observed_generation=lb.metadata.generation,
+                generation=lb.metadata.generation,
             )
         )
     return conditions
@@ -225,11 +225,13 @@ def _controllers(lb: LoadBalancer, condition: Condition) -> bool:
     return condition.type == READY and not lb.status.addresses
 
 
-def _condition(lb: LoadBalancer, kind: str, problem: Problem | None, fine: str) -> Condition:
-    return Condition(
-        type=kind,
-        status="False" if problem else "True",
-        reason=problem.reason if problem else kind,
-        message=problem.message if problem else fine,
-        observed_generation=lb.metadata.generation,
+def _condition(
+    lb: LoadBalancer, kind: Literal["Leased", "Programmed", "Ready"], problem: Problem | None, fine: str
+) -> Condition:
+    return condition(
+        kind,
+        "False" if problem else "True",
+        problem.reason if problem else kind,
+        problem.message if problem else fine,
+        generation=lb.metadata.generation,
     )

@@ -12,7 +12,8 @@ from msgspec import structs
 
 from cloudprovider.core.api.loadbalancer import Backend, LoadBalancer
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.conditions import find
+from cloudprovider.core.conditions import condition, find
+from cloudprovider.core.reasons import Heard
 from cloudprovider.core.wanted import Problem
 
 BACKENDS_FOUND: Final = "BackendsFound"
@@ -48,7 +49,7 @@ def shown(lb: LoadBalancer) -> tuple[Backend, ...]:
 def kept(lb: LoadBalancer) -> Chosen:
     """Return what stands in the status, while it is not known which machines there are."""
     message = "The virtual machines of this cluster can't be listed yet; the host program's log says why."
-    unknown = Condition(type=BACKENDS_FOUND, status="Unknown", reason="MachinesUnknown", message=message)
+    unknown = condition(BACKENDS_FOUND, "Unknown", "MachinesUnknown", message)
     return Chosen(shown(lb), find(lb.status.conditions, BACKENDS_FOUND) or unknown)
 
 
@@ -68,7 +69,7 @@ def why_none(lb: LoadBalancer) -> Problem | None:
         return why_none_is_healthy(lb, lb.status.backends)
     said = find(lb.status.conditions, BACKENDS_FOUND)
     if said is not None and said.status != "True":
-        return Problem(said.reason, said.message)
+        return Problem(Heard(said.reason), said.message)
     return why_none_is_usable(lb, lb.status.backends) or why_none_is_healthy(lb, usable(lb.status.backends))
 
 
@@ -83,7 +84,7 @@ def why_none_is_usable(lb: LoadBalancer, backends: Iterable[Backend]) -> Problem
         out.sort(key=lambda b: (b.reason != reason, b.name))
         said = listed(f"{b.name}: {b.message}" for b in out)
         return Problem(
-            reason, f"None of the virtual machines that match takes traffic, connections are refused. {said}"
+            Heard(reason), f"None of the virtual machines that match takes traffic, connections are refused. {said}"
         )
     if not selects(lb.spec.backend_server_selector):
         message = (

@@ -9,6 +9,7 @@ from typing import Final, Literal, get_args
 from cloudprovider.core.errors import Violation
 from cloudprovider.core.exchange import CheckProtocol, HealthCheck
 from cloudprovider.core.questions import PATH, codes_of, is_host
+from cloudprovider.core.rulings import RequestReason
 
 Part = Literal[
     "port",
@@ -49,7 +50,7 @@ KINDS_OF: Final[dict[Part, tuple[CheckProtocol, ...]]] = {
 def violations(check: HealthCheck, field: Callable[[Part], str]) -> Iterator[Violation]:
     """Yield what of ``check`` can't be done; ``field`` gives a part's path as its author knows it."""
 
-    def bad(part: Part, reason: str, message: str) -> Violation:
+    def bad(part: Part, reason: RequestReason, message: str) -> Violation:
         return Violation(field=field(part), reason=reason, message=message)
 
     numbers: dict[Part, int] = {

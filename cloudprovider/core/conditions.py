@@ -1,17 +1,24 @@
 """Conditions as Kubernetes means them (API conventions, "Typical status properties")."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from cloudprovider.core.api.meta import Condition
-
-SERVICE_READY: Final = "loadbalancer.harvesterhci.io/Ready"
-"""The guest program's condition on a Service."""
+from cloudprovider.core.conditiontypes import Type
+from cloudprovider.core.reasons import Word
 
 MAX_MESSAGE: Final = 32768
 """Characters of a condition's message (metav1.Condition): with more the API server refuses the whole status."""
+
+
+def condition(
+    type_: Type, status: Literal["True", "False", "Unknown"], reason: Word, message: str, *, generation: int = 0
+) -> Condition:
+    """Say a condition, as yet without its times; ``generation``: the one that it was found out about. Nothing of ours
+    makes one otherwise, so that docs/reference has them all."""
+    return Condition(type=type_, status=status, reason=reason, message=message, observed_generation=generation)
 
 
 def carry_times(before: Iterable[Condition], after: Sequence[Condition], now: str) -> list[Condition]:
@@ -20,12 +27,12 @@ def carry_times(before: Iterable[Condition], after: Sequence[Condition], now: st
     known = {c.type: c for c in before}
     result = []
     for one in after:
-        condition = msgspec.structs.replace(one, message=cut(one.message))
-        old = known.get(condition.type)
-        transition = old.last_transition_time if old and old.status == condition.status else ""
-        update = old.last_update_time if old and _says(old) == _says(condition) else ""
+        said = msgspec.structs.replace(one, message=cut(one.message))
+        old = known.get(said.type)
+        transition = old.last_transition_time if old and old.status == said.status else ""
+        update = old.last_update_time if old and _says(old) == _says(said) else ""
         result.append(
-            msgspec.structs.replace(condition, last_transition_time=transition or now, last_update_time=update or now)
+            msgspec.structs.replace(said, last_transition_time=transition or now, last_update_time=update or now)
         )
     return result
 

@@ -23,6 +23,9 @@ Every message says what is wrong, where, and what to do about it.
 
 from dataclasses import dataclass
 
+from cloudprovider.core.reasons import Heard, VerdictReason
+from cloudprovider.core.rulings import RequestReason
+
 
 class CloudProviderError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -38,7 +41,7 @@ class Violation:
     """
 
     field: str
-    reason: str
+    reason: RequestReason | Heard
     message: str
 
 
@@ -59,7 +62,7 @@ class PoolReason:
     """Why one pool did not serve a request, and what would change that."""
 
     pool: str
-    reason: str
+    reason: VerdictReason
     message: str
 
 

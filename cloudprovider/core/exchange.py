@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from cloudprovider.core.plan import IPAddress, IPNetwork, L4Protocol
+from cloudprovider.core.reasons import Heard, PlaceReason
 
 IPFamily = Literal["IPv4", "IPv6"]
 IPFamilyPolicy = Literal["SingleStack", "PreferDualStack", "RequireDualStack"]
@@ -167,7 +168,7 @@ class RejectedNode:
 
     name: str
     address: str
-    reason: str
+    reason: PlaceReason | Heard
     message: str
 
 

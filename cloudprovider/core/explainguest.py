@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Final
 
 from cloudprovider.core.api.kubernetes import SERVICE_FINALIZER, EndpointSlice, Lease, Node, Service
-from cloudprovider.core.conditions import SERVICE_READY, find
+from cloudprovider.core.conditions import find
+from cloudprovider.core.conditiontypes import SERVICE_READY
 from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.core.guestnodes import is_excluded, select_nodes
 from cloudprovider.core.naming import GUEST_PROGRAM
@@ -115,7 +116,7 @@ def _host_side(view: GuestView, *, heard: bool) -> Iterator[Step]:
                 state=state,  # type: ignore[arg-type]  # one of the two
                 message=said.message,
                 reason=said.reason,
-                todo=todo_of(said.reason),
+                todo=todo_of(said.reason, name),
             )
         else:
             yield Step(name=name, state="ok" if before else "waiting")

@@ -190,7 +190,9 @@ def _backends(view: HostView) -> Step:
     ready = find(lb.status.conditions, "Ready")
     if (problem := why_none(lb)) is not None:
         reason = problem.reason
-        return Step(name="backends", state="wrong", message=problem.message, reason=reason, todo=todo_of(reason))
+        return Step(
+            name="backends", state="wrong", message=problem.message, reason=reason, todo=todo_of(reason, "backends")
+        )
     if ready is not None and ready.status == "False" and step_of(ready.reason, "read") == "backends":
         return _of("backends", "wrong", ready)
     if not counted.known:
@@ -228,4 +230,4 @@ def _shown(view: HostView) -> Step:
 
 
 def _of(name: Name, state: State, said: Condition) -> Step:
-    return Step(name=name, state=state, message=said.message, reason=said.reason, todo=todo_of(said.reason))
+    return Step(name=name, state=state, message=said.message, reason=said.reason, todo=todo_of(said.reason, name))

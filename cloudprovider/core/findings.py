@@ -8,6 +8,7 @@ from typing import Final
 from cloudprovider.core.annotations import KNOWN, PREFIX
 from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.errors import Violation
+from cloudprovider.core.rulings import AskedReason
 
 _OWN: Final = {name.removeprefix(PREFIX): name for name in KNOWN}
 
@@ -23,11 +24,11 @@ class Findings:
         """Return an annotation's value; empty where it is not there."""
         return self.service.metadata.annotations.get(name, "").strip()
 
-    def refuse(self, field: str, reason: str, message: str) -> None:
+    def refuse(self, field: str, reason: AskedReason, message: str) -> None:
         """Note a violation of a field."""
         self.violations.append(Violation(field=field, reason=reason, message=message))
 
-    def refuse_annotation(self, name: str, reason: str, message: str) -> None:
+    def refuse_annotation(self, name: str, reason: AskedReason, message: str) -> None:
         """Note a violation of an annotation."""
         self.refuse(annotation_field(name), reason, message)
 

@@ -25,7 +25,7 @@ from cloudprovider.core.api.loadbalancer import (
 )
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import BACKENDS_FOUND, Chosen, listed, selects, usable, why_none_is_usable
-from cloudprovider.core.conditions import cut
+from cloudprovider.core.conditions import condition, cut
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import Version
@@ -155,12 +155,12 @@ def _condition(lb: LoadBalancer, found: Sequence[Backend], left: int) -> Conditi
     problem = why_none_is_usable(lb, found)
     if problem is not None:
         message = f"{problem.message}{beyond}"
-        return Condition(type=BACKENDS_FOUND, status="False", reason=problem.reason, message=message)
+        return condition(BACKENDS_FOUND, "False", problem.reason, message)
     out = [b for b in found if b.reason]
     message = f"{len(usable(found))} of {len(found)} virtual machines that match are sent to.{beyond}"
     if out:
         message = f"{message} Left out: {listed(f'{b.name}: {b.message}' for b in out)}"
-    return Condition(type=BACKENDS_FOUND, status="True", reason=BACKENDS_FOUND, message=message)
+    return condition(BACKENDS_FOUND, "True", BACKENDS_FOUND, message)
 
 
 # --- a machine's interfaces ----------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from cloudprovider.core.api.kubernetes import SERVICE_NAME_LABEL, EndpointSlice,
 from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, LoadBalancer
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import usable
-from cloudprovider.core.conditions import SERVICE_READY, find
+from cloudprovider.core.conditions import find
+from cloudprovider.core.conditiontypes import SERVICE_READY
 from cloudprovider.core.guestnodes import select_nodes
 from cloudprovider.core.translate import endpoint_nodes
 

@@ -17,11 +17,11 @@ from cloudprovider.core.agentstatus import LEASED
 from cloudprovider.core.api.loadbalancer import Address, AllocatedAddress, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import Chosen, shown
-from cloudprovider.core.conditions import carry_times, find
-from cloudprovider.core.exchange import ADDRESS_KEPT
+from cloudprovider.core.conditions import carry_times, condition, find
 from cloudprovider.core.ledger import Held
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import Version
+from cloudprovider.core.reasons import Heard
 
 ALLOCATED = "Allocated"
 READY = "Ready"
@@ -220,7 +220,7 @@ def _no_lease(lb: LoadBalancer) -> Refusal:
         return Refusal("UnsupportedIPAM", message)
     said = find(lb.status.conditions, LEASED)
     if said is not None and said.status == "False":
-        return Refusal(said.reason, said.message)
+        return Refusal(Heard(said.reason), said.message)
     return Refusal("WaitingForLease", "no agent on the network has got a lease from a DHCP server yet")
 
 
@@ -229,17 +229,17 @@ def _conditions(lb: LoadBalancer, placement: Placement, refusal: Refusal | None)
     if refusal is None:
         if placement.following:
             message = f"{given}; {_listed(placement.following)} takes its place as soon as a host has it up"
-            return [Condition(type=ALLOCATED, status="True", reason=MOVING, message=message)]
-        return [Condition(type=ALLOCATED, status="True", reason="Allocated", message=given)]
+            return [condition("Allocated", "True", "Moving", message)]
+        return [condition("Allocated", "True", "Allocated", given)]
     required, _ = versions_of(lb)
     have = {ip_address(a.ip).version for a in placement.addresses}
     if have and have >= set(required) and placement.recorded:
         message = f"it keeps {given}, as what is asked for now can't be had: {refusal.message}"
-        return [Condition(type=ALLOCATED, status="True", reason=ADDRESS_KEPT, message=message)]
+        return [condition("Allocated", "True", "AddressKept", message)]
     message = f"it keeps {given}, but {refusal.message}" if given else refusal.message
-    found = [Condition(type=ALLOCATED, status="False", reason=refusal.reason, message=message)]
+    found = [condition("Allocated", "False", refusal.reason, message)]
     if not placement.addresses:
-        found.append(Condition(type=READY, status="False", reason=refusal.reason, message=message))
+        found.append(condition("Ready", "False", refusal.reason, message))
     return found
 
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.api.pool import IPBlock, IPPoolStatus
+from cloudprovider.core.conditions import condition
 from cloudprovider.core.ledger import Ledger
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
@@ -60,10 +61,10 @@ def filling(view: PoolView, left: int) -> list[Condition]:
     found: list[Condition] = []
     if (size - left) * 100 >= percent * size:
         message = f"{percent} % or more of its {size} addresses are allocated or kept: an operator should add a range"
-        found.append(Condition(type=NEARLY_FULL, status="True", reason="AboveThreshold", message=message))
+        found.append(condition("NearlyFull", "True", "AboveThreshold", message))
     if left == 0:
         message = f"all {size} addresses are allocated or kept: an operator must add a range"
-        found.append(Condition(type=FULL, status="True", reason="NoAddressLeft", message=message))
+        found.append(condition("Full", "True", "NoAddressLeft", message))
     return found
 
 

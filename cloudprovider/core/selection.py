@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Final
 
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import (
@@ -31,6 +31,7 @@ from cloudprovider.core.errors import PoolReason
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import Version
+from cloudprovider.core.reasons import NoPoolReason, VerdictReason
 
 ANY = "*"
 
@@ -38,8 +39,6 @@ _TOLD: Final = 50
 """So many reasons are told to people."""
 _TOLD_OF_ONE: Final = 500
 """Characters of each of them. All together stay below what a condition's message may hold."""
-
-NoPoolReason = Literal["NoPoolMatches", "PoolNotFound", "PoolNotPermitted", "AddressNotInPool"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +118,7 @@ class _Verdict:
     tier: _Tier | None
     reasons: list[PoolReason] = field(default_factory=list)
 
-    def refuse(self, reason: str, message: str) -> None:
+    def refuse(self, reason: VerdictReason, message: str) -> None:
         self.reasons.append(PoolReason(pool=self.candidate.name, reason=reason, message=message))
 
 

@@ -6,8 +6,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from cloudprovider.core import guestreasons, reasons
 from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.hosts import NODE_ANNOTATION
+from cloudprovider.core.rulings import ALLOWED, Meaning, by_word
 
 State = Literal["ok", "wrong", "waiting", "unknown"]
 """``waiting``: it comes by itself, or after the first step that is wrong. ``unknown``: it can't be seen from here."""
@@ -76,72 +78,43 @@ def explanation(kind: Literal["Service", "LoadBalancer"], key: tuple[str, str], 
     )
 
 
-_POOL: Final = ("NoPoolMatches", "PoolNotFound", "PoolNotPermitted")
-_ADDRESS: Final = (
-    *("PoolExhausted", "QuotaExceeded", "AddressInUse", "AddressReserved", "AddressNotInPool", "AddressKept"),
-    *("PrimaryNotFound", "PrimaryIsShared", "PrimaryUsesDHCP", "WaitingForPrimary", "PortConflict", "TooManySharers"),
-    *("WaitingForGuests", "WaitingForLease", "UnsupportedIPAM", "Moving", "DHCPNoAnswer", "DHCPNoOffer"),
-    *("DHCPRefused", "DHCPAddressConflict", "DHCPLeaseExpired", "DHCPInvalidOffer", "DHCPProbeFailed"),
-    *("DHCPSendFailed", "DHCPNotPermitted", "InvalidHostname"),
-)
-_PROGRAMMED: Final = ("NetworkNotConfigured", "ModeNotPossible", "NoNodePort", "ListenerInUse", "KernelRefused")
-_BACKENDS: Final = (
-    *("NoNodes", "WaitingForNodes", "NoBackends", "NoHealthyBackends", "NoAddress", "NotOnNetwork"),
-    *("AgentNotConnected", "BehindMasquerade", "NoMACAddress"),
-    *("MachinesUnknown", "AddressNotOnNetwork", "AddressClaimedByNode"),
-)
-_SENT: Final = (
-    *("HostNotReached", "BridgeFailed", "CertificateInvalid", "CertificateExpired", "CertificateRevoked"),
-    *("TlsVersion", "NotConnected", "StaleLeader", "UnsupportedVersion", "RateLimited", "Unavailable"),
-    *("DeadlineExceeded", "Internal"),
-)
-_WORDS: Final[tuple[tuple[Name, tuple[str, ...]], ...]] = (
-    ("backends", _BACKENDS),
-    ("pool", _POOL),
-    ("address", _ADDRESS),
-    ("programmed", _PROGRAMMED),
-    ("announced", ("AddressConflict", "HeldByAnotherHost")),
-    ("sent", _SENT),
-    ("shown", ("ForeignOwner",)),
-)
-_STEPS: Final[Mapping[str, Name]] = {word: name for name, words in _WORDS for word in words}
+_ANYWHERE: Final = frozenset({"InvalidSpec"})
+"""Its message names the field."""
 
-_TODO: Final[Mapping[str, str]] = {
-    "NoPoolMatches": "have the host's operator open a pool to it, or ask for the network of one that is open",
-    "PoolNotFound": "name another pool, or none",
-    "PoolNotPermitted": "name another pool, or have the host's operator open this one",
-    "PoolExhausted": "delete what is not needed, or have the host's operator add a range; it goes on by itself",
-    "QuotaExceeded": "delete what is not needed any more, share an address, or have the host's operator allow more",
-    "AddressInUse": "ask for another address, or for none",
-    "AddressReserved": "ask for another address, or for none",
-    "AddressNotInPool": "ask for an address of the pool, or for none",
-    "AddressConflict": "find the device with that MAC address on the network, and take the address from it",
-    "PortConflict": "use another port: another Service has this one on the shared address",
-    "PrimaryNotFound": "create the Service whose address is to be shared, or name another one",
-    "WaitingForGuests": "nothing: every guest first says which addresses it uses, which takes 30 s at most",
-    "WaitingForLease": "look at the network's DHCP server if this stays",
-    "DHCPNoAnswer": "look at the network's DHCP server; it goes on by itself",
-    "DHCPNoOffer": "look at the network's DHCP server: has it room?",
-    "NetworkNotConfigured": "add the network to the agents' files",
-    "ModeNotPossible": "ask for another mode, or give what this one lacks",
-    "NoNodePort": "let the Service have node ports, or use mode dsr",
-    "NoNodes": "look at the nodes: ready, without exclude labels, inside the tenant's nodeCidrs?",
-    "WaitingForNodes": "look at kube-proxy on these nodes",
-    "NoHealthyBackends": "look at what these machines answer there, and at spec.healthCheck",
-    "HostNotReached": "is the bridge's address right, and reachable from here? The guest program's log says more",
-    "UnknownTenant": "have the host's operator apply the GuestCluster",
-    "CertificateExpired": "have the certificate issued anew",
-    "CertificateRevoked": "have the certificate issued anew",
-    "ClusterMismatch": "if this cluster was rebuilt, have the host's operator set the annotation"
-    " cloudprovider.harvesterhci.io/rebind on its GuestCluster",
-    "IdentityMismatch": "have the host's operator move the object out of the way",
-    "ForeignOwner": "let one controller alone handle the Service",
-}
+_TENANTS: Final[tuple[guestreasons.BridgeReason, ...]] = (
+    "UnknownTenant",
+    "ClusterMismatch",
+    "IdentityMismatch",
+    "TenantTerminating",
+)
+
+_GROUPS: Final[tuple[tuple[Name, Mapping[str, Meaning]], ...]] = (
+    ("announced", {"AddressConflict": reasons.PROGRAMMED["AddressConflict"]}),
+    ("shown", {"ForeignOwner": guestreasons.SERVICE["ForeignOwner"]}),
+    ("backends", by_word(reasons.BACKEND)),
+    ("backends", by_word(reasons.MACHINE)),
+    ("pool", {word: reasons.POOL[word] for word in ("NoPoolMatches", "PoolNotFound", "PoolNotPermitted")}),
+    ("programmed", {word: m for word, m in reasons.PROGRAMMED.items() if word not in _ANYWHERE}),
+    ("address", {word: m for word, m in reasons.ADDRESS.items() if word not in _ANYWHERE}),
+    ("address", {word: m for word, m in reasons.LEASE.items() if word not in _ANYWHERE}),
+    ("address", {"DHCPNotPermitted": ALLOWED["DHCPNotPermitted"], "Moving": reasons.FINE["Moving"]}),
+    ("address", {"AddressKept": reasons.FINE["AddressKept"]}),
+    ("accepted", {word: guestreasons.BRIDGE[word] for word in _TENANTS}),
+    ("sent", by_word(guestreasons.BRIDGE)),
+    ("backends", by_word(reasons.PLACE)),
+)
+"""A word of several groups speaks of the first."""
+
+_STEPS: Final[Mapping[str, Name]] = {word: name for name, group in reversed(_GROUPS) for word in group}
+_MEANINGS: Final[Mapping[str, Meaning]] = {word: m for _, group in reversed(_GROUPS) for word, m in group.items()}
 
 
-def todo_of(reason: str) -> str:
-    """Return what to do about a reason; empty where its message says so itself."""
-    return _TODO.get(reason, "")
+def todo_of(reason: str, at: Name | None = None) -> str:
+    """Return what to do about a reason that stops a load balancer ``at`` a step; empty where its message says so
+    itself."""
+    of_step = (group[reason] for name, group in _GROUPS if name == at and reason in group)
+    found = next(of_step, None) or _MEANINGS.get(reason)
+    return found.todo if found is not None else ""
 
 
 def step_of(reason: str, otherwise: Name) -> Name:

@@ -15,6 +15,8 @@ from cloudprovider.core.api.guestcluster import GuestClusterSpec, Quota
 from cloudprovider.core.errors import NotPermitted, Violation
 from cloudprovider.core.exchange import Inventory, LoadBalancerRequest, RejectedNode, ReportedNode, ServiceKey, Tenant
 from cloudprovider.core.plan import IPAddress, IPNetwork
+from cloudprovider.core.reasons import PlaceReason
+from cloudprovider.core.rulings import AskedReason
 
 ANY = "*"
 
@@ -66,7 +68,7 @@ def check_request(tenant: Tenant, project: str, spec: GuestClusterSpec, request:
 
 
 def _outside_quota(quota: Quota, request: LoadBalancerRequest) -> Iterable[Violation]:
-    bounds = (
+    bounds: tuple[tuple[str, AskedReason, int, int, str], ...] = (
         ("spec.ports", "TooManyPorts", len(request.listeners), quota.ports_per_load_balancer, "portsPerLoadBalancer"),
         (
             "spec.loadBalancerSourceRanges",
@@ -186,7 +188,7 @@ def check_nodes(
     return tuple(accepted), tuple(rejected)
 
 
-def _duplicate(address: IPAddress, name: str, taken: dict[IPAddress, str]) -> tuple[str, str] | None:
+def _duplicate(address: IPAddress, name: str, taken: dict[IPAddress, str]) -> tuple[PlaceReason, str] | None:
     if address not in taken:
         return None
     return (
@@ -198,7 +200,7 @@ def _duplicate(address: IPAddress, name: str, taken: dict[IPAddress, str]) -> tu
     )
 
 
-def _refuse(node: ReportedNode, address: IPAddress, rules: NodeRules) -> tuple[str, str] | None:
+def _refuse(node: ReportedNode, address: IPAddress, rules: NodeRules) -> tuple[PlaceReason, str] | None:
     """The first reason against an address, and a sentence; None if there is none."""
     if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
         return "ReservedRange", f"{address} is no address that a host could send to: report the node's InternalIP"
@@ -229,7 +231,7 @@ def _refuse(node: ReportedNode, address: IPAddress, rules: NodeRules) -> tuple[s
     return None
 
 
-def refuse_hosts(address: IPAddress, rules: HostRules, what: str) -> tuple[str, str] | None:
+def refuse_hosts(address: IPAddress, rules: HostRules, what: str) -> tuple[PlaceReason, str] | None:
     """Return the reason against an address that the host itself has, and a sentence; None if it has it not. ``what``
     it is that claims it."""
     if address in rules.host_addresses:

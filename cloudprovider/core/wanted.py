@@ -11,6 +11,7 @@ from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, Address, Listener
 from cloudprovider.core.exchange import Mode
 from cloudprovider.core.plan import IPAddress, IPNetwork, ListenerKey
 from cloudprovider.core.questions import BackendCheck, check_of
+from cloudprovider.core.reasons import Word
 
 LoadBalancerKey = tuple[str, str]
 """(namespace, name) of a LoadBalancer."""
@@ -23,7 +24,7 @@ _NOBODY: Final = {4: ip_network("0.0.0.0/32"), 6: ip_network("::/128")}
 class Problem:
     """Why a load balancer is not served, or not wholly. ``reason`` is the condition's reason."""
 
-    reason: str
+    reason: Word
     message: str
 
 

@@ -3,24 +3,11 @@
 Structs of msgspec, as many are made in a batch: one costs a tenth of a frozen dataclass.
 """
 
-from typing import Literal
-
 import msgspec
 
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.ranges import Version
-
-Refusal = Literal[
-    "PoolNotFound",
-    "PoolExhausted",
-    "QuotaExceeded",
-    "AddressInUse",
-    "AddressReserved",
-    "AddressConflict",
-    "AddressNotInPool",
-    "TooManySharers",
-    "WaitingForGuests",
-]
+from cloudprovider.core.reasons import Refusal
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):

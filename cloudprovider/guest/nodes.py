@@ -15,6 +15,7 @@ from cloudprovider.core.api.kubernetes import EXCLUDE_LABELS, Node
 from cloudprovider.core.errors import CloudProviderError
 from cloudprovider.core.exchange import RejectedNode, ReportedNode
 from cloudprovider.core.guestnodes import select_nodes, virtual_machine
+from cloudprovider.core.news import NODE_REJECTED
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
@@ -121,7 +122,7 @@ class NodeReporter:
             node = self._nodes.get("", entry.name)
             if node is not None and entry not in self._rejected:
                 message = f"the host sends no load-balancer traffic to {entry.address}: {entry.message}"
-                self._events.record(NODES, node, "Warning", entry.reason, message)
+                self._events.record(NODES, node, NODE_REJECTED.because(entry.reason), message)
         self._rejected = frozenset(rejected)
 
     def _on_change(self, old: Node | None, new: Node | None) -> None:

@@ -18,13 +18,14 @@ from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find, same
 from cloudprovider.core.errors import BridgeError, InvalidRequest, NotFound, NotPermitted
 from cloudprovider.core.exchange import LoadBalancerRequest, LoadBalancerState, ServiceKey
+from cloudprovider.core.news import DELETED, NOT_SERVED, PORTS_LEFT_OUT, SERVED
+from cloudprovider.core.reasons import Heard
 from cloudprovider.core.translate import Claim, Classes, service_key, shown_addresses, translate, unserved_ports
 from cloudprovider.guest import ownership
 from cloudprovider.guest.hostview import HostView, Name
 from cloudprovider.guest.metrics import GuestMetrics
 from cloudprovider.guest.records import Record
 from cloudprovider.guest.servicestatus import (
-    DELETED,
     PENDING,
     READY,
     Problem,
@@ -300,9 +301,10 @@ class ServiceController:
             old = find(before.status.conditions, new.type)
             if new.type == READY and new.status == "True":
                 if moved or old is None or old.status != new.status:
-                    self._events.record(SERVICES, after, "Normal", new.reason, new.message)
+                    self._events.record(SERVICES, after, SERVED, new.message)
             elif old is None or _says(old) != _says(new):
-                self._events.record(SERVICES, after, "Warning", new.reason, new.message)
+                about = NOT_SERVED if new.type == READY else PORTS_LEFT_OUT
+                self._events.record(SERVICES, after, about.because(Heard(new.reason)), new.message)
                 if new.type == READY:
                     return  # it says all there is to say
 
@@ -333,9 +335,7 @@ class ServiceController:
             left = [f for f in service.metadata.finalizers if f != SERVICE_FINALIZER]
             await self._writer.set_finalizers(service, left)
         if not service.metadata.deletion_timestamp:
-            self._events.record(
-                SERVICES, service, "Normal", DELETED, "the load balancer is deleted and its address given back"
-            )
+            self._events.record(SERVICES, service, DELETED, "the load balancer is deleted and its address given back")
         self._records.pop(service.key, None)
         return None
 
@@ -393,7 +393,7 @@ class ServiceController:
 
 def _bridge_problem(error: BridgeError) -> Problem:
     word = "".join(part.capitalize() for part in error.reason.split("_")) or "BridgeFailed"
-    return Problem(word, str(error))
+    return Problem(Heard(word), str(error))
 
 
 def _says(condition: Condition) -> tuple[str, str, str]:

@@ -13,9 +13,11 @@ import msgspec
 
 from cloudprovider.core.api.kubernetes import LoadBalancerIngress, PortStatus, Service
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.conditions import SERVICE_READY, cut, find
+from cloudprovider.core.conditions import condition, cut, find
+from cloudprovider.core.conditiontypes import SERVICE_READY
 from cloudprovider.core.errors import InvalidRequest
 from cloudprovider.core.exchange import ADDRESS_KEPT, LoadBalancerState, StateCondition
+from cloudprovider.core.reasons import Heard, Word
 from cloudprovider.core.translate import UnservedPort
 
 FIELD_MANAGER: Final = "cloudprovider-guest"
@@ -26,15 +28,13 @@ PORTS_ERROR_REASON: Final = "LoadBalancerMixedProtocolNotSupported"
 
 PENDING: Final = "Pending"
 FOREIGN_OWNER: Final = "ForeignOwner"
-ASSIGNED: Final = "AddressAssigned"
-DELETED: Final = "LoadBalancerDeleted"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why a Service is not served as it asks: a CamelCase word, and a sentence with what to do."""
 
-    reason: str
+    reason: Word
     message: str
 
     @classmethod
@@ -49,13 +49,13 @@ def problem_of_state(state: LoadBalancerState) -> Problem | None:
     for kind in ("Allocated", "Programmed"):
         condition = _condition(state, kind)
         if condition is not None and condition.status == "False":
-            return Problem(condition.reason or kind, condition.message)
+            return Problem(Heard(condition.reason or kind), condition.message)
     allocated = _condition(state, "Allocated")
     if state.addresses and allocated is not None and allocated.reason == ADDRESS_KEPT:
-        return Problem(allocated.reason, allocated.message)
+        return Problem(Heard(allocated.reason), allocated.message)
     ready = _condition(state, "Ready")
     if state.addresses and ready is not None and ready.status == "False":
-        return Problem(ready.reason or "NotReady", ready.message)
+        return Problem(Heard(ready.reason) or "NotReady", ready.message)
     return None
 
 
@@ -101,13 +101,13 @@ def wanted_conditions(
 ) -> list[Condition]:
     """Return our conditions; ``now`` (RFC 3339) is the transition time of those whose status changes."""
     if problem is not None:
-        ready = Condition(type=READY, status="False", reason=problem.reason, message=cut(problem.message))
+        ready = condition(READY, "False", problem.reason, cut(problem.message))
     else:
-        ready = Condition(type=READY, status="True", reason=ASSIGNED, message=cut(_served(state)))
+        ready = condition(READY, "True", "AddressAssigned", cut(_served(state)))
     wanted = [ready]
     if unserved:
         message = cut("; ".join(f"{port.violation.field}: {port.violation.message}" for port in unserved))
-        wanted.append(Condition(type=PORTS_ERROR, status="True", reason=PORTS_ERROR_REASON, message=message))
+        wanted.append(condition(PORTS_ERROR, "True", PORTS_ERROR_REASON, message))
     return [_timed(service, condition, now) for condition in wanted]
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from cloudprovider.core.audit import Findings, audit
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
+from cloudprovider.core.news import ADDRESS_RELEASED, NOT_RECORDED
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock
@@ -83,7 +84,7 @@ class HostController:
                 extra={"address": str(release.address), "pool": release.pool, "owner": release.owner},
             )
             if (pool := self._caches.pools.get("", release.pool)) is not None:
-                self._events.record(IPPOOLS, pool, "Normal", "AddressReleased", message)
+                self._events.record(IPPOOLS, pool, ADDRESS_RELEASED, message)
         for one in findings.missing:
             _log.warning(
                 "A load balancer uses an address that is not recorded for it; it is recorded now."
@@ -98,7 +99,7 @@ class HostController:
                         f"{one.address} is shown by the load balancer {one.owner}, but recorded for {one.holder}:"
                         f" {one.owner} gets another one"
                     )
-                self._events.record(IPPOOLS, pool, "Warning", "AddressNotRecorded", message)
+                self._events.record(IPPOOLS, pool, NOT_RECORDED, message)
             namespace, _, name = one.owner.partition("/")
             self.load_balancers.batches.want((namespace, name))
         self.load_balancers.batches.release(dangling)

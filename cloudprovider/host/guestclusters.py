@@ -11,9 +11,11 @@ import msgspec
 
 from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION, GuestCluster, GuestClusterStatus
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.conditions import carry_times
+from cloudprovider.core.conditions import carry_times, condition
+from cloudprovider.core.conditiontypes import Type
 from cloudprovider.core.errors import KubeError, NotFound
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.reasons import TenantReason
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, rfc3339
 from cloudprovider.kube.api import KubeClient
@@ -111,7 +113,7 @@ class GuestClusterStatuses:
         self._caches.guest_clusters.observe(written)
 
 
-def with_condition(conditions: Sequence[Condition], kind: str, reason: str, message: str) -> list[Condition]:
+def with_condition(conditions: Sequence[Condition], kind: Type, reason: TenantReason, message: str) -> list[Condition]:
     """Return the conditions with ``kind`` saying this, or without it where ``message`` is empty."""
     rest = [c for c in conditions if c.type != kind]
-    return [*rest, Condition(type=kind, status="True", reason=reason, message=message)] if message else rest
+    return [*rest, condition(kind, "True", reason, message)] if message else rest

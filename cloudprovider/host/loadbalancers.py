@@ -15,6 +15,7 @@ from cloudprovider.core.api.loadbalancer import FINALIZER, LoadBalancer
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held
+from cloudprovider.core.news import ADDRESS_CONFLICT, MACHINES_OUT
 from cloudprovider.core.placement import Placement, conflicts, controlled_status, disposable, is_current, place
 from cloudprovider.core.wants import Release
 from cloudprovider.host.batches import Batches, Key
@@ -131,7 +132,7 @@ class LoadBalancers:
                 f"{held.address} of pool {held.pool} is used on the network by {hardware_address}: another address is"
                 f" taken, and this one is not handed out for {CONFLICT_TIME.total_seconds() / 60:g} minutes"
             )
-            self._events.record(LOADBALANCERS, lb, "Warning", "AddressConflict", message)
+            self._events.record(LOADBALANCERS, lb, ADDRESS_CONFLICT, message)
             releases += [msgspec.structs.replace(r, conflict=hardware_address, until=until) for r in _releases((held,))]
         self.batches.release(releases)
 
@@ -202,7 +203,7 @@ class LoadBalancers:
         )
         self._caches.load_balancers.observe(written)
         for reason, message in news_of_machines(lb, status):
-            self._events.record(LOADBALANCERS, lb, "Warning", reason, message)
+            self._events.record(LOADBALANCERS, lb, MACHINES_OUT.because(reason), message)
         return True
 
     # --- what makes work -----------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ from typing import Final
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubevirt import VirtualMachineInstance
 from cloudprovider.core.api.loadbalancer import Address, LoadBalancer, LoadBalancerStatus
-from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.backends import BACKENDS_FOUND, Chosen, kept
-from cloudprovider.core.conditions import find
+from cloudprovider.core.conditions import condition, find
 from cloudprovider.core.machines import choose, matches, side_of
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.reasons import Heard
 from cloudprovider.core.tenancy import HostRules, refuse_hosts
 from cloudprovider.core.wanted import Problem, is_for_machines
 from cloudprovider.host.book import AddressBook
@@ -103,11 +103,11 @@ class Machines:
 
 _NOT_INSTALLED: Final = Chosen(
     (),
-    Condition(
-        type=BACKENDS_FOUND,
-        status="False",
-        reason="KubeVirtNotInstalled",
-        message="This cluster has no virtual machines (the API server does not know the kind VirtualMachineInstance of"
+    condition(
+        BACKENDS_FOUND,
+        "False",
+        "KubeVirtNotInstalled",
+        "This cluster has no virtual machines (the API server does not know the kind VirtualMachineInstance of"
         " kubevirt.io), connections are refused. Install KubeVirt; it is noticed within a minute.",
     ),
 )
@@ -118,14 +118,14 @@ def _standing(cluster: GuestCluster) -> tuple[object, ...]:
     return cluster.status.nodes, cluster.spec.networks
 
 
-def news_of_machines(lb: LoadBalancer, status: LoadBalancerStatus) -> Iterator[tuple[str, str]]:
+def news_of_machines(lb: LoadBalancer, status: LoadBalancerStatus) -> Iterator[tuple[Heard, str]]:
     """Yield what events are to tell, as (reason, message): that there is nothing left to send to, or nothing yet, and
     whose address is somebody else's."""
     said, now = (find(conditions, BACKENDS_FOUND) for conditions in (lb.status.conditions, status.conditions))
     is_new = now is not None and now.status == "False" and (said is None or said.reason != now.reason)
     if now is not None and is_new and now.reason not in CLAIMED:
-        yield now.reason, now.message
+        yield Heard(now.reason), now.message
     before = {b.name: b.reason for b in lb.status.backends}
     for backend in status.backends:
         if backend.reason in CLAIMED and before.get(backend.name) != backend.reason:
-            yield backend.reason, f"{backend.name}: {backend.message}"
+            yield Heard(backend.reason), f"{backend.name}: {backend.message}"

@@ -8,6 +8,7 @@ from typing import Final
 
 from cloudprovider.core.api.pool import MANUALLY_RELEASE_ANNOTATION, IPPool
 from cloudprovider.core.errors import Conflict, InvalidRequest, NotFound
+from cloudprovider.core.news import NOT_RELEASED, RELEASED
 from cloudprovider.core.rules.holdings import holdings
 from cloudprovider.core.rules.release import ReleaseOrder, check_release, parse_release
 from cloudprovider.core.wants import Release
@@ -60,18 +61,18 @@ class ManualReleases:
         try:
             order = parse_release(text)
         except InvalidRequest as wrong:
-            self._events.record(IPPOOLS, pool, "Warning", "NotReleased", str(wrong))
+            self._events.record(IPPOOLS, pool, NOT_RELEASED, str(wrong))
             await self._take_away(pool)
             return None
         exists = self._caches.load_balancers.get(order.namespace, order.name) is not None
         held = holdings(self._book.ledger.blocks_of(name))
         verdict = check_release(order, held, exists=exists)
         if verdict.violations:
-            self._events.record(IPPOOLS, pool, "Warning", "NotReleased", verdict.violations[0].message)
+            self._events.record(IPPOOLS, pool, NOT_RELEASED, verdict.violations[0].message)
         elif found := self._records(name, order):
             self._batches.release(found)
             message = f"{order.address} of {order.owner}, which is gone, is given back as the annotation asks"
-            self._events.record(IPPOOLS, pool, "Normal", "Released", message)
+            self._events.record(IPPOOLS, pool, RELEASED, message)
             return _LOOK_AGAIN
         await self._take_away(pool)
         return None

@@ -4,15 +4,17 @@ where a pool comes to be wrong or full, or right again."""
 import asyncio
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import msgspec
 
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.api.pool import IPPoolStatus
-from cloudprovider.core.conditions import carry_times, find
+from cloudprovider.core.conditions import carry_times, condition, find
+from cloudprovider.core.news import ADDRESSES_LEFT, NO_OVERLAP, POOL_RIGHT, POOL_WRONG, News
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.poolstatus import FULL, NEARLY_FULL, filling, free, summarize
+from cloudprovider.core.reasons import Heard
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, rfc3339
@@ -91,8 +93,8 @@ class PoolStatuses:
         self._written[name] = loop.time()  # not before: a write that fails is for the queue to repeat, ever more slowly
         self._caches.pools.observe(written)
         # Once it is written: a program that takes over says nothing twice.
-        for kind, reason, message in _news(pool.status.conditions, conditions):
-            self._events.record(IPPOOLS, written, kind, reason, message)
+        for news, message in _news(pool.status.conditions, conditions):
+            self._events.record(IPPOOLS, written, news, message)
         return None
 
 
@@ -106,35 +108,33 @@ def _conditions(view: PoolView) -> list[Condition]:
     """``Ready``: addresses can be given from it. ``Overlap``: an older pool has some of what it names."""
     if view.ranges is None:
         message = f"{view.error}: correct the ranges; what is allocated stays"
-        return [Condition(type=READY, status="False", reason="InvalidRanges", message=message)]
-    found = [Condition(type=READY, status="True", reason="Ready", message="it hands out addresses")]
+        return [condition("Ready", "False", "InvalidRanges", message)]
+    found = [condition("Ready", "True", "Ready", "it hands out addresses")]
     if view.overlaps:
         listed = "; ".join(
             f'{", ".join(s.text for s in o.segments)} are handed out by the older pool "{o.other}"'
             for o in view.overlaps
         )
         message = f"{listed}: take them out of one of the pools; until then this one leaves them out"
-        found.append(Condition(type=OVERLAP, status="True", reason="OverlapsOlderPool", message=message))
+        found.append(condition("Overlap", "True", "OverlapsOlderPool", message))
     return found
 
 
-def _news(
-    before: Sequence[Condition], after: Sequence[Condition]
-) -> Iterator[tuple[Literal["Normal", "Warning"], str, str]]:
-    """What to tell as events, as (kind, reason, message): each reason when it comes, and that all is well again."""
+def _news(before: Sequence[Condition], after: Sequence[Condition]) -> Iterator[tuple[News, str]]:
+    """What to tell as events, each with its message: each reason when it comes, and that all is well again."""
     was, ready = find(before, READY), find(after, READY)
     if ready is not None and ready.status == "False" and (was is None or was.reason != ready.reason):
-        yield "Warning", ready.reason, ready.message
+        yield POOL_WRONG.because(Heard(ready.reason)), ready.message
     if was is not None and was.status == "False" and ready is not None and ready.status == "True":
-        yield "Normal", ready.reason, "its ranges are right again: it hands out addresses"
+        yield POOL_RIGHT, "its ranges are right again: it hands out addresses"
     known, overlap = find(before, OVERLAP), find(after, OVERLAP)
     if overlap is not None and known is None:
-        yield "Warning", overlap.reason, overlap.message
+        yield POOL_WRONG.because(Heard(overlap.reason)), overlap.message
     if overlap is None and known is not None and ready is not None and ready.status == "True":
-        yield "Normal", "NoOverlap", "no older pool hands out any of its addresses any more"
+        yield NO_OVERLAP, "no older pool hands out any of its addresses any more"
     for kind in (NEARLY_FULL, FULL):
         now = find(after, kind)
         if now is not None and find(before, kind) is None:
-            yield "Warning", now.reason, now.message
+            yield POOL_WRONG.because(Heard(now.reason)), now.message
     if find(before, FULL) is not None and find(after, FULL) is None:
-        yield "Normal", "AddressesLeft", "it has addresses to hand out again"
+        yield ADDRESSES_LEFT, "it has addresses to hand out again"

@@ -7,11 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from cloudprovider.core.api.kubernetes import Event, EventSource, ObjectReference
 from cloudprovider.core.api.meta import KubeObject, ObjectMeta
 from cloudprovider.core.errors import AlreadyExists, KubeError, Unavailable
+from cloudprovider.core.news import News
 from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.resources import EVENTS
@@ -69,20 +70,18 @@ class EventRecorder:
         self._said: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._tokens: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def record(
-        self, resource: Resource[T], obj: T, kind: Literal["Normal", "Warning"], reason: str, message: str
-    ) -> None:
-        """Tell ``message`` about ``obj``; ``reason`` is its CamelCase word. Repetitions and floods are dropped."""
+    def record(self, resource: Resource[T], obj: T, news: News, message: str) -> None:
+        """Tell ``message`` about ``obj``. Repetitions and floods are dropped."""
         metadata = obj.metadata
         about = metadata.uid or f"{resource.plural}/{metadata.namespace}/{metadata.name}"
         now = asyncio.get_running_loop().time()
-        if self._was_said((about, reason, message), now):
+        if self._was_said((about, news.reason, message), now):
             return
         if self._queue.full() or not self._take_token(about, now):
             self.dropped += 1
             return
-        self._remember(self._said, (about, reason, message), now)
-        self._queue.put_nowait(self._event(resource, obj, kind, reason, message))
+        self._remember(self._said, (about, news.reason, message), now)
+        self._queue.put_nowait(self._event(resource, obj, news, message))
 
     async def idle(self) -> None:
         """Wait until everything recorded has been posted or dropped."""
@@ -124,9 +123,7 @@ class EventRecorder:
             extra={"reason": event.reason, "about": event.involved_object.name, "error": str(error)},
         )
 
-    def _event(
-        self, resource: Resource[T], obj: T, kind: Literal["Normal", "Warning"], reason: str, message: str
-    ) -> Event:
+    def _event(self, resource: Resource[T], obj: T, news: News, message: str) -> Event:
         time = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata = obj.metadata
         # As client-go names them, cut so that the object's own name may have any length.
@@ -142,9 +139,9 @@ class EventRecorder:
                 uid=metadata.uid,
                 resource_version=metadata.resource_version,
             ),
-            reason=reason,
+            reason=news.reason,
             message=_cut(message),
-            type=kind,
+            type=news.type,
             source=EventSource(component=self._component),
             count=1,
             first_timestamp=time,

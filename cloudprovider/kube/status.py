@@ -15,6 +15,7 @@ from cloudprovider.core.errors import (
     Unavailable,
     Violation,
 )
+from cloudprovider.core.reasons import Heard
 
 
 class _Cause(msgspec.Struct):
@@ -83,7 +84,7 @@ def error_of(what: str, code: int, body: bytes | msgspec.Raw, retry_after: str |
 
 def _causes(details: _Details | None) -> tuple[Violation, ...]:
     found = details.causes if details is not None else None
-    return tuple(Violation(field=c.field, reason=c.reason, message=c.message) for c in found or ())
+    return tuple(Violation(field=c.field, reason=Heard(c.reason), message=c.message) for c in found or ())
 
 
 def _seconds(header: str | None, details: _Details | None) -> float | None:

@@ -11,6 +11,7 @@ from cloudprovider.bridge.fake import MemoryBackend
 from cloudprovider.bridge.local import LocalBridge
 from cloudprovider.core.errors import BridgeError, InvalidRequest, NotPermitted, Unavailable, Violation
 from cloudprovider.core.exchange import Inventory, InventoryItem, Listener, LoadBalancerRequest, ReportedNode
+from cloudprovider.core.reasons import Heard
 from tests.bridge.backend_contract import LOAD_BALANCERS, REQUEST, WEB, inventory, keys
 from tests.bridge.conftest import HELLO, Bridge
 from tests.bridge.tls import TENANT
@@ -93,7 +94,7 @@ async def test_refusals_keep_field_and_reason(pair: Pair) -> None:
     assert violation.field == "metadata.annotations[cloudprovider.harvesterhci.io/ip-pool]"
     assert violation.reason == "PoolNotPermitted"
     assert "'others'" in violation.message
-    pair.backend.failure = InvalidRequest(Violation(field="spec.x", reason="Odd", message="it is odd"))
+    pair.backend.failure = InvalidRequest(Violation(field="spec.x", reason=Heard("Odd"), message="it is odd"))
     with pytest.raises(InvalidRequest) as invalid:
         await pair.client.ensure(WEB, REQUEST)
     assert invalid.value.violations == pair.backend.failure.violations

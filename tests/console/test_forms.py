@@ -15,6 +15,7 @@ from cloudprovider.core.api.loadbalancer import HealthCheck, Listener, LoadBalan
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPPool, IPPoolSpec, Range
 from cloudprovider.core.errors import Violation
+from cloudprovider.core.reasons import Heard
 
 POSTED = {
     "namespace": "shops",
@@ -295,7 +296,7 @@ def test_a_pools_mistake_is_told_beside_its_field(changed: dict[str, str], slot:
 def test_the_rules_paths_of_a_pool_find_their_slots() -> None:
     form = PoolForm.posted({"name": "p", "ranges.0.subnet": "x", "scope.0.project": "*"})
     found = [
-        Violation(field=f, reason="R", message=f)
+        Violation(field=f, reason=Heard("R"), message=f)
         for f in ("spec.ranges[0].subnet", "spec.selector.priority", "spec.selector.scope")
     ]
     assert list(sorted_in(found, form.slots, poolform.ALIASES)) == ["ranges.0.subnet", "priority", "scope"]

@@ -93,9 +93,8 @@ def test_who_serves_is_ready_on_each_network() -> None:
 def test_a_lease_that_comes_to_name_another_host() -> None:
     roster = Roster(Clock())
     roster.observe(lease("h1"))
-    renamed = lease("h2", 2)
-    renamed.metadata.name = "of-h1"  # type: ignore[misc]
-    roster.observe(renamed)
+    metadata = ObjectMeta(name="of-h1", annotations=lease("h2").metadata.annotations, resource_version="2")
+    roster.observe(Lease(metadata=metadata, spec=LeaseSpec(holder_identity="h2_x")))
     assert roster.hosts.keys() == {"h2"}
 
 

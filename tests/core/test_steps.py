@@ -7,19 +7,18 @@ from typing import get_args
 import pytest
 
 import cloudprovider
-from cloudprovider.core.selection import NoPoolReason
+from cloudprovider.core.reasons import NoPoolReason, Refusal
 from cloudprovider.core.steps import TITLES, step_of, todo_of
-from cloudprovider.core.wants import Refusal
 
 
 @pytest.mark.parametrize("reason", sorted({*get_args(NoPoolReason), *get_args(Refusal)}))
 def test_what_the_host_refuses_belongs_to_a_step_and_says_what_to_do(reason: str) -> None:
-    assert step_of(reason, "read") in ("pool", "address", "announced"), "add it to core/steps.py"
-    assert todo_of(reason) or reason == "TooManySharers", "its message says it all"
+    assert step_of(reason, "read") in ("pool", "address", "announced"), "add it to core/reasons.py"
+    assert todo_of(reason)
 
 
 def test_every_reason_in_the_code_belongs_to_a_step() -> None:
-    """Whoever adds one says in core/steps.py where on the way it stops a load balancer."""
+    """Whoever adds one says by its group in core/reasons.py where on the way it stops a load balancer."""
     said = re.compile(r'\b(?:Problem|Refusal)\(\s*"([A-Z][A-Za-z]+)"')
     found = {
         word

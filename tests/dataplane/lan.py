@@ -88,6 +88,17 @@ class Station:
         prefix = "32" if isinstance(address, IPv4Address) else "64 nodad"
         run(f"ip -n {self.name} address add {address}/{prefix} dev eth0")
 
+    def announce(self, address: IPAddress) -> None:
+        """Have one more address, and tell everybody, as after its own search for duplicates."""
+        if isinstance(address, IPv4Address):
+            self.take(address)
+            run(f"ip netns exec {self.name} arping -c 1 -w 1 -U -I eth0 {address}")
+        else:
+            run(
+                f"ip netns exec {self.name} sysctl -qw net.ipv6.conf.eth0.ndisc_notify=1 net.ipv6.conf.eth0.accept_dad=0"
+            )
+            run(f"ip -n {self.name} address add {address}/64 dev eth0")
+
     def take_all(self, addresses: Sequence[IPAddress]) -> None:
         """Have many more addresses from now on, without a network."""
         ip(self.name, *(f"address add {a}/{a.max_prefixlen} dev eth0 {'nodad' * (a.version == 6)}" for a in addresses))

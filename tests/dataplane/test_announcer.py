@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -11,7 +11,7 @@ from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane import frames
 from cloudprovider.dataplane.api import Claim, Segment
-from tests.dataplane.lan import CONFIG, LIMIT
+from tests.dataplane.lan import CONFIG, LIMIT, until
 from tests.dataplane.world import World
 
 FOUR = IPv4Address("10.99.0.100")
@@ -112,19 +112,13 @@ async def test_an_address_is_left_to_whom_it_may_go_to_and_to_nobody_else(
     segment.announcer.yield_to(may_have)
     await segment.announcer.claim([vip, vip + 1])
     with world.occupy(vip + 1) as mac:
-        await heard(lambda: bool(fought))
+        await until(lambda: bool(fought), "the conflict")
         assert await segment.announcer.held() == {vip, vip + 1}
     assert fought == [(vip + 1, mac)] == asked[:1]
     with world.occupy(vip) as mac:
-        await heard(lambda: (vip, mac) in asked)
+        await until(lambda: (vip, mac) in asked, "the question")
         assert await segment.announcer.held() == {vip + 1}
     assert fought == [(vip + 1, mac)]
-
-
-async def heard(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("address", ["fe80::100", "ff02::100", "::1", "::"])

@@ -40,12 +40,6 @@ def client6(client: Station) -> Station:
     return client
 
 
-def announced(station: Station, address: IPv6Address) -> None:
-    """Have the station take an address and tell everybody, as after its own search for duplicates."""
-    run(f"ip netns exec {station.name} sysctl -qw net.ipv6.conf.eth0.ndisc_notify=1 net.ipv6.conf.eth0.accept_dad=0")
-    run(f"ip -n {station.name} address add {address}/64 dev eth0")
-
-
 async def test_a_free_address_comes_up_and_is_answered_for(segment: KernelSegment, client6: Station) -> None:
     assert not pings(client6, VIP)
     assert await segment.announcer.claim([VIP]) == [Claim(address=VIP)]
@@ -103,12 +97,12 @@ async def test_a_foreign_claim_to_a_held_address_is_reported_and_defended(
     assert pings(client6, VIP)
     thief = nodes[0]
     async with asyncio.timeout(LIMIT):
-        announced(thief, VIP)
+        thief.announce(VIP)
         assert await heard.get() == (VIP, thief.mac)
         await until(lambda: client6.knows(VIP) == segment.mac, "the client follows", AT_ONCE)
         run(f"ip -n {thief.name} address del {VIP}/64 dev eth0")
-        announced(thief, VIP)  # within ten seconds: neither reported nor fought over
-        announced(thief, VIP + 1)
+        thief.announce(VIP)  # within ten seconds: neither reported nor fought over
+        thief.announce(VIP + 1)
         assert await heard.get() == (VIP + 1, thief.mac)
     assert await segment.announcer.held() == {VIP, VIP + 1}
 

@@ -62,7 +62,7 @@ def kernel_world() -> World:
     @contextlib.contextmanager
     def occupy(address: IPAddress) -> Iterator[str]:
         with station("stranger", "10.99.0.66") as made:
-            made.take(address)
+            made.announce(address)
             yield made.mac
 
     @contextlib.contextmanager

@@ -1,5 +1,5 @@
 """A second, smaller walk: who comes back, and what is kept for whom, in pools with room to spare. There each address
-that somebody is given can be told in advance, as far as documented: docs/addresses.md, "Pools"."""
+that somebody is given can be told in advance, as far as documented: docs/pools.md."""
 
 import asyncio
 import random

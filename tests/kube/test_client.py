@@ -21,6 +21,7 @@ from cloudprovider.core.errors import (
     Unavailable,
     Violation,
 )
+from cloudprovider.core.reasons import Heard
 from cloudprovider.kube.api import WatchEvent
 from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import Credentials
@@ -123,7 +124,7 @@ async def test_what_is_wrong_is_told_field_by_field() -> None:
         with pytest.raises(Invalid) as caught:
             await client.get(SERVICES, "ns", "a")
     assert caught.value.causes == (
-        Violation(field="spec.ports[0].port", reason="FieldValueInvalid", message="too big"),
+        Violation(field="spec.ports[0].port", reason=Heard("FieldValueInvalid"), message="too big"),
     )
 
 

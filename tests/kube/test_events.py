@@ -11,6 +11,8 @@ from cloudprovider.core.api.kubernetes import Event, Service
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPPool, IPPoolSpec, Range
 from cloudprovider.core.errors import Forbidden, KubeError, Unavailable
+from cloudprovider.core.news import NO_OVERLAP, News
+from cloudprovider.core.reasons import Heard
 from cloudprovider.kube.events import MESSAGE_LIMIT, Bounds, EventRecorder
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import EVENTS, IPPOOLS, SERVICES
@@ -33,7 +35,7 @@ class World:
 
     def say(self, name: str = "web", reason: str = "Ready", message: str = "It works.") -> None:
         service = Service(metadata=ObjectMeta(name=name, namespace="ns", uid=f"uid-{name}", resource_version="5"))
-        self.recorder.record(SERVICES, service, "Normal", reason, message)
+        self.recorder.record(SERVICES, service, News("Service", "Normal", Heard(reason), "guest", ""), message)
 
     async def said(self) -> list[Event]:
         await self.recorder.idle()
@@ -87,7 +89,7 @@ async def test_an_event_as_kubectl_shows_it(world: World) -> None:
 @scenario()
 async def test_events_about_cluster_scoped_objects_go_to_default(world: World) -> None:
     pool = IPPool(metadata=ObjectMeta(name="p"), spec=IPPoolSpec(ranges=[Range(subnet="192.0.2.0/24")]))
-    world.recorder.record(IPPOOLS, pool, "Warning", "Overlap", "x")
+    world.recorder.record(IPPOOLS, pool, NO_OVERLAP, "x")
     (event,) = await world.said()
     assert (event.metadata.namespace, event.involved_object.namespace) == ("default", "")
 

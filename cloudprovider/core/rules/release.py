@@ -14,6 +14,7 @@ from cloudprovider.core.errors import InvalidRequest, Violation
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.rules.holdings import Holding
 from cloudprovider.core.rules.verdict import Verdict
+from cloudprovider.core.rulings import RuledReason
 
 FIELD: Final = f"metadata.annotations[{MANUALLY_RELEASE_ANNOTATION}]"
 
@@ -63,5 +64,5 @@ def check_release(order: ReleaseOrder, held: Sequence[Holding], *, exists: bool)
     return Verdict()
 
 
-def _refused(reason: str, message: str) -> Verdict:
+def _refused(reason: RuledReason, message: str) -> Verdict:
     return Verdict((Violation(field=FIELD, reason=reason, message=message),))
