@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
@@ -33,12 +34,14 @@ class Claims:
         *,
         changed: Callable[[Iterable[LoadBalancerKey]], None],
         wake: Callable[[], None],
+        traces: AgentTraces,
         jitter: Callable[[], float],
     ) -> None:
         self._network = network
         self._users = users
         self._changed = changed
         self._wake = wake
+        self._traces = traces
         self._jitter = jitter
         self._unsettled: set[IPAddress] = set()
         """All that are wanted and not up, but for those that will be ``touched`` when their time has come; and all that
@@ -90,10 +93,13 @@ class Claims:
             self._foreign.pop(vip, None)
         surplus = unwanted & self._held
         if surplus:
+            since = self._traces.now()
             await announcer.withdraw(surplus)
             self._held -= surplus
             for vip in surplus:
-                self._changed(self._claimed_for.pop(vip, ()))
+                concerned = self._claimed_for.pop(vip, frozenset())
+                self._traces.withdrawn(concerned, self._network, vip, since=since)
+                self._changed(concerned)
         self._unsettled -= unwanted
 
     def claim(self, announcer: Announcer) -> None:
@@ -134,6 +140,7 @@ class Claims:
         self._wake()
 
     async def _claim_all(self, announcer: Announcer, vips: list[IPAddress]) -> None:
+        since = self._traces.now()
         try:
             claims = await announcer.claim(vips)
         except DataPlaneError as err:
@@ -151,7 +158,9 @@ class Claims:
                 self._foreign.pop(claim.address, None)
                 self._held.add(claim.address)
         for vip in vips:
-            self._changed(self._users(vip))
+            users, failed = self._users(vip), self._failed.get(vip)
+            self._traces.announced(users, self._network, vip, since=since, why=failed.reason if failed else "")
+            self._changed(users)
 
     def _put_off(self, vip: IPAddress, problem: Problem, seconds: float) -> None:
         log.warning("address not announced", extra={"address": str(vip), "reason": problem.message})

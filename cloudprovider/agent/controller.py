@@ -16,6 +16,7 @@ from cloudprovider.agent.leases import Connect, Leases
 from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.agent.observing import Observer
+from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.agentstatus import Leasing, reported
 from cloudprovider.core.answerers import Answerers, Where
 from cloudprovider.core.api.guestcluster import GuestCluster
@@ -26,6 +27,7 @@ from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.news import CLAIMED_BY_OTHER, LEASE_LOST, RULES_MENDED
 from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.returns import Returns
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.core.wanted import LoadBalancerKey, Problem, parsed, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
 from cloudprovider.dhcp.api import Counts
@@ -67,7 +69,9 @@ class AgentController:
         rng: random.Random,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self._traces = AgentTraces(tracer)
         self._node = node
         self._client = client
         self._dataplane = dataplane
@@ -111,6 +115,7 @@ class AgentController:
                 beside=[self._leases[n.name].run, self._health[n.name].run, partial(self._checks.run, n.name)],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
+                traces=self._traces,
                 jitter=rng.random,
             )
             for n in networks
@@ -167,6 +172,7 @@ class AgentController:
     # Changes of objects: into the table, and on to the networks that they touch.
 
     def _load_balancer_changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        self._traces.changed(old, new, listed=not self._load_balancers.synced.is_set())
         obj = new or old
         if obj is None:
             return
@@ -323,12 +329,13 @@ class AgentController:
         if said == reported(lb):
             return
         patch = {"metadata": {"uid": lb.metadata.uid}, "status": msgspec.to_builtins(said)}
-        try:
-            written = await self._client.apply(
-                LOADBALANCERS, *key, patch, field_manager=FIELD_MANAGER, subresource="status"
-            )
-        except NotFound:
-            return  # gone meanwhile
+        with self._traces.reports(lb, said):
+            try:
+                written = await self._client.apply(
+                    LOADBALANCERS, *key, patch, field_manager=FIELD_MANAGER, subresource="status"
+                )
+            except NotFound:
+                return  # gone meanwhile
         self._load_balancers.observe(written)
         self._tell_of_loss(lb, leasing)
 

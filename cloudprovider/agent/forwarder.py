@@ -13,19 +13,21 @@ import errno
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 
 from cloudprovider.agent.claims import Claims
 from cloudprovider.agent.endings import Endings
 from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.repair import bring_in_line
+from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
 from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
+from cloudprovider.core.tracing import NO_TRACER
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import NetworkConfig, Segment
 
@@ -66,9 +68,11 @@ class NetworkForwarder:
         beside: Iterable[Callable[[Segment], Coroutine[None, None, None]]],
         returned: Callable[[ListenerKey, MACAddress], None],
         mended: Callable[[Iterable[LoadBalancerKey]], None],
+        traces: AgentTraces | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._network = config.name
+        self._traces = traces or AgentTraces(NO_TRACER)
         self._open_segment = open_segment
         self._table = table
         self._report = report
@@ -85,7 +89,12 @@ class NetworkForwarder:
             partial(table.transitions, config.name), table.clock, changed=self._concern, wake=self._wake.set
         )
         self._claims = Claims(
-            config.name, partial(table.users_of, config.name), changed=self._concern, wake=self._wake.set, jitter=jitter
+            config.name,
+            partial(table.users_of, config.name),
+            changed=self._concern,
+            wake=self._wake.set,
+            traces=self._traces,
+            jitter=jitter,
         )
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
@@ -286,15 +295,8 @@ class NetworkForwarder:
         changes, fixed = self._table.take_changes(self._network), self._table.take_fixed(self._network)
         try:
             await self._claims.withdraw(segment.announcer)
-            if self._resync:
-                await segment.static_neighbours.set(self._table.fixed(self._network))
-                await self._repair(segment)
-                if self._unknown:
-                    await self._endings.find_strays(segment.connections)
-            else:
-                if fixed:  # before anything is sent to whom they stand for
-                    await segment.static_neighbours.change(fixed)
-                await self._apply(segment, changes)
+            with self._traces.commits(self._network, batch if changes or fixed or self._resync else ()):
+                await self._commit(segment, changes, fixed)
             await self._endings.flush(segment, lambda: self._apply(segment, self._table.take_changes(self._network)))
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
@@ -315,6 +317,17 @@ class NetworkForwarder:
         self._claims.claim(segment.announcer)
         self._concern(batch)
         return delay
+
+    async def _commit(self, segment: Segment, changes: Changes, fixed: Mapping[IPAddress, MACAddress | None]) -> None:
+        if self._resync:
+            await segment.static_neighbours.set(self._table.fixed(self._network))
+            await self._repair(segment)
+            if self._unknown:
+                await self._endings.find_strays(segment.connections)
+            return
+        if fixed:  # before anything is sent to whom they stand for
+            await segment.static_neighbours.change(fixed)
+        await self._apply(segment, changes)
 
     async def _apply(self, segment: Segment, changes: Changes) -> None:
         if changes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import resource
 import signal
@@ -21,6 +22,7 @@ from cloudprovider.agent.metrics import exposition_of_dhcp, exposition_of_traffi
 from cloudprovider.agent.nodehealth import MakeProber
 from cloudprovider.agent.ownership import Ownership
 from cloudprovider.core.naming import AGENT_PROGRAM
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.dataplane.api import DataPlane, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.dhcp.api import DhcpClient
@@ -34,6 +36,7 @@ from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.metrics import RequestCounter, exposition
 from cloudprovider.probe.api import Prober
 from cloudprovider.probe.prober import SocketProber
+from cloudprovider.tracing.setup import traced
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ class Agent:
         connect: Connect,
         make_prober: MakeProber,
         now: Callable[[], datetime] = _utc,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """``connect``, ``make_prober``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`."""
         self._config = config
@@ -66,6 +70,7 @@ class Agent:
         self._connect = connect
         self._make_prober = make_prober
         self._now = now
+        self._tracer = tracer
         self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
         self._controller: AgentController | None = None
         self._mine = asyncio.Event()
@@ -145,6 +150,7 @@ class Agent:
                 make_prober=self._make_prober,
                 rng=self._rng,
                 now=self._now,
+                tracer=self._tracer,
             )
             serving = asyncio.create_task(self._controller.run())
             changed = asyncio.create_task(self._changed.wait())
@@ -210,9 +216,12 @@ async def _with_agent(
 ) -> None:
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
-    async with HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client:
+    async with (
+        traced(AGENT_PROGRAM, __version__, os.environ, rng=rng) as tracer,
+        HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client,
+    ):
         # Who guesses DHCP's transaction ids can answer for a server.
         guarded = partial(connect, rng=random.SystemRandom())
         dataplane = AttachedDataPlane(HostDataPlane(config.instance), client)
-        agent = Agent(config, client, dataplane, rng, connect=guarded, make_prober=_prober)
+        agent = Agent(config, client, dataplane, rng, connect=guarded, make_prober=_prober, tracer=tracer)
         await work(agent, config, client.requests)

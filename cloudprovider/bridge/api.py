@@ -29,6 +29,9 @@ from cloudprovider.core.plan import IPAddress
 PROTOCOL_VERSION = 1
 """The highest version of ``bridge.proto`` that this code speaks; it is also the lowest."""
 
+TRACE_KEY = "traceparent"
+"""The metadata that says which trace a call belongs to (W3C Trace Context)."""
+
 
 class Reason(StrEnum):
     """``BridgeError.reason``, and ErrorInfo.reason on the wire."""
@@ -134,15 +137,18 @@ class TenantBackend(Protocol):
         service: ServiceKey,
         request: LoadBalancerRequest,
         shown_addresses: tuple[IPAddress, ...],
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """Make the Service's load balancer be as described; return its state once the API server has the object.
 
         ``shown_addresses`` are what the Service shows: taken back into use if the host's record of them is lost.
+        ``trace``: the context of the span that this is part of (:mod:`cloudprovider.core.tracing`), "" for none.
         Raises InvalidRequest, NotPermitted, QuotaExceeded, BridgeError IDENTITY_MISMATCH, TENANT_TERMINATING.
         """
         ...
 
-    async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def delete(self, tenant: Tenant, service: ServiceKey, *, trace: str = "") -> None:
         """Mark the load balancer for deletion; fine if there is none. The log's removal tells when it is gone: if
         there was none, the backend must publish that removal at once (``StateLog.remove``)."""
         ...
@@ -197,12 +203,18 @@ class BridgeClient(Protocol):
     """
 
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
-        """Make the Service's load balancer be as described."""
+        """Make the Service's load balancer be as described. ``trace``: the context of the span that this is part of
+        (:mod:`cloudprovider.core.tracing`), "" for none; it goes to the host."""
         ...
 
-    async def delete(self, service: ServiceKey) -> None:
+    async def delete(self, service: ServiceKey, *, trace: str = "") -> None:
         """Ask for the load balancer's end; ``removed`` comes by :meth:`watch`."""
         ...
 

@@ -14,6 +14,7 @@ import grpc
 from cloudprovider.bridge import codec
 from cloudprovider.bridge.api import (
     PROTOCOL_VERSION,
+    TRACE_KEY,
     BridgeEvent,
     Connected,
     Disconnected,
@@ -118,20 +119,25 @@ class GrpcBridge:
         self._diagnosing = asyncio.Lock()
         self._closed = False
         self._token = ""
-        self._metadata = (("cluster-uid", config.hello.cluster_uid),)
+        self._metadata: tuple[tuple[str, str], ...] = (("cluster-uid", config.hello.cluster_uid),)
 
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See BridgeClient."""
         message = codec.ensure_to_wire(service, request, shown_addresses)
-        response = await self._call(lambda stub: stub.EnsureLoadBalancer, message, CALL_SECONDS)
+        response = await self._call(lambda stub: stub.EnsureLoadBalancer, message, CALL_SECONDS, trace)
         return codec.state_from_wire(response.state)
 
-    async def delete(self, service: ServiceKey) -> None:
+    async def delete(self, service: ServiceKey, *, trace: str = "") -> None:
         """See BridgeClient."""
         message = pb.DeleteLoadBalancerRequest(service=codec.service_to_wire(service))
-        await self._call(lambda stub: stub.DeleteLoadBalancer, message, CALL_SECONDS)
+        await self._call(lambda stub: stub.DeleteLoadBalancer, message, CALL_SECONDS, trace)
 
     async def report_nodes(self, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
         """See BridgeClient."""
@@ -242,29 +248,32 @@ class GrpcBridge:
         method: "_Method[Request, Response]",
         request: Request,
         timeout: float,
+        trace: str = "",
     ) -> Response:
         """One call; if the host does not know this guest yet, it is introduced, and the call made once more."""
         before = self._introductions
         try:
-            return await self._once(method, request, timeout)
+            return await self._once(method, request, timeout, trace)
         except BridgeError as e:
             if e.reason != Reason.NOT_CONNECTED:
                 raise
         async with self._introducing:
             if self._introductions == before:  # nobody else has done so meanwhile
                 await self.connect()
-        return await self._once(method, request, timeout)
+        return await self._once(method, request, timeout, trace)
 
     async def _once(
         self,
         method: "_Method[Request, Response]",
         request: Request,
         timeout: float,
+        trace: str = "",
     ) -> Response:
         if self._closed:
             raise BridgeError("the bridge's client is closed", reason=Reason.UNAVAILABLE)
+        metadata = (*self._metadata, (TRACE_KEY, trace)) if trace else self._metadata
         try:
-            return await method(self._fresh_stub())(request, timeout=timeout, metadata=self._metadata)
+            return await method(self._fresh_stub())(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as e:
             raise await self._explain(e) from e
 

@@ -77,6 +77,8 @@ class MemoryBackend:
         self.failure: Exception | None = None
         """Raised by every call while set."""
         self.calls: list[str] = []
+        self.traces: dict[str, str] = {}
+        """The trace that the last call of each kind came with."""
         self._addresses = (network or ip_network("192.0.2.0/24")).hosts()
         self._free: list[IPAddress] = []
         self._used: set[IPAddress] = set()
@@ -131,8 +133,11 @@ class MemoryBackend:
         service: ServiceKey,
         request: LoadBalancerRequest,
         shown_addresses: tuple[IPAddress, ...],
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See TenantBackend."""
+        self.traces["ensure"] = trace
         found = self._begin("ensure", tenant)
         self._check(found, request)
         if (tenant, service.namespace, service.name) in self.taken:
@@ -163,8 +168,9 @@ class MemoryBackend:
             self.program(tenant, service)
         return log.states[service]
 
-    async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def delete(self, tenant: Tenant, service: ServiceKey, *, trace: str = "") -> None:
         """See TenantBackend."""
+        self.traces["delete"] = trace
         self._begin("delete", tenant)
         self._mark(tenant, service)
 

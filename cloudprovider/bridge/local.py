@@ -64,14 +64,21 @@ class LocalBridge:
             self._mended.set()
 
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See BridgeClient."""
-        return await self._call(lambda: self.backend.ensure(self.tenant, service, request, shown_addresses))
+        return await self._call(
+            lambda: self.backend.ensure(self.tenant, service, request, shown_addresses, trace=trace)
+        )
 
-    async def delete(self, service: ServiceKey) -> None:
+    async def delete(self, service: ServiceKey, *, trace: str = "") -> None:
         """See BridgeClient."""
-        await self._call(lambda: self.backend.delete(self.tenant, service))
+        await self._call(lambda: self.backend.delete(self.tenant, service, trace=trace))
 
     async def report_nodes(self, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
         """See BridgeClient."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NoReturn, TypeVar
@@ -12,15 +13,17 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloudprovider.bridge import codec
-from cloudprovider.bridge.api import PROTOCOL_VERSION, Reason, TenantBackend, TenantPolicy
+from cloudprovider.bridge.api import PROTOCOL_VERSION, TRACE_KEY, Reason, TenantBackend, TenantPolicy
 from cloudprovider.bridge.failures import METADATA_BYTES, to_status, trailer
 from cloudprovider.bridge.identity import Authenticator, PeerCertificate, check
 from cloudprovider.bridge.limits import FairGate, StreamSlots, TokenBucket
 from cloudprovider.bridge.statelog import Reader
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
+from cloudprovider.core import tracing
 from cloudprovider.core.errors import BridgeError, CloudProviderError, ConfigurationError
-from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.exchange import ServiceKey, Tenant
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +71,16 @@ class BridgeServer:
     """The server; ``start`` it when the backend's cache has synced, ``stop`` it once."""
 
     def __init__(
-        self, config: ServerConfig, backend: TenantBackend, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        config: ServerConfig,
+        backend: TenantBackend,
+        *,
+        tracer: Tracer = NO_TRACER,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._config = config
         self._files = TlsFiles(config.tls)
-        self._servicer = _Servicer(config, backend, now)
+        self._servicer = _Servicer(config, backend, tracer, now)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # not in the stubs
         self._server: grpc.aio.Server | None = None
 
@@ -129,8 +137,11 @@ def _serialize(message: Message) -> bytes:
 class _Servicer:
     """Each call: who is it, may it still, is it its turn, then the backend; every failure becomes a status."""
 
-    def __init__(self, config: ServerConfig, backend: TenantBackend, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, config: ServerConfig, backend: TenantBackend, tracer: Tracer, now: Callable[[], datetime]
+    ) -> None:
         self._backend = backend
+        self._tracer = tracer
         self._now = now
         self._call_seconds = config.call_seconds
         self._authenticator = Authenticator(config.trust_domain)
@@ -197,14 +208,17 @@ class _Servicer:
     async def ensure(self, request: pb.EnsureLoadBalancerRequest, context: _Context) -> pb.EnsureLoadBalancerResponse:
         async def handle(tenant: Tenant) -> pb.EnsureLoadBalancerResponse:
             service, wanted, shown = codec.ensure_from_wire(request)
-            state = await self._backend.ensure(tenant, service, wanted, shown)
+            with self._traced("EnsureLoadBalancer", tenant, service, context) as trace:
+                state = await self._backend.ensure(tenant, service, wanted, shown, trace=trace)
             return pb.EnsureLoadBalancerResponse(state=codec.state_to_wire(state))
 
         return await self._call(context, handle)
 
     async def delete(self, request: pb.DeleteLoadBalancerRequest, context: _Context) -> pb.DeleteLoadBalancerResponse:
         async def handle(tenant: Tenant) -> pb.DeleteLoadBalancerResponse:
-            await self._backend.delete(tenant, codec.service_from_wire(request.service))
+            service = codec.service_from_wire(request.service)
+            with self._traced("DeleteLoadBalancer", tenant, service, context) as trace:
+                await self._backend.delete(tenant, service, trace=trace)
             return pb.DeleteLoadBalancerResponse()
 
         return await self._call(context, handle)
@@ -312,6 +326,24 @@ class _Servicer:
                 retryable=False,
             )
         return policy
+
+    @contextmanager
+    def _traced(self, call: str, tenant: Tenant, service: ServiceKey, context: _Context) -> Iterator[str]:
+        """A span of a call that comes with a trace, if there are any here; its context. Anything else in the metadata
+        is none: a tenant may write what it likes."""
+        told = (value for key, value in context.invocation_metadata() or () if key == TRACE_KEY)
+        parent = tracing.well_formed(str(next(told, ""))) if self._tracer.enabled else ""
+        if not parent:
+            yield ""
+            return
+        said = {
+            tracing.TENANT: tenant.path,
+            tracing.SERVICE_NAMESPACE: service.namespace,
+            tracing.SERVICE_NAME: service.name,
+        }
+        name = f"bridge {call}"
+        with self._tracer.span(name, parent=parent, kind="server", foreign=True, attributes=said) as span:
+            yield span.context
 
     def _bucket(self, tenant: Tenant, policy: TenantPolicy) -> TokenBucket:
         bucket = self._buckets.get(tenant)

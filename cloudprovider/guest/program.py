@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from cloudprovider.bridge.client import ClientConfig, GrpcBridge
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import KubeError
 from cloudprovider.core.naming import GUEST_PROGRAM
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.guest.config import GuestConfig
 from cloudprovider.guest.leading import Leadership
 from cloudprovider.guest.metrics import GuestMetrics
@@ -26,6 +28,7 @@ from cloudprovider.kube.lease import Elector, identity_of
 from cloudprovider.kube.metrics import RequestCounter, exposition
 from cloudprovider.kube.resources import NAMESPACES
 from cloudprovider.kube.shell import run_in_shell
+from cloudprovider.tracing.setup import traced
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +53,11 @@ class GuestProgram:
         client: KubeClient,
         bridge: Callable[[Hello], BridgeClient],
         *,
+        tracer: Tracer = NO_TRACER,
         rng: random.Random,
     ) -> None:
         self._config = config
+        self._tracer = tracer
         self._client = client
         self._bridge = bridge
         self._rng = rng
@@ -116,6 +121,7 @@ class GuestProgram:
                 events=self._events,
                 metrics=self._metrics,
                 rng=self._rng,
+                tracer=self._tracer,
                 now=_utc,
             )
             await self._leadership.run()
@@ -147,8 +153,11 @@ async def run(config: GuestConfig) -> None:
         )
 
     requests = RequestCounter()
-    async with HttpKubeClient(credentials, program="guest", version=__version__, rng=rng, requests=requests) as client:
-        program = GuestProgram(config, client, bridge, rng=rng)
+    async with (
+        traced(COMPONENT, __version__, os.environ, rng=rng) as tracer,
+        HttpKubeClient(credentials, program="guest", version=__version__, rng=rng, requests=requests) as client,
+    ):
+        program = GuestProgram(config, client, bridge, tracer=tracer, rng=rng)
 
         async def work() -> None:
             probes = Probes(ready=lambda: program.not_ready, metrics=lambda: exposition(requests) + program.metrics())

@@ -7,6 +7,7 @@ from typing import Final
 
 from cloudprovider.core.naming import HOST_PROGRAM
 from cloudprovider.core.plan import IPNetwork
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host.backend import HostBackend
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
@@ -43,6 +44,7 @@ class Host:
         version: str,
         identity: str,
         reserved: Sequence[IPNetwork],
+        tracer: Tracer = NO_TRACER,
         now: Clock,
         time: Callable[[], float],
         rng: random.Random,
@@ -57,7 +59,7 @@ class Host:
         claimants = Claimants(self.caches)
         machines = Machines(self.caches, book, infrastructure, claimants)
         self.controller = HostController(
-            client, self.caches, book, hints, self._events, machines=machines, now=now, rng=rng
+            client, self.caches, book, hints, self._events, machines=machines, tracer=tracer, now=now, rng=rng
         )
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
         self._nodes = TenantNodes(self.caches, infrastructure, claimants, self._statuses, rng=rng)

@@ -11,7 +11,7 @@ from typing import Final
 from cloudprovider.bridge.api import Hello, QuotaExceeded, Reason, TenantPolicy, Welcome
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.loadbalancer import TRACE_ANNOTATION, LoadBalancer
 from cloudprovider.core.audit import owner_of
 from cloudprovider.core.errors import AlreadyExists, BridgeError, Conflict, NotFound
 from cloudprovider.core.exchange import (
@@ -24,7 +24,7 @@ from cloudprovider.core.exchange import (
     ServiceKey,
     Tenant,
 )
-from cloudprovider.core.lbobject import difference, object_key, service_of, stands_for, wanted_object
+from cloudprovider.core.lbobject import difference, object_key, service_of, stands_for, traced, wanted_object
 from cloudprovider.core.lbstate import state_of
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import check_request
@@ -119,11 +119,14 @@ class HostBackend:
         service: ServiceKey,
         request: LoadBalancerRequest,
         shown_addresses: tuple[IPAddress, ...],
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See TenantBackend."""
         cluster = self._living(tenant)
         check_request(tenant, self._caches.project_of(tenant.namespace), cluster.spec, request)
-        want = wanted_object(tenant, service, request, cluster_uid=cluster.status.cluster_uid, limits=cluster.spec)
+        uid = cluster.status.cluster_uid
+        want = traced(wanted_object(tenant, service, request, cluster_uid=uid, limits=cluster.spec), trace)
         async with self._alone(want.key):
             have = self._caches.load_balancers.get(*want.key)
             known = self._hints.knows(want.key)
@@ -143,10 +146,10 @@ class HostBackend:
                     self._hints.forget(want.key)
         return state_of(lb, service)
 
-    async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def delete(self, tenant: Tenant, service: ServiceKey, *, trace: str = "") -> None:
         """See TenantBackend."""
         self._known(tenant)
-        await self._delete(tenant, service)
+        await self._delete(tenant, service, trace)
 
     async def report_nodes(self, tenant: Tenant, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
         """See TenantBackend."""
@@ -255,7 +258,7 @@ class HostBackend:
             self._caches.load_balancers.observe(changed)
         return changed
 
-    async def _delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def _delete(self, tenant: Tenant, service: ServiceKey, trace: str = "") -> None:
         key = object_key(tenant, service)
         async with self._alone(key):
             lb = self._caches.load_balancers.get(*key)
@@ -265,6 +268,9 @@ class HostBackend:
             if self._is_going(lb):
                 return
             try:
+                if trace:  # a deletion has no place for it: the one write that a trace costs
+                    note = {"metadata": {"uid": lb.metadata.uid, "annotations": {TRACE_ANNOTATION: trace}}}
+                    await self._client.merge_patch(LOADBALANCERS, *key, note)
                 await self._client.delete(LOADBALANCERS, *key, uid=lb.metadata.uid)
             except NotFound:
                 pass  # gone since; the watch tells, and with it the log

@@ -10,6 +10,7 @@ from cloudprovider.core.audit import Findings, audit
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.news import ADDRESS_RELEASED, NOT_RECORDED
+from cloudprovider.core.tracing import Tracer
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock
@@ -42,6 +43,7 @@ class HostController:
         events: EventRecorder,
         *,
         machines: Machines,
+        tracer: Tracer,
         now: Clock,
         rng: random.Random,
     ) -> None:
@@ -51,7 +53,9 @@ class HostController:
         self._now = now
         self._rng = rng
         self.book = book
-        self.load_balancers = LoadBalancers(client, caches, book, hints, events, machines=machines, now=now, rng=rng)
+        self.load_balancers = LoadBalancers(
+            client, caches, book, hints, events, machines=machines, tracer=tracer, now=now, rng=rng
+        )
         self._pools = PoolStatuses(client, caches, self.book, events, now=now, rng=rng)
         self._releases = ManualReleases(client, caches, self.book, self.load_balancers.batches, events, rng=rng)
 

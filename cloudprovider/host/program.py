@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from cloudprovider.bridge.server import BridgeServer, ServerConfig
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host import beside, webhookserver
 from cloudprovider.host.assembly import NAME, Host
 from cloudprovider.host.clock import utc_now
@@ -29,6 +31,7 @@ from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.lease import Elector, identity_of
 from cloudprovider.kube.metrics import RequestCounter, exposition
 from cloudprovider.kube.shell import run_in_shell
+from cloudprovider.tracing.setup import traced
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +42,11 @@ class HostProgram:
     """One copy of the host program: stands by until it leads. Allocating is safe with two leaders (each block is a
     compare-and-swap), but guests must find one bridge."""
 
-    def __init__(self, config: HostConfig, client: KubeClient, *, rng: random.Random) -> None:
+    def __init__(
+        self, config: HostConfig, client: KubeClient, *, tracer: Tracer = NO_TRACER, rng: random.Random
+    ) -> None:
         self._config = config
+        self._tracer = tracer
         self._client = client
         self._rng = rng
         self._identity = identity_of(config.identity)
@@ -87,6 +93,7 @@ class HostProgram:
             version=__version__,
             identity=self._identity,
             reserved=config.reserved_cidrs,
+            tracer=self._tracer,
             now=utc_now,
             time=time.monotonic,
             rng=self._rng,
@@ -94,6 +101,7 @@ class HostProgram:
         server = BridgeServer(
             ServerConfig(listen=config.bridge_address, tls=tls_paths(config), trust_domain=config.trust_domain),
             host.backend,
+            tracer=self._tracer,
         )
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -123,8 +131,11 @@ async def run(config: HostConfig) -> None:
     TlsFiles(tls_paths(config)).load()
     requests = RequestCounter()
     registry = kopf.OperatorRegistry()
-    async with HttpKubeClient(credentials, program="host", version=__version__, rng=rng, requests=requests) as client:
-        program = HostProgram(config, client, rng=rng)
+    async with (
+        traced(NAME, __version__, os.environ, rng=rng) as tracer,
+        HttpKubeClient(credentials, program="host", version=__version__, rng=rng, requests=requests) as client,
+    ):
+        program = HostProgram(config, client, tracer=tracer, rng=rng)
         register(registry, program)
 
         webhook = AdmissionWebhook(client)

@@ -91,10 +91,15 @@ class CountingBridge(GrpcBridge):
 
     @override
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         self.calls["ensure"] += 1
-        return await super().ensure(service, request, shown_addresses)
+        return await super().ensure(service, request, shown_addresses, trace=trace)
 
 
 @dataclass

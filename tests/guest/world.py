@@ -19,6 +19,7 @@ from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.exchange import ServiceKey, Tenant
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.core.translate import Classes
 from cloudprovider.guest.leading import Leadership
 from cloudprovider.guest.metrics import GuestMetrics
@@ -64,6 +65,7 @@ class World:
         self.metrics = GuestMetrics()
         self.leadership: Leadership
         self.tokens = 0
+        self.tracer: Tracer = NO_TRACER
 
     @asynccontextmanager
     async def leading(self, bridge: BridgeClient | None = None) -> AsyncIterator[Leadership]:
@@ -81,6 +83,7 @@ class World:
             events=events,
             metrics=self.metrics,
             rng=rng,
+            tracer=self.tracer,
             now=now,
         )
         tasks = [asyncio.create_task(self.leadership.run()), asyncio.create_task(events.run())]

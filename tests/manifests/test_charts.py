@@ -185,3 +185,17 @@ def test_the_chart_is_of_the_programs_version(side: str) -> None:
         for c in d["spec"]["template"]["spec"]["containers"]
     ]
     assert set(images) == {f"cloudprovider:{__version__}"}, "as make image calls it"
+
+
+@pytest.mark.parametrize(("side", "programs"), [("host", 2), ("guest", 1)])
+def test_traces_are_told_to_every_program(side: str, programs: int) -> None:
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.observability:4317", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    flags = [word for name, value in told.items() for word in ("--set-string", f"traces.{name}={value}")]
+    found = [
+        {one["name"]: one.get("value") for one in document["spec"]["template"]["spec"]["containers"][0].get("env", [])}
+        for document in chart(side, *flags)
+        if document["kind"] in ("Deployment", "DaemonSet")
+    ]
+    assert len(found) == programs
+    assert all(told.items() <= environment.items() for environment in found)
+    assert template(side, "--set", "traces.PATH=/tmp").returncode != 0
