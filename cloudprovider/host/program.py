@@ -12,7 +12,7 @@ import kopf
 
 from cloudprovider import __version__
 from cloudprovider.bridge.server import BridgeServer, ServerConfig
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
+from cloudprovider.bridge.tlsfiles import SERVER, TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.host import beside, webhookserver
@@ -45,6 +45,7 @@ class HostProgram:
         self._rng = rng
         self._identity = identity_of(config.identity)
         self._host: Host | None = None
+        self._server: BridgeServer | None = None
         self._serving = False
 
     @property
@@ -58,7 +59,8 @@ class HostProgram:
 
     def metrics(self) -> str:
         """Our own metrics, in Prometheus' text format."""
-        return exposition_of(self._host, serving=self._serving)
+        ends = self._server.certificate_ends if self._server is not None else None
+        return exposition_of(self._host, serving=self._serving, certificate_ends=ends)
 
     async def proceed(self, tenant: Tenant, deleted_at: datetime, grace_seconds: int) -> float | None:
         """See :meth:`TenantEnd.proceed`; a copy that does not lead leaves it to the one that does."""
@@ -90,8 +92,10 @@ class HostProgram:
             now=utc_now,
             time=time.monotonic,
             rng=self._rng,
+            namespace=config.lease_namespace,
+            trusted=lambda: TlsFiles(tls_paths(config), SERVER).load().ca,
         )
-        server = BridgeServer(
+        server = self._server = BridgeServer(
             ServerConfig(listen=config.bridge_address, tls=tls_paths(config), trust_domain=config.trust_domain),
             host.backend,
         )
@@ -101,7 +105,7 @@ class HostProgram:
                 tasks.create_task(self._serve(host, server), name="bridge")
         finally:
             self._serving = False
-            self._host = None
+            self._host = self._server = None
             # Within the margin that the Lease leaves after its renew deadline.
             await server.stop(grace=1.0)
 
@@ -120,7 +124,7 @@ async def run(config: HostConfig) -> None:
     """Run the host program until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
-    TlsFiles(tls_paths(config)).load()
+    TlsFiles(tls_paths(config), SERVER).load()
     requests = RequestCounter()
     registry = kopf.OperatorRegistry()
     async with HttpKubeClient(credentials, program="host", version=__version__, rng=rng, requests=requests) as client:

@@ -72,7 +72,13 @@ class World:
     rng: random.Random = field(default_factory=lambda: random.Random(7))
 
     @asynccontextmanager
-    async def host(self, *, readoption_seconds: float = 0.0, settle_seconds: float = 0.0) -> AsyncIterator[Host]:
+    async def host(
+        self,
+        *,
+        readoption_seconds: float = 0.0,
+        settle_seconds: float = 0.0,
+        trusted: Callable[[], bytes] | None = None,
+    ) -> AsyncIterator[Host]:
         """Run a host program's parts; leaving the block kills them where they stand."""
         host = Host(
             self.connect(),
@@ -84,6 +90,7 @@ class World:
             rng=self.rng,
             settle_seconds=settle_seconds,
             readoption_seconds=readoption_seconds,
+            trusted=trusted,
         )
         task = asyncio.create_task(host.run())
         try:

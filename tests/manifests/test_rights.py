@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cloudprovider.cli.main import main
-from cloudprovider.cli.tenant import SYSTEM_NAMESPACE
+from cloudprovider.core.permissions import SYSTEM as SYSTEM_NAMESPACE
 from tests.conftest import KUBEVIRT
 from tests.lab.controlplane import ControlPlane, Settings
 from tests.lab.network import Namespace, Switch
