@@ -274,6 +274,8 @@ async def _client(kubeconfig: str, context: str) -> "AsyncIterator[HttpKubeClien
 async def _create(admin: "TenantAdmin", parsed: argparse.Namespace) -> None:
     from cloudprovider.cli import cloudinit, tenant  # noqa: PLC0415
 
+    if parsed.cloud_init and (_has_guest(parsed) or parsed.pem):
+        raise ConfigurationError("--cloud-init is for a guest that is not there yet: leave the others of its kind out")
     objects = cloudinit.read_objects(parsed.cloud_init) if parsed.cloud_init else ()
     issued = await admin.create(
         _tenant(parsed),

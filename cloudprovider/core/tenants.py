@@ -5,11 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cloudprovider.core.api.guestcluster import GuestCluster
-
-SILENCE: Final = timedelta(minutes=5)
-"""A guest is heard, and that noted, once a minute."""
-ENDING: Final = timedelta(days=30)
-"""A certificate that ends sooner is worth a word."""
+from cloudprovider.core.installation import ENDING, SILENCE
 
 HEADERS: Final = ("NAMESPACE", "NAME", "STATE", "CERTIFICATE ENDS", "SEEN", "VERSION")
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from cloudprovider.bridge.api import BridgeClient, Reason
 from cloudprovider.bridge.authority import CERTIFICATE, KEY, TRUSTED
@@ -112,16 +113,18 @@ class Renewal:
     def _newest(self, secret: Secret) -> tuple[KeyPair, set[x509.Certificate]]:
         """What is shown, or about to be: a Secret just written is mounted after a while."""
         material = self._files.load()
-        shown, trusted = KeyPair(material.certificate, material.key), material.ca
         if secret.data:
             where = f"Secret {self._namespace}/{self._name}"
             try:
                 kept = KeyPair(content(secret, CERTIFICATE, where), content(secret, KEY, where))
+                trusted = set(certificates(content(secret, TRUSTED, where)))
+                if not belongs(kept):
+                    raise ConfigurationError(f"{where}: the key does not belong to the certificate")
                 if certificates(kept.certificate)[0].not_valid_before_utc >= material.not_before:
-                    shown, trusted = kept, content(secret, TRUSTED, where)
-            except (ConfigurationError, ValueError) as error:
+                    return kept, trusted
+            except (ConfigurationError, ValueError, TypeError, UnsupportedAlgorithm) as error:
                 log.warning("The renewed certificate can't be read.", extra={"error": str(error)})
-        return shown, set(certificates(trusted))
+        return KeyPair(material.certificate, material.key), set(certificates(material.ca))
 
     def _is_due(self, certificate: x509.Certificate) -> bool:
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc

@@ -160,6 +160,24 @@ async def test_a_secret_that_is_not_mounted_yet_is_not_renewed_again(wire: Wire,
     assert await guest.kept() == first
 
 
+@pytest.mark.parametrize("key", [CERTIFICATE, KEY, TRUSTED])
+@pytest.mark.parametrize("content", ["bm90aGluZw==", "%", None])
+async def test_what_was_kept_and_is_spoilt_is_made_anew(
+    wire: Wire, guest: Guest, key: str, content: str | None
+) -> None:
+    await offered(wire)
+    guest.ahead = 64 * DAY
+    await guest.renewal.check()
+    spoilt = await wire.guest.user.merge_patch(SECRETS, SYSTEM, RENEWED_SECRET, {"data": {key: content}})
+    shown, _ = guest.renewal._newest(spoilt)
+    assert shown.certificate == guest.shipped.certificate.read_bytes(), "what counts is what can be used"
+    await guest.renewal.check()
+    kept = await guest.kept()
+    await guest.mount()
+    await guest.until_shown()
+    assert is_signed_by(KeyPair(kept[CERTIFICATE], kept[KEY]), certificates(kept[TRUSTED]))
+
+
 async def test_the_moment_is_drawn_for_each_guest(wire: Wire, guest: Guest) -> None:
     shares = set()
     for seed in range(50):
