@@ -29,7 +29,7 @@ from cloudprovider.kube.resources import SECRETS
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS: Final = 60.0
-_BACKOFF: Final = Backoff(1.0, 300.0)
+_BACKOFF: Final = Backoff(5.0, 300.0)
 
 
 class Certificates:
