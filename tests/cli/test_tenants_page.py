@@ -51,6 +51,7 @@ class Desk:
             | {
                 "PATH": f"{ROOT / '.venv' / 'bin'}:{find('kubectl').parent}:{os.environ['PATH']}",
                 "KUBECONFIG": str(self.folder / "kubeconfig"),
+                "HOME": str(self.folder),
                 "PYTHONPATH": str(ROOT),
             },
             capture_output=True,
