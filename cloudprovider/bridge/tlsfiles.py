@@ -72,6 +72,7 @@ class TlsFiles:
         self._lock = threading.Lock()
         self._good: _Signature | None = None
         self._bad: _Signature | None = None
+        self._told: _Signature | None = None
 
     def load(self) -> TlsMaterial:
         """Return what the files hold now.
@@ -119,7 +120,8 @@ class TlsFiles:
                 renewed = self._read(self.paths.renewed)
                 material = renewed if renewed.not_before >= material.not_before else material
             except ConfigurationError as e:
-                if self.paths.renewed.certificate.exists():
+                if self.paths.renewed.certificate.exists() and signature != self._told:
+                    self._told = signature
                     log.warning("The renewed certificate can't be used.", extra={"error": str(e)})
         self._good = signature
         return material

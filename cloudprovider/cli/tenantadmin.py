@@ -4,6 +4,7 @@ The CA is a Secret in the host's own namespace, made when it is first needed; wh
 folder instead. The time that counts is the API server's, as the bridge and the guests go by a cluster's clock too.
 """
 
+import base64
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +12,24 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
+from cryptography import x509
+
 from cloudprovider.bridge import authority
 from cloudprovider.bridge.authority import CERTIFICATE, KEY, TRUSTED, Authority
 from cloudprovider.bridge.certificates import KeyPair, issue_server, issue_tenant
+from cloudprovider.bridge.inspection import certificates, keys_of
 from cloudprovider.bridge.secrets import is_kept_by_cert_manager, text
 from cloudprovider.cli.tenant import Document, TenantLimits, open_ca
 from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterSpec
 from cloudprovider.core.api.kubernetes import Namespace, Secret
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.meta import ObjectMeta
-from cloudprovider.core.errors import AlreadyExists, ConfigurationError, NotFound
+from cloudprovider.core.errors import AlreadyExists, ConfigurationError, Forbidden, NotFound
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.naming import CA_SECRET, SERVER_SECRET
 from cloudprovider.core.permissions import SYSTEM
-from cloudprovider.core.tenants import revocation
+from cloudprovider.core.tenants import has_older_certificate, revocation
 from cloudprovider.kube.api import KubeClient, Reader
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS, NAMESPACES, SECRETS
 
@@ -71,7 +75,7 @@ class TenantAdmin:
     ) -> Issued:
         """Make the tenant's objects where they are not there yet, and issue its certificate: a run that was broken off
         may be run again. Raises KubeError, ConfigurationError."""
-        ca = await self._authority()
+        ca = await self._trusted_authority()
         if create_namespace:
             await self._make_namespace(tenant.namespace)
         cluster = await self._make_guest_cluster(tenant, limits)
@@ -80,7 +84,7 @@ class TenantAdmin:
     async def rotate(self, tenant: Tenant, *, validity: timedelta) -> Issued:
         """Issue another certificate; the ones before stay valid. Raises KubeError, ConfigurationError."""
         cluster = await self._guest_cluster(tenant)
-        return await self._issue(await self._authority(), cluster, validity)
+        return await self._issue(await self._trusted_authority(), cluster, validity)
 
     async def revoke(self, tenant: Tenant, *, delete_load_balancers: bool) -> None:
         """Have the host refuse every certificate of the tenant that has been issued until now; what is forwarded goes
@@ -119,8 +123,9 @@ class TenantAdmin:
         await self._put(SERVER_SECRET, "kubernetes.io/tls", parts)
         self._tell(f"the bridge's certificate is in the Secret {SYSTEM}/{SERVER_SECRET}, for {', '.join(hosts)}")
 
-    async def replace_ca(self, *, finish: bool) -> None:
-        """Do the first step to a new CA, or (``finish``) the second. Raises KubeError, ConfigurationError."""
+    async def replace_ca(self, *, finish: bool, force: bool = False) -> None:
+        """Do the first step to a new CA, or (``finish``) the second; that only when the host and all guests know the
+        new one, but for ``force``. Raises KubeError, ConfigurationError."""
         where = f"Secret {SYSTEM}/{CA_SECRET}"
         try:
             secret = await self._client.get(SECRETS, SYSTEM, CA_SECRET)
@@ -135,6 +140,8 @@ class TenantAdmin:
             raise ConfigurationError(
                 "a CA is being replaced already: end that with cloudprovider tenant replace-ca --finish"
             )
+        if finish and not force:
+            await self._all_know(certificates(ca.signing.certificate)[0])
         new = authority.settled(ca) if finish else authority.replaced(ca, await self.now())
         data: dict[str, str | None] = dict.fromkeys(secret.data)  # what is not in it any more goes
         patch = {
@@ -147,9 +154,32 @@ class TenantAdmin:
         else:
             self._tell(
                 "a new CA signs tenants' certificates, the old one is trusted beside it; guests come for theirs within"
-                " an hour or two. When `cloudprovider tenant list` shows no guest that has been away since: replace-ca"
-                " --finish"
+                " an hour or so; then replace-ca --finish"
             )
+
+    async def _all_know(self, new: x509.Certificate) -> None:
+        """Raises ConfigurationError if the host, or a guest, would be lost without the old CA."""
+        bridges = await self._bridges_trust()
+        if bridges is not None and new not in bridges:
+            raise ConfigurationError(
+                f"the host's program has not put the new CA into the Secret {SYSTEM}/{SERVER_SECRET} yet: see that it"
+                " runs, and come again in a minute"
+            )
+        late = [c for c in await self.tenants("") if has_older_certificate(c, new.not_valid_before_utc)]
+        if late:
+            names = ", ".join("/".join(c.key) for c in late)
+            raise ConfigurationError(
+                f"the last certificates seen of {names} are by the old CA: such a guest would be locked out until"
+                " cloudprovider tenant rotate; wait for it, or add --force"
+            )
+
+    async def _bridges_trust(self) -> Sequence[x509.Certificate] | None:
+        """The CAs in the bridge's Secret; None: there is none yet, or it is not for us to see."""
+        try:
+            data = (await self._client.get(SECRETS, SYSTEM, SERVER_SECRET)).data
+            return certificates(base64.b64decode(data.get(TRUSTED, ""), validate=True))
+        except (NotFound, Forbidden, ValueError):
+            return None
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
@@ -176,6 +206,21 @@ class TenantAdmin:
             not_before=not_before,
         )
         return Issued(pair, ca.trusted)
+
+    async def _trusted_authority(self) -> Authority:
+        """The CA for tenants' certificates. Raises ConfigurationError if the bridge trusts another one."""
+        bridges = await self._bridges_trust()
+        if bridges is None:
+            return await self._authority()
+        if self._folder is None:
+            try:
+                await self._client.get(SECRETS, SYSTEM, CA_SECRET)
+            except NotFound as e:
+                raise _other_ca() from e
+        ca = await self._authority()
+        if not keys_of(bridges) & keys_of(certificates(ca.trusted)):
+            raise _other_ca()
+        return ca
 
     async def _authority(self) -> Authority:
         if self._folder is not None:
@@ -288,6 +333,14 @@ async def put_guest(client: KubeClient, objects: tuple[Document, Document]) -> N
 def _is_of(lb: LoadBalancer, tenant: Tenant) -> bool:
     found = service_of(lb)
     return found is not None and found[0] == tenant
+
+
+def _other_ca() -> ConfigurationError:
+    return ConfigurationError(
+        f"the bridge's certificate (Secret {SYSTEM}/{SERVER_SECRET}) is by another CA, and would not take this one's:"
+        " give that CA's folder (--ca-dir), or have the host keep it: kubectl"
+        f" -n {SYSTEM} create secret tls {CA_SECRET} --cert=FOLDER/ca.crt --key=FOLDER/ca.key"
+    )
 
 
 def _no_host() -> ConfigurationError:

@@ -76,6 +76,7 @@ def _add_create(actions: _SubParsers) -> None:
     )
     _add_delivery(own)
     _add_issuing(own, ca_dir_required=False)
+    _add_trust_domain(own)
     _add_host(own, _create)
 
 
@@ -109,6 +110,7 @@ def _add_rotate(actions: _SubParsers) -> None:
     )
     _add_delivery(own)
     _add_issuing(own, ca_dir_required=False)
+    _add_trust_domain(own)
     _add_host(own, _rotate)
 
 
@@ -152,6 +154,7 @@ def _add_replace_ca(actions: _SubParsers) -> None:
         " theirs\nby themselves. Then, with --finish, trust the old one no more.",
     )
     own.add_argument("--finish", action="store_true", help="the second step")
+    own.add_argument("--force", action="store_true", help="though a guest still has a certificate of the old CA")
     _add_host(own, _replace_ca)
 
 
@@ -178,6 +181,7 @@ def _add_issue(actions: _SubParsers) -> None:
     own.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where to write (default: here)")
     own.add_argument("--pem", action="store_true", help="write certificate, key and CA as PEM files, not a Secret")
     _add_issuing(own, ca_dir_required=True)
+    _add_trust_domain(own)
     own.set_defaults(command=_issue, prog=own.prog)
 
 
@@ -217,6 +221,9 @@ def _add_issuing(own: argparse.ArgumentParser, *, ca_dir_required: bool) -> None
         help="the CA: ca.crt and ca.key" + ("" if ca_dir_required else "; without it, a Secret on the host"),
     )
     own.add_argument("--days", type=checked(days), default=365, help="how long it is valid (default %(default)s)")
+
+
+def _add_trust_domain(own: argparse.ArgumentParser) -> None:
     own.add_argument("--trust-domain", default=DEFAULT_TRUST_DOMAIN, help="as the host program's (default %(default)s)")
 
 
@@ -317,7 +324,7 @@ async def _revoke(admin: "TenantAdmin", parsed: argparse.Namespace) -> None:
 
 
 async def _replace_ca(admin: "TenantAdmin", parsed: argparse.Namespace) -> None:
-    await admin.replace_ca(finish=parsed.finish)
+    await admin.replace_ca(finish=parsed.finish, force=parsed.force)
 
 
 async def _deliver(issued: "Issued", parsed: argparse.Namespace) -> None:

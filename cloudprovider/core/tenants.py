@@ -54,6 +54,13 @@ def revocation(cluster: GuestCluster, now: datetime) -> datetime:
     return max(after).astimezone(UTC).replace(microsecond=0) + timedelta(seconds=1)
 
 
+def has_older_certificate(cluster: GuestCluster, moment: datetime) -> bool:
+    """Whether the certificate last seen begins before ``moment``."""
+    shown = cluster.status.certificate
+    begins = _time(shown.not_before) if shown is not None else None
+    return begins is not None and begins < moment
+
+
 def _time(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text)

@@ -15,7 +15,7 @@ from cloudprovider.bridge import authority
 from cloudprovider.bridge.api import IssuedCertificate, PeerCertificate, Reason
 from cloudprovider.bridge.authority import CERTIFICATE, KEY, TRUSTED, Authority
 from cloudprovider.bridge.certificates import KeyPair
-from cloudprovider.bridge.inspection import certificates, end_of
+from cloudprovider.bridge.inspection import certificates, end_of, keys_of
 from cloudprovider.bridge.secrets import content, is_kept_by_cert_manager, text
 from cloudprovider.core.api.kubernetes import Secret
 from cloudprovider.core.errors import BridgeError, CloudProviderError, ConfigurationError, Conflict, Forbidden, NotFound
@@ -109,8 +109,13 @@ class Certificates:
         where = f"Secret {self._namespace}/{SERVER_SECRET}"
         shown = KeyPair(content(secret, CERTIFICATE, where), content(secret, KEY, where))
         try:
-            new = authority.renewed(shown, ca, self._now())
             trusts = set(certificates(content(secret, TRUSTED, where)))
+            if not keys_of(trusts) & keys_of(certificates(ca.trusted)):
+                raise ConfigurationError(
+                    f"{where} is by another CA than that of the Secret {self._namespace}/{CA_SECRET}, which no guest"
+                    " knows: put the right one there, or issue all anew (cloudprovider tenant server-certificate)"
+                )
+            new = authority.renewed(shown, ca, self._now())
         except ValueError as error:
             raise ConfigurationError(f"{where} holds no certificate that can be read: {error}") from error
         data: dict[str, bytes] = {}

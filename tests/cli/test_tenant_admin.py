@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,9 @@ from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.naming import CA_SECRET, GUEST_SECRET, SERVER_SECRET
 from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.tenants import row, state
+from cloudprovider.host.certificates import Certificates
 from cloudprovider.host.clock import utc_now
+from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, NAMESPACES, SECRETS
 from tests.bridge.tls import DAY, DOMAIN
@@ -107,6 +110,21 @@ async def test_a_ca_in_a_folder_stays_there(tmp_path: Path) -> None:
         await operator.client.get(SECRETS, SYSTEM, CA_SECRET)
 
 
+async def test_no_second_ca_comes_up_beside_the_bridges(tmp_path: Path) -> None:
+    """The bridge's certificate is by the folder's CA: whoever forgets the folder must not get a CA that it refuses."""
+    by_folder = Operator(folder=tmp_path / "ca")
+    await by_folder.namespace()
+    await by_folder.admin.server_certificate(["192.0.2.1"], validity=90 * DAY)
+    forgetful = Operator(by_folder.cluster)
+    with pytest.raises(ConfigurationError, match="by another CA"):
+        await forgetful.create()
+    with pytest.raises(NotFound):
+        await forgetful.ca()
+    with pytest.raises(ConfigurationError, match="by another CA"):
+        await Operator(by_folder.cluster, folder=tmp_path / "wrong").create()
+    assert (await by_folder.create()).trusted == (tmp_path / "ca" / "ca.crt").read_bytes()
+
+
 async def test_the_bridges_certificate(operator: Operator) -> None:
     await operator.admin.server_certificate(["192.0.2.1"], validity=90 * DAY)
     await operator.admin.server_certificate(["192.0.2.1", "192.0.2.2"], validity=90 * DAY)
@@ -145,6 +163,25 @@ async def test_a_ca_is_replaced_in_two_steps(operator: Operator) -> None:
     assert (last.signing, last.serving) == (both.signing, both.signing)
     assert set(certificates(last.trusted)) == set(certificates(both.signing.certificate))
     assert set((await operator.client.get(SECRETS, SYSTEM, CA_SECRET)).data) == {"tls.crt", "tls.key", "ca.crt"}
+
+
+async def test_the_second_step_waits_for_the_host_and_every_guest(operator: Operator) -> None:
+    await operator.admin.server_certificate(["192.0.2.1"], validity=90 * DAY)
+    await operator.create()
+    await operator.admin.replace_ca(finish=False)
+    with pytest.raises(ConfigurationError, match="has not put the new CA into the Secret"):
+        await operator.admin.replace_ca(finish=True)
+    rng = random.Random(1)
+    events = EventRecorder(operator.client, component="test", instance="t", now=utc_now, rng=rng)
+    await Certificates(operator.client, namespace=SYSTEM, events=events, now=utc_now, rng=rng).check()
+    for made, fine in ((utc_now() - DAY, False), (utc_now(), True)):
+        begins = f"{made:%Y-%m-%dT%H:%M:%SZ}"
+        patch = {"status": {"certificate": {"fingerprint": "ab" * 32, "notBefore": begins}}}
+        await operator.client.merge_patch(GUESTCLUSTERS, "shops", "shop", patch, subresource="status")
+        if not fine:
+            with pytest.raises(ConfigurationError, match="shops/shop are by the old CA"):
+                await operator.admin.replace_ca(finish=True)
+    await operator.admin.replace_ca(finish=True)
 
 
 async def test_a_guest_keeps_its_settings_when_the_certificate_changes(operator: Operator) -> None:

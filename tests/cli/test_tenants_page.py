@@ -1,7 +1,9 @@
 """docs/tenants.md's commands, run as they stand there, on the real API servers of a host and a guest."""
 
+import asyncio
 import base64
 import os
+import random
 import re
 import shutil
 import stat
@@ -18,6 +20,11 @@ import yaml
 from cryptography import x509
 
 from cloudprovider.cli.cloudinit import CONFIG, MANIFEST
+from cloudprovider.host.certificates import Certificates
+from cloudprovider.host.clock import utc_now
+from cloudprovider.kube import credentials
+from cloudprovider.kube.client import HttpKubeClient
+from cloudprovider.kube.events import EventRecorder
 from tests.conftest import DEFINITIONS, LOGS, ROOT
 from tests.lab.build import find
 from tests.lab.controlplane import ControlPlane, Settings
@@ -61,6 +68,19 @@ class Desk:
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def let_the_host_look(self) -> None:
+        """What the host's program does once a minute."""
+
+        async def look() -> None:
+            rng = random.Random(1)
+            access = credentials.load(str(self.host.kubeconfig))
+            async with HttpKubeClient(access, program="host", version="0", rng=rng) as client:
+                events = EventRecorder(client, component="test", instance="t", now=utc_now, rng=rng)
+                namespace = "cloudprovider-system"
+                await Certificates(client, namespace=namespace, events=events, now=utc_now, rng=rng).check()
+
+        asyncio.run(look())
 
     def secret(self, plane: ControlPlane, name: str) -> dict[str, bytes]:
         data = plane.api.get(f"{SYSTEM}/{name}")["data"]
@@ -142,10 +162,12 @@ def test_3_the_ca_is_replaced(desk: Desk) -> None:
     begin, finish = blocks("The CA")
     first = desk.secret(desk.host, "cloudprovider-tenant-ca")
     desk.run(begin)
+    desk.let_the_host_look()
     both = desk.secret(desk.host, "cloudprovider-tenant-ca")
     assert len(x509.load_pem_x509_certificates(both["ca.crt"])) == 2
     assert first["ca.crt"] in both["ca.crt"]
     desk.run(finish)
+    desk.let_the_host_look()
     assert len(x509.load_pem_x509_certificates(desk.secret(desk.host, "cloudprovider-tenant-ca")["ca.crt"])) == 1
 
 

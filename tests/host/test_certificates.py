@@ -125,6 +125,16 @@ async def test_without_a_secret_of_the_bridge_nothing_is_done(world: World, ca: 
     await world.part.check()
 
 
+async def test_a_ca_that_no_guest_knows_locks_none_out(world: World, ca: Authority) -> None:
+    await world.put(SERVER_SECRET, of_server(ca))
+    await world.put(CA_SECRET, authority.data_of(authority.make(utc_now())))
+    before = await world.shown()
+    world.ahead = 89 * DAY
+    with pytest.raises(ConfigurationError, match="by another CA"):
+        await world.part.check()
+    assert await world.shown() == before
+
+
 async def test_a_damaged_ca_is_told(world: World, ca: Authority) -> None:
     data = authority.data_of(ca)
     await world.put(CA_SECRET, data | {"tls.key": ""})
