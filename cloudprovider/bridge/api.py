@@ -47,6 +47,7 @@ class Reason(StrEnum):
     IDENTITY_MISMATCH = "IDENTITY_MISMATCH"
     UNSUPPORTED_VERSION = "UNSUPPORTED_VERSION"
     TENANT_TERMINATING = "TENANT_TERMINATING"
+    RENEWAL_NOT_OFFERED = "RENEWAL_NOT_OFFERED"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     RATE_LIMITED = "RATE_LIMITED"
     UNAVAILABLE = "UNAVAILABLE"
@@ -80,6 +81,26 @@ class Welcome:
     host_version: str
     tenant: Tenant
     max_ports: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """A client certificate, as far as it matters. ``fingerprint``: SHA-256 of the DER in hex."""
+
+    tenant: Tenant
+    fingerprint: str
+    not_before: datetime
+    not_after: datetime
+    trust_domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """What :meth:`BridgeClient.renew_certificate` brings, PEM. ``certificate`` is empty where none was asked for;
+    ``authorities``: all CAs that a guest is to trust."""
+
+    certificate: bytes
+    authorities: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +147,15 @@ class TenantBackend(Protocol):
         """
         ...
 
-    async def connect(self, tenant: Tenant, hello: Hello) -> Welcome:
-        """Bind the cluster UID at first use. Raises BridgeError CLUSTER_MISMATCH, UNKNOWN_TENANT,
-        TENANT_TERMINATING."""
+    async def connect(self, tenant: Tenant, hello: Hello, certificate: PeerCertificate | None = None) -> Welcome:
+        """Bind the cluster UID at first use. ``certificate``: what the guest has shown, where there is a wire.
+
+        Raises BridgeError CLUSTER_MISMATCH, UNKNOWN_TENANT, TENANT_TERMINATING."""
+        ...
+
+    async def renew_certificate(self, certificate: PeerCertificate, request: bytes) -> IssuedCertificate:
+        """Sign ``request`` for the tenant of ``certificate``, for as long as that was made for; see
+        :func:`cloudprovider.bridge.authority.renew`. Raises InvalidRequest, BridgeError RENEWAL_NOT_OFFERED."""
         ...
 
     async def ensure(
@@ -224,6 +251,11 @@ class BridgeClient(Protocol):
 
     async def report_inventory(self, inventory: Inventory) -> InventoryResult:
         """Tell every load-balancer Service there is."""
+        ...
+
+    async def renew_certificate(self, request: bytes) -> IssuedCertificate:
+        """Have ``request`` (PKCS #10, PEM) signed; empty: only ask for the authorities. Raises BridgeError
+        RENEWAL_NOT_OFFERED, and UNSUPPORTED_VERSION by a host that does not know the call."""
         ...
 
     def watch(self) -> AsyncIterator[BridgeEvent]:

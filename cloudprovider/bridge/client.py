@@ -19,13 +19,14 @@ from cloudprovider.bridge.api import (
     Connected,
     Disconnected,
     Hello,
+    IssuedCertificate,
     Reason,
     StateChange,
     Welcome,
 )
 from cloudprovider.bridge.diagnosis import diagnose
 from cloudprovider.bridge.failures import METADATA_BYTES, from_rpc_error
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsMaterial, TlsPaths
+from cloudprovider.bridge.tlsfiles import CLIENT, TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.bridge.v1 import bridge_pb2_grpc as pb_grpc
 from cloudprovider.core.errors import BridgeError, CloudProviderError
@@ -108,7 +109,7 @@ class GrpcBridge:
         self._config = config
         self._now = now
         self._random = random_source or random.SystemRandom()
-        self._files = TlsFiles(config.tls)
+        self._files = TlsFiles(config.tls, CLIENT)
         self._channel = self._open(self._files.load())
         self._stub: pb_grpc.LoadBalancerBridgeAsyncStub = pb_grpc.LoadBalancerBridgeStub(self._channel)
         self._files_at = 0.0
@@ -149,6 +150,12 @@ class GrpcBridge:
         message = codec.inventory_to_wire(inventory)
         response = await self._call(lambda stub: stub.ReportInventory, message, REPORT_SECONDS)
         return InventoryResult(tuple(codec.service_from_wire(k) for k in response.deleted), response.held_back)
+
+    async def renew_certificate(self, request: bytes) -> IssuedCertificate:
+        """See BridgeClient."""
+        message = pb.RenewCertificateRequest(csr=request)
+        response = await self._call(lambda stub: stub.RenewCertificate, message, CALL_SECONDS)
+        return IssuedCertificate(response.certificate, response.authorities)
 
     async def connect(self) -> Welcome:
         """Introduce this guest. ``watch`` and every call do so when needed; by hand only to try a connection.

@@ -13,12 +13,12 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloudprovider.bridge import codec
-from cloudprovider.bridge.api import PROTOCOL_VERSION, TRACE_KEY, Reason, TenantBackend, TenantPolicy
+from cloudprovider.bridge.api import PROTOCOL_VERSION, TRACE_KEY, PeerCertificate, Reason, TenantBackend, TenantPolicy
 from cloudprovider.bridge.failures import METADATA_BYTES, to_status, trailer
-from cloudprovider.bridge.identity import Authenticator, PeerCertificate, check
+from cloudprovider.bridge.identity import Authenticator, check
 from cloudprovider.bridge.limits import FairGate, StreamSlots, TokenBucket
 from cloudprovider.bridge.statelog import Reader
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsMaterial, TlsPaths
+from cloudprovider.bridge.tlsfiles import SERVER, TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.core import tracing
 from cloudprovider.core.errors import BridgeError, CloudProviderError, ConfigurationError
@@ -79,18 +79,22 @@ class BridgeServer:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._config = config
-        self._files = TlsFiles(config.tls)
+        self._files = TlsFiles(config.tls, SERVER)
         self._servicer = _Servicer(config, backend, tracer, now)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # not in the stubs
         self._server: grpc.aio.Server | None = None
+        self.certificate_ends: datetime | None = None
+        """When the certificate ends that guests are shown."""
 
     async def start(self) -> int:
         """Listen, and return the port.
 
         Raises ConfigurationError if the certificate files can't be used, or the address can't be listened on.
         """
+        material = self._files.load()
+        self.certificate_ends = material.not_after
         credentials = grpc.dynamic_ssl_server_credentials(
-            _certificates(self._files.load()),
+            _certificates(material),
             self._changed_certificates,  # type: ignore[arg-type] # None is "unchanged" (grpc's own documentation)
             require_client_authentication=True,
         )
@@ -122,6 +126,7 @@ class BridgeServer:
         material = self._files.changed()
         if material is None:
             return None
+        self.certificate_ends = material.not_after
         log.info("The bridge's certificate files have changed", extra={"not_after": material.not_after.isoformat()})
         return _certificates(material)
 
@@ -168,6 +173,7 @@ class _Servicer:
             "DeleteLoadBalancer": (self.delete, pb.DeleteLoadBalancerRequest),
             "ReportNodes": (self.report_nodes, pb.ReportNodesRequest),
             "ReportInventory": (self.report_inventory, pb.ReportInventoryRequest),
+            "RenewCertificate": (self.renew_certificate, pb.RenewCertificateRequest),
         }
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -194,7 +200,8 @@ class _Servicer:
                     retryable=False,
                 )
             hello = codec.hello_from_wire(request)
-            welcome = await self._backend.connect(tenant, hello)
+            certificate = self._authenticator.certificate(context.auth_context())
+            welcome = await self._backend.connect(tenant, hello, certificate)
             return pb.ConnectResponse(
                 host_version=welcome.host_version,
                 protocol_version=version,
@@ -238,6 +245,17 @@ class _Servicer:
             return pb.ReportInventoryResponse(
                 deleted=[codec.service_to_wire(key) for key in result.deleted], held_back=result.held_back
             )
+
+        return await self._call(context, handle)
+
+    async def renew_certificate(
+        self, request: pb.RenewCertificateRequest, context: _Context
+    ) -> pb.RenewCertificateResponse:
+        async def handle(_: Tenant) -> pb.RenewCertificateResponse:
+            certificate = self._authenticator.certificate(context.auth_context())
+            csr = codec.csr_from_wire(request)
+            issued = await self._backend.renew_certificate(certificate, csr)
+            return pb.RenewCertificateResponse(certificate=issued.certificate, authorities=issued.authorities)
 
         return await self._call(context, handle)
 

@@ -123,7 +123,14 @@ def guests(clusters: Iterable[GuestCluster], now: datetime) -> Iterator[Finding]
             yield Finding(name=name, verdict="warning", message=message, todo="kubectl lb check there")
         else:
             version = f", version {cluster.status.guest_version}" if cluster.status.guest_version else ""
-            yield Finding(name=name, verdict="ok", message=f"heard {silent.total_seconds():.0f} s ago{version}")
+            heard = f"heard {silent.total_seconds():.0f} s ago{version}"
+            ends = cluster.status.certificate.not_after if cluster.status.certificate is not None else ""
+            if ends and datetime.fromisoformat(ends) - now < ENDING:
+                message = f"{heard}; its certificate ends at {ends}, and has not been renewed in time"
+                todo = "the guest's log says why; cloudprovider tenant rotate gives it another"
+                yield Finding(name=name, verdict="warning", message=message, todo=todo)
+            else:
+                yield Finding(name=name, verdict="ok", message=heard)
 
 
 def networks(

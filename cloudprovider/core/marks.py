@@ -17,7 +17,7 @@ from cloudprovider.core.exchange import HealthCheck
 from cloudprovider.core.guestmachines import GUEST_CLUSTER_LABEL
 from cloudprovider.core.takeover import SERVICE_LABEL
 
-Whose = Literal["Harvester", "ours", "Kubernetes", "kube-vip", "MetalLB", "Rancher"]
+Whose = Literal["Harvester", "ours", "Kubernetes", "kube-vip", "MetalLB", "Rancher", "cert-manager"]
 Sort = Literal["annotation", "label", "finalizer"]
 
 
@@ -304,6 +304,21 @@ OTHERS: Final = (
         whose="ours",
         by="the agents",
         text="what proves that the holder is dead, so that nobody waits for its Lease to run out",
+    ),
+    Mark(
+        name=lb.TRACE_ANNOTATION,
+        on="LoadBalancer",
+        whose="ours",
+        by="the host program",
+        values="W3C traceparent",
+        text="the trace that its last change belongs to; only where traces are on",
+    ),
+    Mark(
+        name="cert-manager.io/certificate-name",
+        on="Secret",
+        whose="cert-manager",
+        by="cert-manager",
+        text="on a certificate of ours: cert-manager renews it, so our own renewal leaves it alone",
     ),
     Mark(
         name="field.cattle.io/projectId",

@@ -38,5 +38,5 @@ class GuestMetrics:
             lines.append(f'{_NAME}_bucket{{le="{limit}"}} {total}')
         lines += [f"{_NAME}_sum {self._sum}", f"{_NAME}_count {total}"]
         for name, (text, value) in gauges.items():
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value:g}"]
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value:.15g}"]
         return "\n".join(lines) + "\n"

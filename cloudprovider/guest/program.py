@@ -11,13 +11,14 @@ from typing import Final
 from cloudprovider import __version__
 from cloudprovider.bridge.api import BridgeClient, Hello
 from cloudprovider.bridge.client import ClientConfig, GrpcBridge
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
+from cloudprovider.bridge.tlsfiles import CLIENT, TlsFiles
 from cloudprovider.core.errors import KubeError
 from cloudprovider.core.naming import GUEST_PROGRAM
 from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.guest.config import GuestConfig
 from cloudprovider.guest.leading import Leadership
 from cloudprovider.guest.metrics import GuestMetrics
+from cloudprovider.guest.renewal import Renewal
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.client import HttpKubeClient
@@ -44,7 +45,8 @@ def _utc() -> datetime:
 class GuestProgram:
     """One copy of the guest program: stands by until it leads.
 
-    ``bridge`` makes a client of the host, given who we are; one is made for each term in office.
+    ``bridge`` makes a client of the host, given who we are; one is made for each term in office. ``certificate_ends``:
+    when the certificate ends that is shown to the host.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class GuestProgram:
         bridge: Callable[[Hello], BridgeClient],
         *,
         tracer: Tracer = NO_TRACER,
+        certificate_ends: Callable[[], datetime | None] = lambda: None,
         rng: random.Random,
     ) -> None:
+        self._certificate_ends = certificate_ends
         self._config = config
         self._tracer = tracer
         self._client = client
@@ -78,6 +82,9 @@ class GuestProgram:
             "cloudprovider_guest_leader": ("1 while this copy leads.", float(leadership is not None)),
             "cloudprovider_guest_events_dropped": ("Events that were too many.", float(self._events.dropped)),
         }
+        if (ends := self._certificate_ends()) is not None:
+            text = "When the certificate for the host's bridge ends, in seconds since 1970."
+            gauges["cloudprovider_guest_certificate_expiry_timestamp_seconds"] = (text, ends.timestamp())
         if leadership is not None:
             stats = leadership.queue.stats
             gauges |= {
@@ -124,10 +131,25 @@ class GuestProgram:
                 tracer=self._tracer,
                 now=_utc,
             )
-            await self._leadership.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._leadership.run(), name="leadership")
+                if self._config.renewed_secret:
+                    group.create_task(self._renewal(bridge).run(), name="renewal")
         finally:
             self._leadership = None
             await bridge.close()
+
+    def _renewal(self, bridge: BridgeClient) -> Renewal:
+        return Renewal(
+            self._client,
+            bridge,
+            namespace=self._config.lease_namespace,
+            secret=self._config.renewed_secret,
+            files=TlsFiles(self._config.tls, CLIENT),
+            events=self._events,
+            now=_utc,
+            rng=self._rng,
+        )
 
     async def _cluster_uid(self) -> str:
         failures = 0
@@ -144,8 +166,9 @@ async def run(config: GuestConfig) -> None:
     """Run the guest program until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
-    paths = TlsPaths(certificate=config.client_cert, key=config.client_key, ca=config.bridge_ca)
-    TlsFiles(paths).load()
+    paths = config.tls
+    files = TlsFiles(paths, CLIENT)
+    files.load()
 
     def bridge(hello: Hello) -> BridgeClient:
         return GrpcBridge(
@@ -157,7 +180,7 @@ async def run(config: GuestConfig) -> None:
         traced(COMPONENT, __version__, os.environ, rng=rng) as tracer,
         HttpKubeClient(credentials, program="guest", version=__version__, rng=rng, requests=requests) as client,
     ):
-        program = GuestProgram(config, client, bridge, tracer=tracer, rng=rng)
+        program = GuestProgram(config, client, bridge, tracer=tracer, certificate_ends=files.ends, rng=rng)
 
         async def work() -> None:
             probes = Probes(ready=lambda: program.not_ready, metrics=lambda: exposition(requests) + program.metrics())

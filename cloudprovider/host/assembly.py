@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from cloudprovider.core.naming import HOST_PROGRAM
+from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.plan import IPNetwork
 from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host.backend import HostBackend
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
+from cloudprovider.host.certificates import Certificates
 from cloudprovider.host.claimants import Claimants
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.controller import HostController
@@ -33,6 +35,8 @@ class Host:
     """One term in office. ``backend`` may be asked once ``caches`` have synced, while :meth:`run` runs.
 
     ``identity``: which copy of the program this is. ``time`` is monotonic, in seconds.
+    ``namespace`` holds the Secrets of the tenants' CA and the bridge's certificate; ``trusted``: the CAs (PEM) that the
+    bridge trusts at this moment.
     ``settle_seconds``: see :data:`~cloudprovider.host.inventories.SETTLE_SECONDS`;
     ``readoption_seconds``: see :data:`~cloudprovider.host.hints.READOPTION_SECONDS`.
     """
@@ -50,6 +54,8 @@ class Host:
         rng: random.Random,
         settle_seconds: float = SETTLE_SECONDS,
         readoption_seconds: float = READOPTION_SECONDS,
+        namespace: str = SYSTEM,
+        trusted: Callable[[], bytes] | None = None,
     ) -> None:
         self.caches = Caches(client, rng)
         hints = Hints(time, wait_seconds=readoption_seconds)
@@ -64,6 +70,9 @@ class Host:
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
         self._nodes = TenantNodes(self.caches, infrastructure, claimants, self._statuses, rng=rng)
         self._machines = GuestMachines(client, self.caches, rng=rng)
+        self._certificates = Certificates(
+            client, namespace=namespace, events=self._events, now=now, rng=rng, trusted=trusted
+        )
         self.backend = HostBackend(
             client,
             self.caches,
@@ -73,6 +82,7 @@ class Host:
             registration=Registration(self._statuses, version=version),
             nodes=self._nodes,
             inventories=Inventories(self._statuses, now=now, time=time, settle_seconds=settle_seconds),
+            certificates=self._certificates,
         )
 
     async def run(self) -> None:
@@ -83,4 +93,5 @@ class Host:
             tasks.create_task(self._statuses.run(), name="guest cluster statuses")
             tasks.create_task(self._nodes.run(), name="tenants' nodes")
             tasks.create_task(self._machines.run(), name="guest clusters' machines")
+            tasks.create_task(self._certificates.run(), name="certificates")
             tasks.create_task(self._events.run(), name="events")

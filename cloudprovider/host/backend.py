@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
-from cloudprovider.bridge.api import Hello, QuotaExceeded, Reason, TenantPolicy, Welcome
+from cloudprovider.bridge.api import (
+    Hello,
+    IssuedCertificate,
+    PeerCertificate,
+    QuotaExceeded,
+    Reason,
+    TenantPolicy,
+    Welcome,
+)
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.loadbalancer import TRACE_ANNOTATION, LoadBalancer
@@ -30,6 +38,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import check_request
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
+from cloudprovider.host.certificates import Certificates
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.inventories import Inventories
@@ -65,6 +74,7 @@ class HostBackend:
         registration: Registration,
         nodes: TenantNodes,
         inventories: Inventories,
+        certificates: Certificates,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -74,6 +84,7 @@ class HostBackend:
         self._registration = registration
         self._nodes = nodes
         self._inventories = inventories
+        self._certificates = certificates
         self._logs: dict[Tenant, StateLog] = {}
         self._listeners: list[Callable[[Tenant], None]] = []
         self._locks: dict[Key, tuple[asyncio.Lock, list[None]]] = {}
@@ -109,9 +120,14 @@ class HostBackend:
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    async def connect(self, tenant: Tenant, hello: Hello) -> Welcome:
+    async def connect(self, tenant: Tenant, hello: Hello, certificate: PeerCertificate | None = None) -> Welcome:
         """See TenantBackend."""
-        return await self._registration.connect(tenant, self._living(tenant), hello)
+        return await self._registration.connect(tenant, self._living(tenant), hello, certificate)
+
+    async def renew_certificate(self, certificate: PeerCertificate, request: bytes) -> IssuedCertificate:
+        """See TenantBackend."""
+        cluster = self._known(certificate.tenant)
+        return await self._certificates.renew(certificate, request, not_before=_revoked_before(cluster))
 
     async def ensure(
         self,

@@ -2,21 +2,25 @@
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 
 from cloudprovider.host.assembly import Host
 
 
-def exposition_of(host: Host | None, *, serving: bool) -> str:
+def exposition_of(host: Host | None, *, serving: bool, certificate_ends: datetime | None = None) -> str:
     """Return the metrics of a program that leads with ``host``, or stands by."""
     lines: list[str] = []
 
     def gauge(name: str, text: str, *samples: tuple[str, float]) -> None:
         full = f"cloudprovider_host_{name}"
         lines.extend((f"# HELP {full} {text}", f"# TYPE {full} gauge"))
-        lines.extend(f"{full}{labels} {value:g}" for labels, value in samples)
+        lines.extend(f"{full}{labels} {value:.15g}" for labels, value in samples)
 
     gauge("leader", "1 while this copy leads.", ("", float(host is not None)))
     gauge("bridge_serving", "1 while the bridge listens.", ("", float(serving)))
+    if certificate_ends is not None:
+        text = "When the bridge's certificate ends, in seconds since 1970."
+        gauge("certificate_expiry_timestamp_seconds", text, ("", certificate_ends.timestamp()))
     gauge("process_cpu_seconds", "CPU time of this process.", ("", time.process_time()))
     if host is not None:
         stats = host.controller.load_balancers.queue.stats

@@ -13,7 +13,7 @@ import kopf
 
 from cloudprovider import __version__
 from cloudprovider.bridge.server import BridgeServer, ServerConfig
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
+from cloudprovider.bridge.tlsfiles import SERVER, TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.tracing import NO_TRACER, Tracer
@@ -51,6 +51,7 @@ class HostProgram:
         self._rng = rng
         self._identity = identity_of(config.identity)
         self._host: Host | None = None
+        self._server: BridgeServer | None = None
         self._serving = False
 
     @property
@@ -64,7 +65,8 @@ class HostProgram:
 
     def metrics(self) -> str:
         """Our own metrics, in Prometheus' text format."""
-        return exposition_of(self._host, serving=self._serving)
+        ends = self._server.certificate_ends if self._server is not None else None
+        return exposition_of(self._host, serving=self._serving, certificate_ends=ends)
 
     async def proceed(self, tenant: Tenant, deleted_at: datetime, grace_seconds: int) -> float | None:
         """See :meth:`TenantEnd.proceed`; a copy that does not lead leaves it to the one that does."""
@@ -97,8 +99,10 @@ class HostProgram:
             now=utc_now,
             time=time.monotonic,
             rng=self._rng,
+            namespace=config.lease_namespace,
+            trusted=lambda: TlsFiles(tls_paths(config), SERVER).load().ca,
         )
-        server = BridgeServer(
+        server = self._server = BridgeServer(
             ServerConfig(listen=config.bridge_address, tls=tls_paths(config), trust_domain=config.trust_domain),
             host.backend,
             tracer=self._tracer,
@@ -109,7 +113,7 @@ class HostProgram:
                 tasks.create_task(self._serve(host, server), name="bridge")
         finally:
             self._serving = False
-            self._host = None
+            self._host = self._server = None
             # Within the margin that the Lease leaves after its renew deadline.
             await server.stop(grace=1.0)
 
@@ -128,7 +132,7 @@ async def run(config: HostConfig) -> None:
     """Run the host program until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
-    TlsFiles(tls_paths(config)).load()
+    TlsFiles(tls_paths(config), SERVER).load()
     requests = RequestCounter()
     registry = kopf.OperatorRegistry()
     async with (

@@ -253,7 +253,11 @@ def test_6_the_way_back_is_as_the_page_says(plane: ControlPlane, tmp_path: Path)
     assert match is not None
     done = subprocess.run(
         ["bash", "-euc", match[1]],
-        env={"PATH": f"{find('kubectl').parent}:/usr/bin:/bin", "KUBECONFIG": str(plane.kubeconfig)},
+        env={
+            "PATH": f"{find('kubectl').parent}:/usr/bin:/bin",
+            "KUBECONFIG": str(plane.kubeconfig),
+            "HOME": str(tmp_path),  # or kubectl keeps its cache in the current folder
+        },
         capture_output=True,
         text=True,
         timeout=90,

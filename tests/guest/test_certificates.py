@@ -114,6 +114,22 @@ async def test_one_that_is_revoked(
         await heals(wire, had)
 
 
+async def test_a_guest_that_is_there_before_its_host(wire: Wire) -> None:
+    """It goes on asking, ever more slowly, and its Services say what is missing until it is there."""
+    await wire.stop()
+    bridge = wire.client(wire.authority.write("client", wire.authority.client()))
+    async with wire.guest.leading(bridge) as leadership:
+        await wire.guest.create()
+        condition = await wire.guest.until_reason("Unavailable")
+        assert f"nothing listens on 127.0.0.1:{wire.port}" in condition.message
+        assert "does the host's program run" in condition.message
+        assert any("nothing listens" in reason for reason in leadership.not_ready)
+        await wire.quiet(bridge)
+        await wire.start()
+        assert await wire.guest.until_ready()
+        assert not leadership.not_ready
+
+
 async def test_one_of_another_tenant(wire: Wire) -> None:
     """By mistake a cluster is given the certificate of a tenant that is bound to another cluster."""
     theirs, ours = (wire.authority.write(n, wire.authority.client(t)) for n, t in (("b", OTHER), ("a", TENANT)))

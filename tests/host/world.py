@@ -74,7 +74,12 @@ class World:
 
     @asynccontextmanager
     async def host(
-        self, *, readoption_seconds: float = 0.0, settle_seconds: float = 0.0, tracer: Tracer = NO_TRACER
+        self,
+        *,
+        readoption_seconds: float = 0.0,
+        settle_seconds: float = 0.0,
+        tracer: Tracer = NO_TRACER,
+        trusted: Callable[[], bytes] | None = None,
     ) -> AsyncIterator[Host]:
         """Run a host program's parts; leaving the block kills them where they stand."""
         host = Host(
@@ -88,6 +93,7 @@ class World:
             rng=self.rng,
             settle_seconds=settle_seconds,
             readoption_seconds=readoption_seconds,
+            trusted=trusted,
         )
         task = asyncio.create_task(host.run())
         try:

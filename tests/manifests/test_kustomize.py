@@ -13,7 +13,8 @@ import yaml
 
 from cloudprovider.cli.main import build_parser
 from cloudprovider.cli.programs import PROGRAMS
-from cloudprovider.cli.tenant import GUEST_SECRET, SERVER_SECRET, SYSTEM_NAMESPACE
+from cloudprovider.core.naming import CA_SECRET, GUEST_SECRET, RENEWED_SECRET, SERVER_SECRET
+from cloudprovider.core.permissions import SYSTEM as SYSTEM_NAMESPACE
 from cloudprovider.host.webhook import DEADLINE
 from cloudprovider.host.webhookserver import PATH
 from cloudprovider.host.webhooktrust import CONFIGURATION, SECRET
@@ -30,6 +31,9 @@ KUSTOMIZATIONS = sorted(
     for path in MANIFESTS.rglob("kustomization.yaml")
     if yaml.safe_load(path.read_text())["kind"] == "Kustomization"
 )
+
+CERT_MANAGER = Path(__file__).parent / "certmanager"
+"""What of cert-manager's definitions the manifests need."""
 
 Json = dict[str, Any]
 
@@ -57,6 +61,7 @@ def plane() -> Iterator[ControlPlane]:
         control_plane = ControlPlane(Path(folder), ROOT / "build" / "logs" / "manifests", settings)
         with control_plane:
             control_plane.apply_definitions(MANIFESTS / "crds")
+            control_plane.apply_definitions(CERT_MANAGER)
             for name in ("guest", "host"):
                 control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-k", MANIFESTS / name)
             # Nobody answers here, and without an answer no pool passes: tests/host/webhook has it served.
@@ -127,7 +132,12 @@ def test_secrets_are_those_that_the_command_line_issues() -> None:
         return {v["secret"]["secretName"] for v in volumes if "secret" in v}
 
     assert secrets("host") == {SERVER_SECRET}
-    assert secrets("guest") == {GUEST_SECRET}
+    assert secrets("guest") == {GUEST_SECRET, RENEWED_SECRET}
+    # What is renewed has a place from the beginning, as the program may not make one; nothing of it is ever applied.
+    (made,) = (d for d in render(MANIFESTS / "guest") if d["kind"] == "Secret")
+    assert made["metadata"]["name"] == RENEWED_SECRET
+    assert not made.get("data")
+    assert not made.get("stringData")
 
 
 def test_the_webhook_is_called_where_it_is_served() -> None:
@@ -186,6 +196,10 @@ TENANTS = "guestclusters.cloudprovider.harvesterhci.io"
         ("cloudprovider-host", "patch", POOLS, ()),  # takes the annotation manuallyReleaseIP away
         ("cloudprovider-host", "patch", TENANTS, (EVERYWHERE, "--subresource=status")),
         *(("cloudprovider-host", verb, f"secrets/{SECRET}", (OWN,)) for verb in ("get", "patch")),
+        *(("cloudprovider-host", verb, f"secrets/{SERVER_SECRET}", (OWN,)) for verb in ("get", "patch")),
+        ("cloudprovider-host", "get", f"secrets/{CA_SECRET}", (OWN,)),
+        ("cloudprovider-guest", "get", f"secrets/{GUEST_SECRET}", (OWN,)),
+        *(("cloudprovider-guest", verb, f"secrets/{RENEWED_SECRET}", (OWN,)) for verb in ("get", "patch")),
         *(("cloudprovider-host", verb, f"{CONFIGURATIONS}/{CONFIGURATION}", ()) for verb in ("get", "patch")),
         ("cloudprovider-agent", "watch", LB, (EVERYWHERE,)),
         ("cloudprovider-agent", "patch", LB, (EVERYWHERE, "--subresource=status")),
@@ -209,8 +223,10 @@ def test_what_a_program_does_it_may(
         *((a, "create", "pods", (OWN,)) for a in ("cloudprovider-host", "cloudprovider-agent", "cloudprovider-guest")),
         *((a, "*", "*", (EVERYWHERE,)) for a in ("cloudprovider-host", "cloudprovider-agent", "cloudprovider-guest")),
         *(("cloudprovider-host", verb, "secrets", (OWN,)) for verb in ("create", "list", "watch", "update", "patch")),
-        ("cloudprovider-host", "get", f"secrets/{SERVER_SECRET}", (OWN,)),
+        *(("cloudprovider-host", verb, f"secrets/{CA_SECRET}", (OWN,)) for verb in ("patch", "update", "delete")),
         ("cloudprovider-host", "get", f"secrets/{SECRET}", ("--namespace=kube-system",)),
+        *(("cloudprovider-guest", verb, "secrets", (OWN,)) for verb in ("create", "list", "watch", "update", "patch")),
+        *(("cloudprovider-guest", verb, f"secrets/{GUEST_SECRET}", (OWN,)) for verb in ("patch", "update", "delete")),
         *(("cloudprovider-host", verb, CONFIGURATIONS, ()) for verb in ("create", "list", "patch", "delete")),
         ("cloudprovider-host", "create", POOLS, ()),
         ("cloudprovider-host", "delete", POOLS, ()),

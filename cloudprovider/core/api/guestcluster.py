@@ -99,12 +99,21 @@ class InventoryRecord(ApiStruct, frozen=True, kw_only=True):
     time: Annotated[str, Meta(description="RFC 3339; when it was accepted.")] = ""
 
 
+class CertificateRecord(ApiStruct, frozen=True, kw_only=True):
+    """The certificate that the guest last introduced itself with."""
+
+    fingerprint: Annotated[str, Meta(description="SHA-256 of the DER, in hex.")] = ""
+    not_before: Annotated[str, Meta(description="RFC 3339.")] = ""
+    not_after: Annotated[str, Meta(description="RFC 3339; its end.")] = ""
+
+
 class GuestClusterStatus(ApiStruct, frozen=True, kw_only=True):
     """What is known of the tenant: ``machines`` by the host controller, all else by the bridge."""
 
     cluster_uid: Annotated[str, Meta(description="UID of the guest's kube-system namespace, bound at first use.")] = ""
     guest_version: Annotated[str, Meta(description="Version of the guest's program.")] = ""
     last_seen_time: Annotated[str, Meta(description="RFC 3339; when the guest last called.")] = ""
+    certificate: CertificateRecord | None = None
     nodes: Annotated[list[GuestNode], Meta(max_length=5000, description="Its nodes that take traffic.")] = []
     machines: Annotated[
         list[NodeMachine],
