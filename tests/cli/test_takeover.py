@@ -251,15 +251,21 @@ def test_6_the_way_back_is_as_the_page_says(plane: ControlPlane, tmp_path: Path)
     page = (ROOT / "docs" / "takeover.md").read_text().partition("## The way back")[2]
     match = re.search(r"```\n(.*?)```", page, re.DOTALL)
     assert match is not None
+    cache = tmp_path / "cache"
     done = subprocess.run(
         ["bash", "-euc", match[1]],
-        env={"PATH": f"{find('kubectl').parent}:/usr/bin:/bin", "KUBECONFIG": str(plane.kubeconfig)},
+        env={
+            "PATH": f"{find('kubectl').parent}:/usr/bin:/bin",
+            "KUBECONFIG": str(plane.kubeconfig),
+            "KUBECACHEDIR": str(cache),  # without HOME it would be .kube/cache of the working directory
+        },
         capture_output=True,
         text=True,
         timeout=90,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert cache.is_dir()
     assert replicas(plane) == [1, 1]
     path = f"{GROUP}/namespaces/office/loadbalancers/intranet"
 
