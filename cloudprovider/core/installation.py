@@ -11,6 +11,7 @@ from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.naming import GUEST_PROGRAM
 from cloudprovider.core.permissions import SYSTEM, Permission, program_of
 from cloudprovider.core.steps import running
+from cloudprovider.core.times import parse_time
 
 Verdict = Literal["ok", "warning", "wrong", "unknown"]
 
@@ -112,12 +113,12 @@ def guests(clusters: Iterable[GuestCluster], now: datetime) -> Iterator[Finding]
     """Judge when the guests were last heard."""
     for cluster in sorted(clusters, key=lambda c: c.key):
         name, said = f"guest {'/'.join(cluster.key)}", cluster.status.last_seen_time
-        try:
-            silent = now - datetime.fromisoformat(said)
-        except ValueError:
+        heard = parse_time(said)
+        if heard is None:
             todo = "install cloudprovider guest there, with the certificate of this tenant"
             yield Finding(name=name, verdict="warning", message="has never called", todo=todo)
             continue
+        silent = now - heard
         if silent > SILENCE:
             message = f"has not called since {said}; what is forwarded goes on"
             yield Finding(name=name, verdict="warning", message=message, todo="kubectl lb check there")

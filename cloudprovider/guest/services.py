@@ -18,6 +18,7 @@ from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find, same
 from cloudprovider.core.errors import BridgeError, InvalidRequest, NotFound, NotPermitted
 from cloudprovider.core.exchange import LoadBalancerRequest, LoadBalancerState, ServiceKey
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.translate import Claim, Classes, service_key, shown_addresses, translate, unserved_ports
 from cloudprovider.guest import ownership
 from cloudprovider.guest.hostview import HostView, Name
@@ -280,7 +281,7 @@ class ServiceController:
             if not self._overdue(record):
                 return self._until_notice(record)
             problem = pending_problem(state)
-        conditions = wanted_conditions(service, state, problem, unserved, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+        conditions = wanted_conditions(service, state, problem, unserved, rfc3339(self._now()))
         if not same(shown_conditions(service), conditions) or (ours is not None and list(ours) != list(shown)):
             result = await self._writer.apply_status(service, ours, conditions)
             if ingress and not shown and not record.published:
