@@ -236,6 +236,10 @@ class ForwardingTable:
         """The load balancers of one tenant."""
         return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
 
+    def clusters_with(self, addresses: AbstractSet[IPAddress]) -> AbstractSet[ClusterKey]:
+        """The tenants of which a node has any of these."""
+        return self._reach.clusters_with(addresses)
+
     def backends_of(self, key: LoadBalancerKey) -> Mapping[str, tuple[IPAddress, ...]]:
         """The nodes, or virtual machines, that a load balancer may go to, and their addresses, by name."""
         want = self._wanted.get(key)
