@@ -69,7 +69,10 @@ class BackendView:
 
 def steps(lb: LoadBalancer) -> Sequence[Step]:
     """Return where a load balancer stands, from the address to the traffic."""
-    wanted = [kind for kind in _ORDER if kind not in {"Leased", "ClientAddressNotPreserved"}]
+    not_asked = {"Leased", "ClientAddressNotPreserved"}
+    if lb.spec.workload_type == "cluster":  # of a guest's nodes its GuestCluster tells
+        not_asked.add("BackendsFound")
+    wanted = [kind for kind in _ORDER if kind not in not_asked]
     if lb.spec.ipam == "dhcp":
         wanted.insert(1, "Leased")
     known = {c.type: c for c in lb.status.conditions}

@@ -57,7 +57,7 @@ def backend(name: str, address: str, *, healthy: bool | None = True, **more: obj
         found["health"] = {
             "healthy": healthy,
             "since": ago(minutes=12),
-            "message": "answered 200 in 2 ms" if healthy else "connection refused (TCP 8080)",
+            "message": "" if healthy else "connection refused (TCP 8080)",
             "history": [
                 {"time": ago(hours=5), "healthy": False},
                 {"time": ago(hours=4, minutes=50), "healthy": True},
@@ -116,6 +116,11 @@ def up(address: str, pool: str, backends: Sequence[Object] = (), **more: object)
         "holder": {"node": "host-1", "generation": 1, "addresses": [address], "mode": "nat"},
         "conditions": [
             condition("Allocated", "True", "Allocated", f'{address} of the pool "{pool}"'),
+            *(
+                [condition("BackendsFound", "True", "BackendsFound", "There are machines to send to")]
+                if backends
+                else []
+            ),
             condition("Programmed", "True", "Programmed", "host-1 forwards it (nat)"),
             condition("Ready", "True", "Programmed", "it is up and forwarded"),
         ],
