@@ -117,7 +117,7 @@ def up(address: str, pool: str, backends: Sequence[Object] = (), **more: object)
         "conditions": [
             condition("Allocated", "True", "Allocated", f'{address} of the pool "{pool}"'),
             *(
-                [condition("BackendsFound", "True", "BackendsFound", "There are machines to send to")]
+                [condition("BackendsFound", "True", "BackendsFound", f"{len(backends)} virtual machines match")]
                 if backends
                 else []
             ),
