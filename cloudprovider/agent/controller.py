@@ -15,6 +15,7 @@ from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
 from cloudprovider.agent.metrics import Traffic
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
+from cloudprovider.agent.nodereports import NodeReports
 from cloudprovider.agent.observing import Observer
 from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.agentstatus import Leasing, reported
@@ -97,6 +98,9 @@ class AgentController:
             )
             for n in networks
         }
+        self._node_reports = NodeReports(
+            client, self._clusters, self._table, self._failing, field_manager=FIELD_MANAGER, now=now, rng=rng
+        )
         self._checks = BackendChecks(
             self._table,
             make_prober,
@@ -167,6 +171,7 @@ class AgentController:
             for network, forwarder in self._forwarders.items():
                 group.create_task(forwarder.run(adopt=network in present))
             group.create_task(self._reports.run())
+            group.create_task(self._node_reports.run())
             group.create_task(self._review())
 
     # Changes of objects: into the table, and on to the networks that they touch.
@@ -238,15 +243,21 @@ class AgentController:
         if old is None or new is None or old.status.nodes != new.status.nodes:
             for key in self._table.of_cluster(obj.key):
                 self._checks.follow(key)
+            if new is not None and new.status.node_health:
+                self._node_reports.add(new.key)
         for forwarder in self._forwarders.values():
             forwarder.wake()
         for key in concerned:
             self._reports.add(key)
 
-    def _health_changed(self) -> None:
-        failing = frozenset[IPAddress]().union(*(health.failing for health in self._health.values()))
-        for key in self._table.set_failing(failing):
+    def _failing(self) -> Mapping[IPAddress, str]:
+        """The nodes that are unfit on any network, and why."""
+        return {node: why for health in self._health.values() for node, why in health.failing.items()}
+
+    def _health_changed(self, nodes: frozenset[IPAddress]) -> None:
+        for key in self._table.set_failing(frozenset(self._failing())):
             self._reports.add(key)
+        self._node_reports.changed(nodes)
         for forwarder in self._forwarders.values():
             forwarder.wake()
 

@@ -26,7 +26,7 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan, chunks
 from cloudprovider.core.tracing import NO_TRACER
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import NetworkConfig, Segment
@@ -43,6 +43,9 @@ PASS_EVERY = 1.0
 """Seconds between two looks at what only time changes, and at frames that came back."""
 PINS_EVERY = 10
 """Every how many of those looks pinned flows are counted: they may last for hours."""
+GROUPS_AT_ONCE, FORWARDS_AT_ONCE = 16, 200
+"""What one transaction takes of a change of more groups than this: a group is 1 to 10 ms of work, for which all else
+that the agent does waits, and a transaction of the kernel some 10 ms. Load balancers do not depend on each other."""
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
 
@@ -330,9 +333,14 @@ class NetworkForwarder:
         await self._apply(segment, changes)
 
     async def _apply(self, segment: Segment, changes: Changes) -> None:
-        if changes:
-            await segment.engine.apply(changes)
-            for listener in changes.forwards:
+        if len(changes.groups) <= GROUPS_AT_ONCE:
+            parts = iter((changes,) if changes else ())
+        else:
+            parts = chunks(changes, FORWARDS_AT_ONCE, groups=GROUPS_AT_ONCE)
+        for part in parts:
+            await segment.engine.apply(part)
+            await asyncio.sleep(0)
+            for listener in part.forwards:
                 self._refused_listeners.pop(listener, None)
 
     async def _repair(self, segment: Segment) -> None:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address, ip_address
 from typing import Final
 
@@ -14,6 +14,7 @@ from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, DhcpLease, L
 from cloudprovider.core.errors import CloudProviderError, DataPlaneError, InvalidRequest
 from cloudprovider.core.reasons import Heard
 from cloudprovider.core.rules.loadbalancers import dhcp_violations
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Segment
 from cloudprovider.dhcp.api import Counts, DhcpClient, Lease, LeaseRequest
@@ -294,7 +295,7 @@ def _remembered(shown: DhcpLease | None, network: str) -> Lease | None:
 
 
 def _text(moment: datetime | None) -> str:
-    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return "" if moment is None else rfc3339(moment)
 
 
 def _moment(text: str) -> datetime | None:

@@ -88,6 +88,7 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("list watch", _LB, "loadbalancers"),
         *_each("patch", _LB, "loadbalancers/status"),
         *_each("list watch", _OURS, "guestclusters"),
+        *_each("patch", _OURS, "guestclusters/status"),
         *_each("get", "k8s.cni.cncf.io", "network-attachment-definitions"),
         *_each("create", "", "events"),
         *_each("get create update", "coordination.k8s.io", "leases", namespace=SYSTEM),

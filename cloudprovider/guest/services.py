@@ -20,6 +20,7 @@ from cloudprovider.core.errors import BridgeError, InvalidRequest, NotFound, Not
 from cloudprovider.core.exchange import LoadBalancerRequest, LoadBalancerState, ServiceKey
 from cloudprovider.core.news import DELETED, NOT_SERVED, PORTS_LEFT_OUT, SERVED
 from cloudprovider.core.reasons import Heard
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.tracing import ADDRESSES, REASON
 from cloudprovider.core.translate import Claim, Classes, service_key, shown_addresses, translate, unserved_ports
 from cloudprovider.guest import ownership
@@ -291,7 +292,7 @@ class ServiceController:
             if not self._overdue(record):
                 return self._until_notice(record)
             problem = pending_problem(state)
-        conditions = wanted_conditions(service, state, problem, unserved, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+        conditions = wanted_conditions(service, state, problem, unserved, rfc3339(self._now()))
         if not same(shown_conditions(service), conditions) or (ours is not None and list(ours) != list(shown)):
             said = {ADDRESSES: " ".join(one.ip for one in ours or ()), REASON: problem.reason if problem else ""}
             with self._traces.follow(service.key, "Service status", attributes=said):

@@ -36,6 +36,7 @@ from cloudprovider.core.lbobject import difference, object_key, service_of, stan
 from cloudprovider.core.lbstate import state_of
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import check_request
+from cloudprovider.core.times import parse_time
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.certificates import Certificates
@@ -387,11 +388,11 @@ def _revoked_before(cluster: GuestCluster) -> datetime | None:
     text = cluster.spec.revoked_before
     if not text:
         return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:  # the 31st of June: somebody wanted to lock certificates out, so none is let in
+    moment = parse_time(text)
+    if moment is None:  # the 31st of June: somebody wanted to lock certificates out, so none is let in
         _log.error(
             "GuestCluster spec.revokedBefore is no date; no certificate of the tenant is accepted until it is one.",
             extra={"namespace": cluster.metadata.namespace, "cluster": cluster.metadata.name, "value": text},
         )
         return datetime.max.replace(tzinfo=UTC)
+    return moment

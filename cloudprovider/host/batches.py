@@ -18,10 +18,11 @@ from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.errors import KubeError, NotFound
 from cloudprovider.core.ranges import Version
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.wants import Granted, Refused, Release, Reopen, Want
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.resources import IPBLOCKS

@@ -17,12 +17,13 @@ from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held
 from cloudprovider.core.news import ADDRESS_CONFLICT, MACHINES_OUT
 from cloudprovider.core.placement import Placement, conflicts, controlled_status, disposable, is_current, place
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.tracing import ADDRESSES, REASON, LoadBalancerTrails, Tracer
 from cloudprovider.core.wants import Release
 from cloudprovider.host.batches import Batches, Key
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches, project_of
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.machines import Machines, news_of_machines
 from cloudprovider.kube.api import KubeClient

@@ -15,9 +15,10 @@ from cloudprovider.core.news import ADDRESSES_LEFT, NO_OVERLAP, POOL_RIGHT, POOL
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.poolstatus import FULL, NEARLY_FULL, filling, free, summarize
 from cloudprovider.core.reasons import Heard
+from cloudprovider.core.times import rfc3339
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.host.loadbalancers import FIELD_MANAGER
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder

@@ -15,7 +15,7 @@ from cloudprovider.core.api.guestcluster import (
 from cloudprovider.core.errors import BridgeError, Conflict, NotFound
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.tenancy import Binding, bind
-from cloudprovider.host.clock import rfc3339
+from cloudprovider.core.times import rfc3339
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey, Pl
 from cloudprovider.core.wanted import LoadBalancerKey
 from cloudprovider.dataplane.api import Claim, NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeAnnouncer, FakeDataPlane, FakeEngine, FakeFlow, FakeNetwork
-from tests.core.test_forwarding import HTTP, cluster, key, lb
+from tests.core.test_forwarding import HTTP, backend, cluster, key, lb, vm
 
 CONFIG = NetworkConfig("", "mgmt-br", IPv4Interface("10.0.0.2/24"))
 VIP = ip_address("10.0.0.100")
@@ -104,6 +104,22 @@ async def test_what_comes_together_goes_into_one_transaction() -> None:
             world.put(f"b{i}", f"10.0.1.{i}")
         await world.until(world.in_line)
     assert len(world.network.applied) == before + 1
+
+
+async def test_many_groups_go_in_parts_so_that_nothing_else_waits_for_all_of_them() -> None:
+    world = World()
+    port = Listener(port=80, backend_port=8080)
+    async with world.running():
+        world.put()
+        await world.until(world.in_line)
+        before = len(world.network.applied)
+        for i in range(40):  # each with a group of its own, as they are for machines
+            world.table.set_load_balancer(vm(f"m{i}", f"10.0.1.{i}", port, backends=[backend("n1"), backend("n2")]))
+            world.forwarder.touch(("t", f"m{i}"), 1)
+        await world.until(world.in_line)
+    parts = world.network.applied[before:]
+    assert [len(part.groups) for part in parts] == [16, 16, 8, 0]
+    assert sum(len(part.forwards) for part in parts) == 40
 
 
 async def test_deletion_withdraws_the_address_and_forgets_its_connections() -> None:

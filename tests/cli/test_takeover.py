@@ -264,6 +264,7 @@ def test_6_the_way_back_is_as_the_page_says(plane: ControlPlane, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".kube").is_dir()
     assert replicas(plane) == [1, 1]
     path = f"{GROUP}/namespaces/office/loadbalancers/intranet"
 

@@ -10,8 +10,8 @@ from cryptography import x509
 from cloudprovider.bridge.api import Reason
 from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION
 from cloudprovider.core.errors import BridgeError
+from cloudprovider.core.times import rfc3339
 from cloudprovider.guest.leading import Leadership
-from cloudprovider.host.clock import rfc3339
 from tests.bridge.tls import now
 from tests.guest.chain import OTHER, OTHER_HELLO, CountingBridge, Wire
 from tests.guest.world import HELLO, TENANT, World
