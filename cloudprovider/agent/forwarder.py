@@ -13,12 +13,14 @@ import errno
 import itertools
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 
 from cloudprovider.agent.claims import Claims
 from cloudprovider.agent.endings import Endings
-from cloudprovider.agent.metrics import Traffic
+from cloudprovider.agent.metrics import NetworkMetrics
+from cloudprovider.agent.readings import Traffic
 from cloudprovider.agent.repair import bring_in_line
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
@@ -51,7 +53,7 @@ class NetworkForwarder:
     (vip, mac)``: somebody else claims an address that is up. ``beside``: what else works on the segment
     while it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
     ``mended(keys)``: somebody else had changed the rules of these load balancers, which are as they should be again.
-    ``config``: how this host stands on the network.
+    ``config``: how this host stands on the network; ``metrics``: what counts.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class NetworkForwarder:
         beside: Iterable[Callable[[Segment], Coroutine[None, None, None]]],
         returned: Callable[[ListenerKey, MACAddress], None],
         mended: Callable[[Iterable[LoadBalancerKey]], None],
+        metrics: NetworkMetrics,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._network = config.name
@@ -78,6 +81,7 @@ class NetworkForwarder:
         self._returned = returned
         self._mended = mended
         self._config = config
+        self._metrics = metrics
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
@@ -85,7 +89,12 @@ class NetworkForwarder:
             partial(table.transitions, config.name), table.clock, changed=self._concern, wake=self._wake.set
         )
         self._claims = Claims(
-            config.name, partial(table.users_of, config.name), changed=self._concern, wake=self._wake.set, jitter=jitter
+            config.name,
+            partial(table.users_of, config.name),
+            changed=self._concern,
+            wake=self._wake.set,
+            conflicted=metrics.conflicted,
+            jitter=jitter,
         )
         self._unknown = True
         """Until the kernel has once been brought in line, the agent before may have left anything."""
@@ -166,6 +175,11 @@ class NetworkForwarder:
         return Traffic(listeners, {k: "/".join(owner) for k, owner in owners.items() if owner is not None}, nodes)
 
     @property
+    def addresses(self) -> tuple[int, int, int]:
+        """How many are up and announced, on their way up, and not to be had now."""
+        return len(self._claims.held), len(self._claims.claiming), len(self._claims.failed)
+
+    @property
     def beware(self) -> str:
         """What is limited on this network, "" where nothing is."""
         return self._segment.host_obstacle if self._segment is not None else ""
@@ -227,7 +241,7 @@ class NetworkForwarder:
                 await segment.engine.start()
                 self._concern(self._table.set_facts(self._network, _facts(self._config, segment)))
                 await self._claims.take_over(segment.announcer, self._table.vips(self._network))
-                segment.announcer.on_conflict(self._defended)
+                segment.announcer.on_conflict(self._claimed)
             except DataPlaneError as err:
                 delay = self._refused(err)
                 for vip in self._table.vips(self._network):
@@ -235,6 +249,10 @@ class NetworkForwarder:
                 await asyncio.sleep(delay)
             else:
                 return segment
+
+    def _claimed(self, vip: IPAddress, mac: str) -> None:
+        self._metrics.claimed()
+        self._defended(vip, mac)
 
     async def _first_look(self, segment: Segment) -> None:
         """See who of the nodes answers, and take over what the agent before has left."""
@@ -272,6 +290,7 @@ class NetworkForwarder:
 
     def _refused(self, err: DataPlaneError) -> float:
         self._refusal = str(err)
+        self._metrics.refused()
         delay = min(RETRY_MOST, RETRY_FIRST * 2.0**self._attempt) * (0.5 + self._jitter())
         self._attempt = min(self._attempt + 1, 16)
         log.error("kernel refused", extra={"network": self._network, "error": str(err), "retry_in": round(delay, 1)})
@@ -318,13 +337,17 @@ class NetworkForwarder:
 
     async def _apply(self, segment: Segment, changes: Changes) -> None:
         if changes:
+            began = time.perf_counter()
             await segment.engine.apply(changes)
+            self._metrics.applied(time.perf_counter() - began)
             for listener in changes.forwards:
                 self._refused_listeners.pop(listener, None)
 
     async def _repair(self, segment: Segment) -> None:
         have, self._found = self._found, None
+        began = time.perf_counter()
         found = await bring_in_line(segment.engine, self._table.plan(self._network), have)
+        self._metrics.read_back(time.perf_counter() - began)
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
             await segment.connections.forget_listeners(left)
@@ -345,6 +368,9 @@ class NetworkForwarder:
             },
         )
         if self._disturbed:
+            self._metrics.repaired("rules", int(found.rules))
+            self._metrics.repaired("listeners", len(forwards))
+            self._metrics.repaired("groups", len(found.changes.groups))
             self._mended(self._owners(self._table.plan(self._network).forwards if found.rules else forwards))
 
     def _owners(self, listeners: Iterable[ListenerKey]) -> frozenset[LoadBalancerKey]:
@@ -364,6 +390,7 @@ class NetworkForwarder:
                     self._wake.set()
                 if self._table.passes_frames(self._network):
                     for listener, mac in await segment.engine.returned():
+                        self._metrics.returned()
                         self._returned(listener, mac)
             except DataPlaneError as err:
                 log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
@@ -378,9 +405,12 @@ class NetworkForwarder:
             try:
                 disturbed = not await segment.engine.undisturbed()
                 if mended := await segment.static_neighbours.repair():
+                    self._metrics.repaired("neighbours", mended)
                     log.warning("neighbours put right", extra={"network": self._network, "entries": mended})
                 if look % HELD_EVERY == 0:
-                    disturbed |= await self._claims.recount(segment.announcer)
+                    changed = await self._claims.recount(segment.announcer)
+                    self._metrics.repaired("addresses", changed)
+                    disturbed |= changed > 0
             except DataPlaneError as err:
                 if err.errno == errno.ENODEV:
                     raise

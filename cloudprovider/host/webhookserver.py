@@ -6,6 +6,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -14,7 +15,7 @@ from aiohttp import web
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.webhook import AdmissionWebhook
-from cloudprovider.host.webhookcertificate import Lives, Material
+from cloudprovider.host.webhookcertificate import Lives, Material, end_of
 from cloudprovider.host.webhooktrust import CHECK_SECONDS, WebhookTrust
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.endpoint import split_address
@@ -39,11 +40,13 @@ async def run(
     rng: random.Random,
     lives: Lives | None = None,
     check_seconds: float = CHECK_SECONDS,
+    certified: Callable[[datetime], None] = lambda _: None,
 ) -> None:
     """Serve ``webhook`` on ``address`` ("ADDRESS:PORT") until cancelled, with a certificate of its own.
 
     Every copy of the program does, whether it leads or not. Nothing is listened on before there is a certificate.
-    ``namespace`` holds the Secret. Raises ConfigurationError if the address can't be listened on.
+    ``namespace`` holds the Secret; ``certified`` is told when the certificate ends that is used from now
+    on. Raises ConfigurationError if the address can't be listened on.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -51,6 +54,7 @@ async def run(
 
     def use(material: Material) -> None:
         load(context, material)
+        certified(end_of(material))
         usable.set()
 
     trust = WebhookTrust(client, use, namespace=namespace, now=now, rng=rng, lives=lives, check_seconds=check_seconds)

@@ -20,7 +20,9 @@ from cloudprovider.core.errors import NotFound
 from cloudprovider.core.exchange import ServiceKey, Tenant
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import Clock, utc_now
+from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.kube import virtualtime
 
@@ -82,6 +84,7 @@ class World:
             now=self.now,
             time=asyncio.get_running_loop().time,
             rng=self.rng,
+            metrics=HostMetrics(Registry("host", "0")),
             settle_seconds=settle_seconds,
             readoption_seconds=readoption_seconds,
         )

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 30.0
 
-_REQUEST = re.compile(r"^\w*requests_total\{(?P<labels>[^}]*)\} (?P<count>\d+)", re.M)
+_REQUEST = re.compile(r"^\w*requests_total\{(?P<labels>[^}]*)\} (?P<count>\S+)$", re.M)
 
 
 @pytest.fixture(scope="module")
