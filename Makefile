@@ -54,8 +54,9 @@ lint: setup ## format, lint and layers, checked
 types: setup ## mypy, strict
 	@.venv/bin/mypy
 
-generate: setup ## generated files: bridge messages and CustomResourceDefinitions
+generate: setup ## generated files: bridge messages, CustomResourceDefinitions, alerts and dashboard
 	@$(PYTHON) proto/generate.py
+	@$(PYTHON) manifests/monitoring/generate.py
 	@$(PYTHON) -m cloudprovider.cli.main crds --write manifests/crds
 
 wheels: setup ## the package and what it needs at run time as wheels, in build/wheels

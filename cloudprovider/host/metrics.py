@@ -6,7 +6,7 @@ from datetime import datetime
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.metrics import host as metrics
 from cloudprovider.core.metrics.definition import MOST_TENANTS, OTHER
-from cloudprovider.kube.registry import Names, Registry
+from cloudprovider.kube.registry import Names, Registry, Series
 
 
 class HostMetrics:
@@ -71,11 +71,16 @@ class AdmissionMetrics:
 
     def __init__(self, registry: Registry) -> None:
         self._seconds = registry.histogram(metrics.ADMISSION_REVIEW_SECONDS)
+        self._registry = registry
         self._expiry = registry.gauge(metrics.WEBHOOK_CERTIFICATE_EXPIRY)
 
     def took(self, resource: str, seconds: float) -> None:
         """Count an answer of the webhook."""
         self._seconds.labels(resource).observe(seconds)
+
+    def follow(self, reviews: Series) -> None:
+        """Tell of answers as the webhook counts them."""
+        self._registry.read(lambda: [(metrics.ADMISSION_REVIEWS, reviews)])
 
     def certified(self, not_after: datetime) -> None:
         """The webhook's certificate that is used from now on ends then."""

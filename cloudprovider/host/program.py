@@ -15,7 +15,6 @@ from cloudprovider.bridge.server import BridgeServer, ServerConfig
 from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
-from cloudprovider.core.metrics.host import ADMISSION_REVIEWS
 from cloudprovider.host import beside, webhookserver
 from cloudprovider.host.assembly import NAME, Host
 from cloudprovider.host.clock import utc_now
@@ -134,7 +133,7 @@ async def run(config: HostConfig) -> None:
 
         admission = AdmissionMetrics(metrics)
         webhook = AdmissionWebhook(client, took=admission.took)
-        metrics.read(lambda: [(ADMISSION_REVIEWS, webhook.reviews)])
+        admission.follow(webhook.reviews)
 
         async def serve_webhook() -> None:
             place, namespace = config.webhook_address, config.lease_namespace

@@ -74,7 +74,9 @@ class World:
     rng: random.Random = field(default_factory=lambda: random.Random(7))
 
     @asynccontextmanager
-    async def host(self, *, readoption_seconds: float = 0.0, settle_seconds: float = 0.0) -> AsyncIterator[Host]:
+    async def host(
+        self, *, readoption_seconds: float = 0.0, settle_seconds: float = 0.0, metrics: HostMetrics | None = None
+    ) -> AsyncIterator[Host]:
         """Run a host program's parts; leaving the block kills them where they stand."""
         host = Host(
             self.connect(),
@@ -84,7 +86,7 @@ class World:
             now=self.now,
             time=asyncio.get_running_loop().time,
             rng=self.rng,
-            metrics=HostMetrics(Registry("host", "0")),
+            metrics=metrics or HostMetrics(Registry("host", "0")),
             settle_seconds=settle_seconds,
             readoption_seconds=readoption_seconds,
         )
