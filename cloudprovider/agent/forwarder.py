@@ -171,8 +171,12 @@ class NetworkForwarder:
         except DataPlaneError as err:
             log.warning("counters not read", extra={"network": self._network, "error": str(err)})
             return None
-        owners = {listener: self._table.owner(self._network, listener) for listener in listeners}
-        return Traffic(listeners, {k: "/".join(owner) for k, owner in owners.items() if owner is not None}, nodes)
+        await asyncio.sleep(0)  # others' turn: there may be thousands
+        owners: dict[ListenerKey, str] = {}
+        for listener in listeners:
+            if (owner := self._table.owner(self._network, listener)) is not None:
+                owners[listener] = "/".join(owner)
+        return Traffic(listeners, owners, nodes)
 
     @property
     def addresses(self) -> tuple[int, int, int]:

@@ -8,12 +8,12 @@ loop for longer than some CHUNK lines take, about a millisecond.
 
 import asyncio
 import platform
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from inspect import isawaitable
+from itertools import chain, count, islice
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -68,9 +68,12 @@ class Registry:
             for metric, series in await found if isawaitable(found) else found:
                 read.setdefault(metric, {}).update(series)
         written: list[bytes] = []
-        for family in (*self._registry.collect(), *(_family(metric, series) for metric, series in read.items())):
-            for lines in _lines(family):
-                written.append(lines)
+        counted = (_lines(family, family.samples) for family in self._registry.collect())
+        for lines in chain(
+            counted, (_lines(_family(metric), _samples(metric, series)) for metric, series in read.items())
+        ):
+            for some in lines:
+                written.append(some)
                 await asyncio.sleep(0)
         return b"".join(written)
 
@@ -105,22 +108,26 @@ def _expect(metric: Metric, kind: str) -> None:
         raise ValueError(f"{metric.name} is a {metric.kind}, no {kind}")
 
 
-def _family(metric: Metric, series: Series) -> Family:
+def _family(metric: Metric) -> Family:
     if metric.kind == "histogram":
         raise ValueError(f"{metric.name} is a histogram: those are observed, not read")
-    made = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family: Family = made(metric.name, metric.help, labels=metric.labels)
-    family.samples = [
-        Sample(metric.name, dict(zip(metric.labels, values, strict=True)), value) for values, value in series.items()
-    ]
-    return family
+    return Family(metric.name.removesuffix("_total"), metric.help, metric.kind)
 
 
-def _lines(family: Family) -> Iterator[bytes]:
+def _samples(metric: Metric, series: Series) -> Iterator[Sample]:
+    for values, value in series.items():
+        yield Sample(metric.name, dict(zip(metric.labels, values, strict=True)), value)
+
+
+def _lines(family: Family, samples: Iterable[Sample]) -> Iterator[bytes]:
     """The family's text, CHUNK lines at a time. OpenMetrics' times of creation are left out: they are no metrics."""
-    samples: Sequence[Sample] = [s for s in family.samples if not s.name.endswith("_created")]
-    for begin in range(0, max(1, len(samples)), CHUNK):
-        part = Family(family.name, family.documentation, family.type, family.unit)
-        part.samples = list(samples[begin : begin + CHUNK])
-        text = generate_latest(_One(part))
-        yield text if begin == 0 else text.split(b"\n", 2)[2]  # without HELP and TYPE
+    left = (sample for sample in samples if not sample.name.endswith("_created"))
+    for number in count():
+        part = Family(family.name, family.documentation, family.type)
+        part.samples = list(islice(left, CHUNK))
+        if number == 0:
+            yield generate_latest(_One(part))
+        elif part.samples:
+            yield generate_latest(_One(part)).split(b"\n", 2)[2]  # without HELP and TYPE
+        if len(part.samples) < CHUNK:
+            return
