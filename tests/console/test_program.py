@@ -117,5 +117,5 @@ def test_it_is_installed_without_any_right(plane: ControlPlane) -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert pod["securityContext"]["runAsNonRoot"] is True
     for path in (ROOT / "manifests").rglob("*.yaml"):
-        if path != MANIFEST:
+        if path != MANIFEST and path.name != "podmonitor.yaml":  # that only names whom to read
             assert "cloudprovider-console" not in path.read_text(), f"{path} gives it something"
