@@ -24,7 +24,8 @@ class Claims:
 
     Only those are looked at that may not be as they should: a change costs the same however many addresses are up.
     ``users``: the load balancers that an address stands for now, none if it is not wanted; ``changed``: look at these
-    again; ``wake``: there is something to claim again, or room for it.
+    again; ``wake``: there is something to claim again, or room for it; ``conflicted``: somebody else was found to have
+    an address.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Claims:
         changed: Callable[[Iterable[LoadBalancerKey]], None],
         wake: Callable[[], None],
         traces: AgentTraces,
+        conflicted: Callable[[], None],
         jitter: Callable[[], float],
     ) -> None:
         self._network = network
@@ -42,6 +44,7 @@ class Claims:
         self._changed = changed
         self._wake = wake
         self._traces = traces
+        self._conflicted = conflicted
         self._jitter = jitter
         self._unsettled: set[IPAddress] = set()
         """All that are wanted and not up, but for those that will be ``touched`` when their time has come; and all that
@@ -116,8 +119,8 @@ class Claims:
         self._tasks.add(task)
         task.add_done_callback(self._claimed)
 
-    async def recount(self, announcer: Announcer) -> bool:
-        """Whether somebody else took an address away, or left one, since we last knew."""
+    async def recount(self, announcer: Announcer) -> int:
+        """How many addresses somebody else took away, or left, since we last knew."""
         before = set(self._held)
         held = await announcer.held()
         lost = (before & self._held) - held
@@ -126,7 +129,7 @@ class Claims:
         strange = held - before - self._held - self._claiming
         self._held = (self._held - lost) | strange
         self.touch(lost | strange)
-        return bool(lost or strange)
+        return len(lost) + len(strange)
 
     async def stop(self) -> None:
         """Give up what is on its way."""
@@ -153,6 +156,7 @@ class Claims:
         for claim in claims:
             if claim.conflict:
                 self._foreign[claim.address] = claim.conflict
+                self._conflicted()
                 self._put_off(claim.address, _conflict(claim), CONFLICT_RETRY)
             else:
                 self._foreign.pop(claim.address, None)

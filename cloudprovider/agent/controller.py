@@ -13,10 +13,11 @@ import msgspec
 from cloudprovider.agent.backendhealth import BackendChecks
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.leases import Connect, Leases
-from cloudprovider.agent.metrics import Traffic
+from cloudprovider.agent.metrics import AgentMetrics, label
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.agent.nodereports import NodeReports
 from cloudprovider.agent.observing import Observer
+from cloudprovider.agent.readings import NetworkState, read_backends, read_dhcp, read_networks, read_traffic
 from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.agentstatus import Leasing, reported
 from cloudprovider.core.answerers import Answerers, Where
@@ -31,11 +32,12 @@ from cloudprovider.core.returns import Returns
 from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.core.wanted import LoadBalancerKey, Problem, parsed, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
-from cloudprovider.dhcp.api import Counts
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
+from cloudprovider.kube.metrics import read_queues
 from cloudprovider.kube.queue import WorkQueue
+from cloudprovider.kube.registry import Readings
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class AgentController:
     """Serves the host cluster's load balancers on the networks that this host stands on.
 
     ``connect`` makes the DHCP client of a network, ``make_prober`` what probes its nodes; ``events`` is run by the
-    caller. ``now`` is the wall clock, ``clock`` a monotonic one, in seconds.
+    caller; ``metrics`` counts. ``now`` is the wall clock, ``clock`` a monotonic one, in seconds.
     :meth:`run` may be cancelled and a new controller made at any time: all that it knows comes from the API server and
     the kernel.
     """
@@ -68,6 +70,7 @@ class AgentController:
         connect: Connect,
         make_prober: MakeProber,
         rng: random.Random,
+        metrics: AgentMetrics,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
         tracer: Tracer = NO_TRACER,
@@ -94,7 +97,11 @@ class AgentController:
         }
         self._health = {
             n.name: NodeHealth(
-                n.name, make_prober, partial(self._table.modes.node_addresses, n.name), self._health_changed, now=now
+                n.name,
+                lambda segment, network: metrics.counted(make_prober(segment, network), network, of_nodes=True),
+                partial(self._table.modes.node_addresses, n.name),
+                self._health_changed,
+                now=now,
             )
             for n in networks
         }
@@ -103,7 +110,7 @@ class AgentController:
         )
         self._checks = BackendChecks(
             self._table,
-            make_prober,
+            lambda segment, network: metrics.counted(make_prober(segment, network), network, of_nodes=False),
             healthy=self._wake,
             changed=lambda key: self._reports.add_after(key, HEALTH_AFTER),
             now=now,
@@ -120,6 +127,7 @@ class AgentController:
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
                 traces=self._traces,
+                metrics=metrics.of(n.name),
                 jitter=rng.random,
             )
             for n in networks
@@ -147,14 +155,34 @@ class AgentController:
         ]
         return reasons
 
-    async def traffic(self) -> Mapping[str, Traffic]:
-        """What the kernel has counted on each network that is open."""
-        found = {network: await forwarder.traffic() for network, forwarder in self._forwarders.items()}
-        return {network or "management": traffic for network, traffic in found.items() if traffic is not None}
+    async def read(self) -> Readings:
+        """What is to be told in metrics: of networks and checks as they stand, of kernels and DHCP as they count."""
+        traffic = {label(network): await forwarder.traffic() for network, forwarder in self._forwarders.items()}
+        await asyncio.sleep(0)  # others' turn: there may be thousands of load balancers
+        passed = [*read_traffic({network: found for network, found in traffic.items() if found is not None})]
+        await asyncio.sleep(0)
+        return (
+            *read_queues([self._reports]),
+            *read_networks({label(network): self._state(network) for network in self._forwarders}),
+            *read_backends(*self._checks.count()),
+            *read_dhcp({label(network): leases.counts() for network, leases in self._leases.items()}),
+            *passed,
+        )
 
-    def dhcp_counts(self) -> Mapping[str, Counts]:
-        """What the DHCP client of each network sent, received and dropped, since this controller was made."""
-        return {network or "management": leases.counts() for network, leases in self._leases.items()}
+    def _state(self, network: str) -> NetworkState:
+        forwarder, leases = self._forwarders[network], self._leases[network]
+        held, claiming, failed = forwarder.addresses
+        expiry = leases.earliest_expiry()
+        return NetworkState(
+            up=not forwarder.trouble,
+            held=held,
+            claiming=claiming,
+            failed=failed,
+            listeners=len(self._table.plan(network).forwards),
+            nodes_failing=len(self._health[network].failing),
+            leases=leases.states(),
+            expiry=None if expiry is None else expiry.timestamp(),
+        )
 
     async def run(self) -> None:
         """Serve until cancelled. Nothing is taken away before the objects have been read."""

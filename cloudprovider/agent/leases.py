@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -112,6 +112,19 @@ class Leases:
     def counts(self) -> Counts:
         """What was sent, received and dropped."""
         return self._counts if self._client is None else self._counts + self._client.counts()
+
+    def states(self) -> Mapping[str, int]:
+        """How many are held, are held with trouble, and are sought."""
+        found = dict.fromkeys(("held", "troubled", "seeking"), 0)
+        for key in self._wanted.keys() | self._refused.keys():
+            troubled = key in self._refused or self._problem(key) is not None
+            found["seeking" if self._lease(key) is None else "troubled" if troubled else "held"] += 1
+        return found
+
+    def earliest_expiry(self) -> datetime | None:
+        """When the first of the leases ends, if it is not renewed."""
+        leases = (self._lease(key) for key in self._wanted)
+        return min((lease.expires_at for lease in leases if lease is not None and lease.expires_at), default=None)
 
     def _lease(self, key: LoadBalancerKey) -> Lease | None:
         if key not in self._wanted:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from cloudprovider.bridge.api import (
 )
 from cloudprovider.bridge.diagnosis import diagnose
 from cloudprovider.bridge.failures import METADATA_BYTES, from_rpc_error
+from cloudprovider.bridge.observer import ClientObserver, Unobserved
 from cloudprovider.bridge.tlsfiles import CLIENT, TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.bridge.v1 import bridge_pb2_grpc as pb_grpc
@@ -105,10 +107,12 @@ class GrpcBridge:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random_source: random.Random | None = None,
+        observer: ClientObserver | None = None,
     ) -> None:
         self._config = config
         self._now = now
         self._random = random_source or random.SystemRandom()
+        self._observer: ClientObserver = observer or Unobserved()
         self._files = TlsFiles(config.tls, CLIENT)
         self._channel = self._open(self._files.load())
         self._stub: pb_grpc.LoadBalancerBridgeAsyncStub = pb_grpc.LoadBalancerBridgeStub(self._channel)
@@ -221,10 +225,12 @@ class GrpcBridge:
         stub = self._fresh_stub()
         request = pb.WatchLoadBalancersRequest(resume_token=self._token)
         call = stub.WatchLoadBalancers(request, metadata=self._metadata)
+        code = "CANCELLED"
         try:
             async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
                 message = await call.read()
             if not isinstance(message, pb.WatchLoadBalancersResponse):
+                code = "OK"
                 raise BridgeError("the host ended the watch stream", reason=Reason.UNAVAILABLE)
             if not message.resumed:
                 self._token = ""
@@ -242,13 +248,17 @@ class GrpcBridge:
                     read.cancel()
                 message = read.result()
                 if not isinstance(message, pb.WatchLoadBalancersResponse):
+                    code = "OK"
                     raise BridgeError("the host ended the watch stream", reason=Reason.UNAVAILABLE)
         except grpc.aio.AioRpcError as e:
+            code = e.code().name
             raise await self._explain(e) from e
         except TimeoutError as e:
+            code = "DEADLINE_EXCEEDED"
             raise BridgeError("the host opens no watch stream in time", reason=Reason.DEADLINE_EXCEEDED) from e
         finally:
             call.cancel()
+            self._observer.called("WatchLoadBalancers", code, None)
 
     async def _call(
         self,
@@ -279,10 +289,18 @@ class GrpcBridge:
         if self._closed:
             raise BridgeError("the bridge's client is closed", reason=Reason.UNAVAILABLE)
         metadata = (*self._metadata, (TRACE_KEY, trace)) if trace else self._metadata
+        began, ended, code = time.monotonic(), 0.0, "CANCELLED"
         try:
-            return await method(self._fresh_stub())(request, timeout=timeout, metadata=metadata)
+            response = await method(self._fresh_stub())(request, timeout=timeout, metadata=metadata)
+            ended, code = time.monotonic(), "OK"
         except grpc.aio.AioRpcError as e:
+            ended, code = time.monotonic(), e.code().name
             raise await self._explain(e) from e
+        else:
+            return response
+        finally:
+            name = type(request).__name__.removesuffix("Request")
+            self._observer.called(name, code, (ended or time.monotonic()) - began)
 
     def _fresh_stub(self) -> "pb_grpc.LoadBalancerBridgeAsyncStub":
         """The stub of a channel with the newest certificates: channels keep those that they were made with."""
@@ -303,6 +321,7 @@ class GrpcBridge:
         options = list(_OPTIONS)
         if self._config.server_name:
             options.append(("grpc.ssl_target_name_override", self._config.server_name))
+        self._observer.certified(material.not_after)
         credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.certificate)
         return grpc.aio.secure_channel(self._config.target, credentials, options=options)
 

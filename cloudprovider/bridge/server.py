@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cloudprovider.bridge.api import PROTOCOL_VERSION, TRACE_KEY, PeerCertificat
 from cloudprovider.bridge.failures import METADATA_BYTES, to_status, trailer
 from cloudprovider.bridge.identity import Authenticator, check
 from cloudprovider.bridge.limits import FairGate, StreamSlots, TokenBucket
+from cloudprovider.bridge.observer import ServerObserver, Unobserved
 from cloudprovider.bridge.statelog import Reader
 from cloudprovider.bridge.tlsfiles import SERVER, TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
@@ -27,6 +29,7 @@ from cloudprovider.core.tracing import NO_TRACER, Tracer
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
 T = TypeVar("T")
 _Context = grpc.aio.ServicerContext[object, object]
 
@@ -77,14 +80,14 @@ class BridgeServer:
         *,
         tracer: Tracer = NO_TRACER,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        observer: ServerObserver | None = None,
     ) -> None:
         self._config = config
+        self._observer: ServerObserver = observer or Unobserved()
         self._files = TlsFiles(config.tls, SERVER)
-        self._servicer = _Servicer(config, backend, tracer, now)
+        self._servicer = _Servicer(config, backend, now, tracer=tracer, observer=self._observer)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # not in the stubs
         self._server: grpc.aio.Server | None = None
-        self.certificate_ends: datetime | None = None
-        """When the certificate ends that guests are shown."""
 
     async def start(self) -> int:
         """Listen, and return the port.
@@ -92,7 +95,7 @@ class BridgeServer:
         Raises ConfigurationError if the certificate files can't be used, or the address can't be listened on.
         """
         material = self._files.load()
-        self.certificate_ends = material.not_after
+        self._observer.certified(material.not_after)
         credentials = grpc.dynamic_ssl_server_credentials(
             _certificates(material),
             self._changed_certificates,  # type: ignore[arg-type] # None is "unchanged" (grpc's own documentation)
@@ -126,7 +129,7 @@ class BridgeServer:
         material = self._files.changed()
         if material is None:
             return None
-        self.certificate_ends = material.not_after
+        self._observer.certified(material.not_after)
         log.info("The bridge's certificate files have changed", extra={"not_after": material.not_after.isoformat()})
         return _certificates(material)
 
@@ -143,10 +146,17 @@ class _Servicer:
     """Each call: who is it, may it still, is it its turn, then the backend; every failure becomes a status."""
 
     def __init__(
-        self, config: ServerConfig, backend: TenantBackend, tracer: Tracer, now: Callable[[], datetime]
+        self,
+        config: ServerConfig,
+        backend: TenantBackend,
+        now: Callable[[], datetime],
+        *,
+        tracer: Tracer,
+        observer: ServerObserver,
     ) -> None:
         self._backend = backend
         self._tracer = tracer
+        self._observer = observer
         self._now = now
         self._call_seconds = config.call_seconds
         self._authenticator = Authenticator(config.trust_domain)
@@ -177,16 +187,48 @@ class _Servicer:
         }
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
-                method, request_deserializer=request.FromString, response_serializer=_serialize
+                self._observed(name, method, timed=True),
+                request_deserializer=request.FromString,
+                response_serializer=_serialize,
             )
             for name, (method, request) in unary.items()
         }
         methods["WatchLoadBalancers"] = grpc.unary_stream_rpc_method_handler(
-            self.watch,
+            self._observed("WatchLoadBalancers", self.watch, timed=False),
             request_deserializer=pb.WatchLoadBalancersRequest.FromString,
             response_serializer=_serialize,
         )
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+
+    def _observed(
+        self, name: str, method: Callable[[R, _Context], Awaitable[T]], *, timed: bool
+    ) -> Callable[[R, _Context], Awaitable[T]]:
+        """``method``, its failures as statuses; and the observer hears of its end."""
+
+        async def observed(request: R, context: _Context) -> T:
+            began = time.monotonic()
+            code = "CANCELLED"  # the caller's deadline, or its end
+            try:
+                result = await method(request, context)
+                code = grpc.StatusCode.OK.name
+            except Exception as e:  # noqa: BLE001 - every failure becomes a status
+                ended, status = to_status(_told(e, context))
+                code = ended.name
+                await context.abort(ended, str(status.message), trailer(status))
+            else:
+                return result
+            finally:
+                self._observer.served(self._known(context), name, code, time.monotonic() - began if timed else None)
+
+        return observed
+
+    def _known(self, context: _Context) -> Tenant | None:
+        """The caller, if it is a tenant that there is: anybody else could be called anything."""
+        try:
+            tenant = self._authenticator.certificate(context.auth_context()).tenant
+        except BridgeError:
+            return None
+        return tenant if self._backend.policy(tenant) is not None else None
 
     async def connect(self, request: pb.ConnectRequest, context: _Context) -> pb.ConnectResponse:
         async def handle(tenant: Tenant) -> pb.ConnectResponse:
@@ -260,24 +302,26 @@ class _Servicer:
         return await self._call(context, handle)
 
     async def watch(self, request: pb.WatchLoadBalancersRequest, context: _Context) -> None:
-        try:
-            certificate = self._authenticator.certificate(context.auth_context())
-            tenant = certificate.tenant
-            policy = self._admit(certificate, context, bound=True)
-            with (
-                self._slots.slot(tenant, policy.streams),
-                Reader(self._backend.states(tenant), request.resume_token) as reader,
-            ):
-                streams = self._streams.setdefault(tenant, set())
-                streams.add(reader)
-                try:
-                    await self._stream(reader, certificate, context)
-                finally:
-                    streams.discard(reader)
-                    if not streams:
-                        self._streams.pop(tenant, None)
-        except Exception as e:  # noqa: BLE001 - every failure becomes a status
-            await self._abort(context, e)
+        certificate = self._authenticator.certificate(context.auth_context())
+        tenant = certificate.tenant
+        policy = self._admit(certificate, context, bound=True)
+        with (
+            self._slots.slot(tenant, policy.streams),
+            Reader(self._backend.states(tenant), request.resume_token) as reader,
+        ):
+            streams = self._streams.setdefault(tenant, set())
+            streams.add(reader)
+            self._tell_streams()
+            try:
+                await self._stream(reader, certificate, context)
+            finally:
+                streams.discard(reader)
+                if not streams:
+                    self._streams.pop(tenant, None)
+                self._tell_streams()
+
+    def _tell_streams(self) -> None:
+        self._observer.streams({tenant: len(streams) for tenant, streams in self._streams.items()})
 
     async def _stream(self, reader: Reader, certificate: PeerCertificate, context: _Context) -> NoReturn:
         await self._write(context, pb.WatchLoadBalancersResponse(resumed=reader.resumed))
@@ -311,18 +355,15 @@ class _Servicer:
             await context.write(message)
 
     async def _call(self, context: _Context, handler: Callable[[Tenant], Awaitable[T]], *, bound: bool = True) -> T:
-        try:
-            certificate = self._authenticator.certificate(context.auth_context())
-            policy = self._admit(certificate, context, bound=bound)
-            tenant = certificate.tenant
-            async with asyncio.timeout(self._call_seconds):  # the caller's own deadline cancels
-                wait = self._bucket(tenant, policy).take()
-                if wait:
-                    await asyncio.sleep(wait)
-                async with self._gate.turn(tenant):
-                    return await handler(tenant)
-        except Exception as e:  # noqa: BLE001 - every failure becomes a status
-            await self._abort(context, e)
+        certificate = self._authenticator.certificate(context.auth_context())
+        policy = self._admit(certificate, context, bound=bound)
+        tenant = certificate.tenant
+        async with asyncio.timeout(self._call_seconds):  # the caller's own deadline cancels
+            wait = self._bucket(tenant, policy).take()
+            if wait:
+                await asyncio.sleep(wait)
+            async with self._gate.turn(tenant):
+                return await handler(tenant)
 
     def _admit(self, certificate: PeerCertificate, context: _Context, *, bound: bool) -> TenantPolicy:
         tenant = certificate.tenant
@@ -330,6 +371,7 @@ class _Servicer:
         if policy is None:
             self._buckets.pop(tenant, None)
         policy = check(certificate, policy, self._now())
+        self._observer.shown(tenant, certificate.not_after)
         if not bound:
             return policy
         claimed = next((str(value) for key, value in context.invocation_metadata() or () if key == CLUSTER_UID_KEY), "")
@@ -374,14 +416,14 @@ class _Servicer:
         for reader in self._streams.get(tenant, ()):
             reader.wake()
 
-    async def _abort(self, context: _Context, error: Exception) -> NoReturn:
-        """End a call with the status that ``error`` stands for."""
-        if isinstance(error, TimeoutError):
-            error = BridgeError("the host did not finish in time: try again", reason=Reason.DEADLINE_EXCEEDED)
-        elif isinstance(error, LookupError):
-            error = BridgeError("the stream fell behind: open a new one", reason=Reason.UNAVAILABLE)
-        if not isinstance(error, CloudProviderError):
-            log.error("A call of the bridge failed unexpectedly", exc_info=error, extra={"peer": context.peer()})
-            error = CloudProviderError()
-        code, status = to_status(error)
-        await context.abort(code, str(status.message), trailer(status))
+
+def _told(error: Exception, context: _Context) -> CloudProviderError:
+    """What a call's failure is to the caller."""
+    if isinstance(error, TimeoutError):
+        return BridgeError("the host did not finish in time: try again", reason=Reason.DEADLINE_EXCEEDED)
+    if isinstance(error, LookupError):
+        return BridgeError("the stream fell behind: open a new one", reason=Reason.UNAVAILABLE)
+    if not isinstance(error, CloudProviderError):
+        log.error("A call of the bridge failed unexpectedly", exc_info=error, extra={"peer": context.peer()})
+        return CloudProviderError()
+    return error

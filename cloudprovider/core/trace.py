@@ -14,11 +14,14 @@ from cloudprovider.core.backends import is_checked, passes, takes_traffic
 from cloudprovider.core.checks import NOT_CHECKED
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.lbobject import service_of
+from cloudprovider.core.metrics.agent import CLIENT_BYTES, CLIENT_PACKETS, MANAGEMENT
 from cloudprovider.core.nodehealth import nodes_wanted
 from cloudprovider.core.overview import guest_cluster_of
 from cloudprovider.core.plan import IPAddress
 
-_COUNTER = re.compile(r"^cloudprovider_agent_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\d+)$", re.MULTILINE)
+_COUNTER = re.compile(
+    rf"^(?P<name>{CLIENT_PACKETS.name}|{CLIENT_BYTES.name})\{{(?P<labels>[^}}]*)\}} (?P<value>[\d.e+]+)$", re.MULTILINE
+)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -115,13 +118,11 @@ def counters_of(text: str, network: str, balancer: str) -> Traffic | None:
     values: dict[str, int] = {}
     for match in _COUNTER.finditer(text):
         labels = dict(_LABEL.findall(match["labels"]))
-        if labels.get("load_balancer") == balancer and labels.get("network", "") == network:
-            values[match["name"]] = int(match["value"])
+        if labels.get("load_balancer") == balancer and labels.get("network") == (network or MANAGEMENT):
+            values[match["name"]] = int(float(match["value"]))
     if not values:
         return None
-    return Traffic(
-        client_packets=values.get("client_packets_total", 0), client_bytes=values.get("client_bytes_total", 0)
-    )
+    return Traffic(client_packets=values.get(CLIENT_PACKETS.name, 0), client_bytes=values.get(CLIENT_BYTES.name, 0))
 
 
 def _served(

@@ -22,10 +22,13 @@ from cloudprovider.host.hints import READOPTION_SECONDS, Hints
 from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
 from cloudprovider.host.machines import Machines
+from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.host.nodes import TenantNodes
 from cloudprovider.host.registration import Registration
+from cloudprovider.host.waits import Waits
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
+from cloudprovider.kube.metrics import Queue
 
 NAME: Final = HOST_PROGRAM
 """The host program's name: of its Lease, and in its events."""
@@ -52,6 +55,7 @@ class Host:
         now: Clock,
         time: Callable[[], float],
         rng: random.Random,
+        metrics: HostMetrics,
         settle_seconds: float = SETTLE_SECONDS,
         readoption_seconds: float = READOPTION_SECONDS,
         namespace: str = SYSTEM,
@@ -59,19 +63,30 @@ class Host:
     ) -> None:
         self.caches = Caches(client, rng)
         hints = Hints(time, wait_seconds=readoption_seconds)
-        self._events = EventRecorder(client, component=NAME, instance=identity, now=now, rng=rng)
+        waits = Waits(now=now, time=time, address_after=metrics.address_after, ready_after=metrics.ready_after)
+        waits.follow(self.caches.load_balancers)
+        self.events = EventRecorder(client, component=NAME, instance=identity, now=now, rng=rng)
         book = AddressBook(self.caches, hints)
         infrastructure = Infrastructure(self.caches, book, reserved=reserved)
         claimants = Claimants(self.caches)
         machines = Machines(self.caches, book, infrastructure, claimants)
         self.controller = HostController(
-            client, self.caches, book, hints, self._events, machines=machines, tracer=tracer, now=now, rng=rng
+            client,
+            self.caches,
+            book,
+            hints,
+            self.events,
+            machines=machines,
+            tracer=tracer,
+            now=now,
+            rng=rng,
+            block_write=metrics.block_write,
         )
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
         self._nodes = TenantNodes(self.caches, infrastructure, claimants, self._statuses, rng=rng)
         self._machines = GuestMachines(client, self.caches, rng=rng)
         self._certificates = Certificates(
-            client, namespace=namespace, events=self._events, now=now, rng=rng, trusted=trusted
+            client, namespace=namespace, events=self.events, now=now, rng=rng, trusted=trusted
         )
         self.backend = HostBackend(
             client,
@@ -85,6 +100,11 @@ class Host:
             certificates=self._certificates,
         )
 
+    @property
+    def queues(self) -> Sequence[Queue]:
+        """All work queues, for metrics."""
+        return (*self.controller.queues, self._nodes.queue, self._machines.queue)
+
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -94,4 +114,4 @@ class Host:
             tasks.create_task(self._nodes.run(), name="tenants' nodes")
             tasks.create_task(self._machines.run(), name="guest clusters' machines")
             tasks.create_task(self._certificates.run(), name="certificates")
-            tasks.create_task(self._events.run(), name="events")
+            tasks.create_task(self.events.run(), name="events")

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, cast
 
@@ -61,6 +61,7 @@ class LoadBalancers:
         tracer: Tracer,
         now: Clock,
         rng: random.Random,
+        block_write: Callable[[str], None],
     ) -> None:
         self._trails = LoadBalancerTrails(tracer)
         self._client = client
@@ -79,7 +80,16 @@ class LoadBalancers:
             backoff=BACKOFF,
             group=lambda key: key[0],
         )
-        self.batches = Batches(client, caches, book, now=now, rng=rng, done=self.queue.add, is_due=self._is_due)
+        self.batches = Batches(
+            client,
+            caches,
+            book,
+            now=now,
+            rng=rng,
+            done=self.queue.add,
+            is_due=self._is_due,
+            block_write=block_write,
+        )
         self._machines = machines
         caches.load_balancers.on_change(self._changed)
         caches.guest_clusters.on_change(self._tenant_changed)

@@ -314,6 +314,8 @@ class HttpKubeClient:
         body: bytes | None = None,
         content_type: str = "",
     ) -> tuple[bytes, CIMultiDictProxy[str]]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with self._session.request(
                 method,
@@ -326,9 +328,9 @@ class HttpKubeClient:
                 answer = await response.read()
                 code = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            self.requests.count(verb, counted, 0)
+            self.requests.count(verb, counted, 0, loop.time() - began)
             raise _no_answer(what, error, self._deadline) from error
-        self.requests.count(verb, counted, code)
+        self.requests.count(verb, counted, code, loop.time() - began)
         if 200 <= code < 300:
             return answer, response.headers
         raise error_of(what, code, answer, response.headers.get("Retry-After"))

@@ -16,8 +16,10 @@ import yaml
 from cloudprovider.cli.crds import render
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
+from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.kube import credentials
 from cloudprovider.kube.client import HttpKubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import IPBLOCKS, LOADBALANCERS
 from tests.conftest import LOGS, ROOT
 from tests.host.world import LIMIT, eventually
@@ -216,6 +218,7 @@ async def test_5_the_host_program_goes_on_with_every_address(plane: ControlPlane
             now=utc_now,
             time=asyncio.get_running_loop().time,
             rng=random.Random(3),
+            metrics=HostMetrics(Registry("host", "0")),
             readoption_seconds=0.0,
         )
         task = asyncio.create_task(host.run())

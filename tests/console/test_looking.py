@@ -189,7 +189,7 @@ async def metrics() -> AsyncIterator[str]:
         assert request.match_info["node"] == "host-1"
         lines = (
             f'cloudprovider_agent_client_{what}_total{{network="x",load_balancer="shops/web"}} {n}'
-            for what, n in (("bytes", 123456), ("packets", 789))
+            for what, n in (("bytes", 123456.0), ("packets", 789.0))
         )
         return web.Response(text="\n".join(lines) + "\n")
 

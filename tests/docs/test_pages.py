@@ -47,6 +47,7 @@ OTHERS_WORDS = frozenset(
         *("DeleteLoadBalancer", "WatchLoadBalancers", "RenewCertificate"),
         *("ClientIP", "HttpOnly", "SameSite"),  # Kubernetes', HTTP's
         *("IPAddressPool", "L2Advertisement", "BGPPeer", "BGPAdvertisement"),  # MetalLB's
+        *("PodMonitor", "PrometheusRule"),  # the Prometheus operator's
     }
 )
 OTHERS_FLAGS = frozenset(

@@ -26,6 +26,7 @@ from cloudprovider.guest.metrics import GuestMetrics
 from cloudprovider.guest.servicestatus import READY
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import ENDPOINTSLICES, EVENTS, NODES, SERVICES
 from tests.kube import virtualtime
 
@@ -62,7 +63,8 @@ class World:
         self.backend = MemoryBackend(automatic=automatic)
         self.backend.set_tenant(TENANT, MemoryTenant())
         self.bridge = LocalBridge(self.backend, TENANT, HELLO)
-        self.metrics = GuestMetrics()
+        self.registry = Registry("guest", "0")
+        self.metrics = GuestMetrics(self.registry)
         self.leadership: Leadership
         self.tokens = 0
         self.tracer: Tracer = NO_TRACER

@@ -21,7 +21,9 @@ from cloudprovider.core.exchange import ServiceKey, Tenant
 from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import Clock, utc_now
+from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.kube import virtualtime
 
@@ -78,6 +80,7 @@ class World:
         *,
         readoption_seconds: float = 0.0,
         settle_seconds: float = 0.0,
+        metrics: HostMetrics | None = None,
         tracer: Tracer = NO_TRACER,
         trusted: Callable[[], bytes] | None = None,
     ) -> AsyncIterator[Host]:
@@ -91,6 +94,7 @@ class World:
             now=self.now,
             time=asyncio.get_running_loop().time,
             rng=self.rng,
+            metrics=metrics or HostMetrics(Registry("host", "0")),
             settle_seconds=settle_seconds,
             readoption_seconds=readoption_seconds,
             trusted=trusted,

@@ -83,6 +83,14 @@ def test_both_ways_leave_the_same() -> None:
     assert "livenessProbe" not in agent, "nobody answers there any more"
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_both_ways_are_watched_the_same(side: str) -> None:
+    expected = comparable(render(MANIFESTS / "overlays" / "example" / "monitoring" / side))
+    assert comparable(chart(side, "--set", "monitoring.enabled=true")) == expected
+    assert {"PodMonitor", "PrometheusRule"} < {kind for kind, _, _ in expected}
+    assert not {"PodMonitor", "PrometheusRule"} & {d["kind"] for d in chart(side)}
+
+
 def test_leaving_gives_up_the_same_capabilities_as_serving() -> None:
     (serving,) = (d for d in chart("host") if d["kind"] == "DaemonSet")
     (left,) = (d for d in chart("host", *LEAVE) if d["kind"] == "DaemonSet")

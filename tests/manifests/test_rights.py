@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 30.0
 SECRETS = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/secrets"
 
-_REQUEST = re.compile(r"^\w*requests_total\{(?P<labels>[^}]*)\} (?P<count>\d+)", re.M)
+_REQUEST = re.compile(r"^\w*requests_total\{(?P<labels>[^}]*)\} (?P<count>\S+)$", re.M)
 
 
 @pytest.fixture(scope="module")
