@@ -54,8 +54,9 @@ lint: setup ## format, lint and layers, checked
 types: setup ## mypy, strict
 	@.venv/bin/mypy
 
-generate: setup ## generated files: bridge messages, CustomResourceDefinitions, docs/reference
+generate: setup ## generated files: bridge messages, CustomResourceDefinitions, docs/reference, alerts, dashboard
 	@$(PYTHON) proto/generate.py
+	@$(PYTHON) manifests/monitoring/generate.py
 	@$(PYTHON) -m cloudprovider.cli.main crds --write manifests/crds
 	@$(PYTHON) docs/generate.py
 

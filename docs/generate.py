@@ -7,7 +7,6 @@ import argparse
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +22,8 @@ from cloudprovider.cli.settings import Option
 from cloudprovider.core import reasons
 from cloudprovider.core.conditiontypes import CONDITIONS, ConditionType
 from cloudprovider.core.marks import OTHERS, SERVICE, Mark
+from cloudprovider.core.metrics.catalogue import PROGRAMS
+from cloudprovider.core.metrics.definition import Metric
 from cloudprovider.core.news import NEWS, Echo
 from cloudprovider.core.rulings import REQUEST, Meaning, by_word
 from cloudprovider.core.translate import DEFAULT_CLASS, PROTOCOL_ERROR, SCTP_ERROR
@@ -62,6 +63,7 @@ def pages() -> Mapping[str, str]:
         "fields.md": fields(),
         "settings.md": settings(),
         "charts.md": charts(),
+        "metrics.md": metrics(),
     }
     return {name: f"{_HEADER}{text.rstrip()}\n" for name, text in made.items()}
 
@@ -210,25 +212,27 @@ def charts() -> str:
     return "\n".join(parts)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What is told of a metric."""
-
-    name: str
-    kind: str
-    help: str
-    labels: tuple[str, ...] = ()
-
-
-def metrics(programs_: Mapping[str, Iterable[Metric]]) -> str:
-    """Metrics, by the program that exports them."""
+def metrics(exported: Mapping[str, Sequence[Metric]] = PROGRAMS) -> str:
+    """Metrics, by the programs that export them."""
+    by: dict[Metric, list[str]] = {}
+    for program, its in exported.items():
+        for metric in its:
+            by.setdefault(metric, []).append(program)
     rows = [
-        (program, f"`{metric.name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
-        for program, exported in programs_.items()
-        for metric in exported
+        (
+            "all" if len(programs_) == len(exported) > 1 else ", ".join(programs_),
+            f"`{metric.name}`",
+            metric.kind,
+            ", ".join(f"`{label}`" for label in metric.labels) + (f" ({metric.bound})" if metric.bound else ""),
+            metric.help,
+        )
+        for metric, programs_ in by.items()
     ]
-    table = _table(("program", "metric", "type", "labels", "meaning"), rows)
-    return f"# Metrics\n\nServed as `/metrics` at each program's `--endpoint`.\n\n{table}"
+    table = _table(("program", "metric", "type", "labels (how many series)", "meaning"), rows)
+    return (
+        "# Metrics\n\nServed as `/metrics` at each program's `--endpoint`; how to have them scraped, and what to be"
+        f" alerted of: [monitoring](../monitoring.md).\n\n{table}"
+    )
 
 
 # --- tables ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 SANDBOX: Final = ROOT / "tests" / "lab" / "sandbox"
-SYSTEMS: Final = ("tests/manifests", "tests/lab", "e2e")
+SYSTEMS: Final = ("tests/manifests", "tests/lab", "tests/upgrade", "e2e")
 LOG: Final = ROOT / "build" / "test.log"
 
 

@@ -82,6 +82,11 @@ class BackendChecks:
         """What the status is to say of a load balancer's backends."""
         return tuple(Backend(name=name, health=health) for name, health in sorted(self._told.get(key, {}).items()))
 
+    def count(self) -> tuple[int, int]:
+        """How many backends pass their load balancers' checks, and how many do not."""
+        healthy = sum(health.healthy for known in self._told.values() for health in known.values())
+        return healthy, sum(map(len, self._told.values())) - healthy
+
     def take_over(self, lb: LoadBalancer) -> None:
         """Before the table takes a load balancer: what another agent, or this one before, has told of its backends
         goes on, and where a check is new, those that it goes to now stay until they have failed it."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
+from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
@@ -25,8 +26,9 @@ class Claims:
 
     Only those are looked at that may not be as they should: a change costs the same however many addresses are up.
     ``users``: the load balancers that an address stands for now, none if it is not wanted; ``changed``: look at these
-    again; ``wake``: there is something to claim again, or room for it. ``granted``: an address that a fellow gives to
-    this host, so that nobody need be asked; ``is_fellow``: whether a MAC is of a host of this instance.
+    again; ``wake``: there is something to claim again, or room for it; ``conflicted``: somebody else was found to have
+    an address. ``granted``: an address that a fellow gives to this host, so that nobody need be asked; ``is_fellow``:
+    whether a MAC is of a host of this instance.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class Claims:
         wake: Callable[[], None],
         granted: Callable[[IPAddress], bool],
         is_fellow: Callable[[str], bool],
+        traces: AgentTraces,
+        conflicted: Callable[[], None],
         jitter: Callable[[], float],
     ) -> None:
         self._network = network
@@ -46,6 +50,8 @@ class Claims:
         self._users = users
         self._changed = changed
         self._wake = wake
+        self._traces = traces
+        self._conflicted = conflicted
         self._jitter = jitter
         self._unsettled: set[IPAddress] = set()
         """All that are wanted and not up, but for those that will be ``touched`` when their time has come; and all that
@@ -97,10 +103,13 @@ class Claims:
             self._foreign.pop(vip, None)
         surplus = unwanted & self._held
         if surplus:
+            since = self._traces.now()
             await announcer.withdraw(surplus)
             self._held -= surplus
             for vip in surplus:
-                self._changed(self._claimed_for.pop(vip, ()))
+                concerned = self._claimed_for.pop(vip, frozenset())
+                self._traces.withdrawn(concerned, self._network, vip, since=since)
+                self._changed(concerned)
         self._unsettled -= unwanted
 
     def claim(self, announcer: Announcer) -> None:
@@ -120,8 +129,8 @@ class Claims:
                 self._tasks.add(task)
                 task.add_done_callback(self._claimed)
 
-    async def recount(self, announcer: Announcer) -> bool:
-        """Whether somebody else took an address away, or left one, since we last knew."""
+    async def recount(self, announcer: Announcer) -> int:
+        """How many addresses somebody else took away, or left, since we last knew."""
         before = set(self._held)
         held = await announcer.held()
         lost = (before & self._held) - held
@@ -130,7 +139,7 @@ class Claims:
         strange = held - before - self._held - self._claiming
         self._held = (self._held - lost) | strange
         self.touch(lost | strange)
-        return bool(lost or strange)
+        return len(lost) + len(strange)
 
     async def stop(self) -> None:
         """Give up what is on its way."""
@@ -154,6 +163,7 @@ class Claims:
         await self._settle(vips, announcer.claim(vips))
 
     async def _settle(self, vips: list[IPAddress], claiming: Awaitable[list[Claim]]) -> None:
+        since = self._traces.now()
         try:
             claims = await claiming
         except DataPlaneError as err:
@@ -168,12 +178,15 @@ class Claims:
                 self._put_off(claim.address, _fellow(claim), FELLOW_RETRY)
             elif claim.conflict:
                 self._foreign[claim.address] = claim.conflict
+                self._conflicted()
                 self._put_off(claim.address, _conflict(claim), CONFLICT_RETRY)
             else:
                 self._foreign.pop(claim.address, None)
                 self._held.add(claim.address)
         for vip in vips:
-            self._changed(self._users(vip))
+            users, failed = self._users(vip), self._failed.get(vip)
+            self._traces.announced(users, self._network, vip, since=since, why=failed.reason if failed else "")
+            self._changed(users)
 
     def _put_off(self, vip: IPAddress, problem: Problem, seconds: float) -> None:
         log.warning("address not announced", extra={"address": str(vip), "reason": problem.message})

@@ -15,9 +15,12 @@ from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.holdings import Holdings
 from cloudprovider.agent.leases import Connect, Leases
 from cloudprovider.agent.membership import Membership
-from cloudprovider.agent.metrics import Traffic
+from cloudprovider.agent.metrics import AgentMetrics, label
 from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
+from cloudprovider.agent.nodereports import NodeReports
 from cloudprovider.agent.observing import Observer
+from cloudprovider.agent.readings import NetworkState, read_backends, read_dhcp, read_networks, read_traffic
+from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.agentstatus import Leasing, reported
 from cloudprovider.core.answerers import Answerers, Where
 from cloudprovider.core.api.guestcluster import GuestCluster
@@ -29,13 +32,15 @@ from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.news import CLAIMED_BY_OTHER, LEASE_LOST, RULES_MENDED
 from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.returns import Returns
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.core.wanted import LoadBalancerKey, Problem, parsed, without
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig
-from cloudprovider.dhcp.api import Counts
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
+from cloudprovider.kube.metrics import read_queues
 from cloudprovider.kube.queue import WorkQueue
+from cloudprovider.kube.registry import Readings
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
 
 log = logging.getLogger(__name__)
@@ -54,7 +59,7 @@ class AgentController:
     """Serves the host cluster's load balancers on the networks that this host stands on.
 
     ``connect`` makes the DHCP client of a network, ``make_prober`` what probes its nodes; ``events`` is run by the
-    caller. ``now`` is the wall clock, ``clock`` a monotonic one, in seconds.
+    caller; ``metrics`` counts. ``now`` is the wall clock, ``clock`` a monotonic one, in seconds.
     :meth:`run` may be cancelled and a new controller made at any time: all that it knows comes from the API server and
     the kernel.
     """
@@ -71,9 +76,12 @@ class AgentController:
         connect: Connect,
         make_prober: MakeProber,
         rng: random.Random,
+        metrics: AgentMetrics,
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self._traces = AgentTraces(tracer)
         self._node = node
         self._client = client
         self._dataplane = dataplane
@@ -96,13 +104,27 @@ class AgentController:
         }
         self._health = {
             n.name: NodeHealth(
-                n.name, make_prober, partial(self._table.modes.node_addresses, n.name), self._health_changed, now=now
+                n.name,
+                lambda segment, network: metrics.counted(make_prober(segment, network), network, of_nodes=True),
+                partial(self._table.modes.node_addresses, n.name),
+                self._health_changed,
+                now=now,
             )
             for n in networks
         }
+        self._node_reports = NodeReports(
+            client,
+            self._clusters,
+            self._table,
+            self._failing,
+            speaks_for=lambda cluster: self._holdings.speaks_for(cluster),  # noqa: PLW0108 - which is made below
+            field_manager=FIELD_MANAGER,
+            now=now,
+            rng=rng,
+        )
         self._checks = BackendChecks(
             self._table,
-            make_prober,
+            lambda segment, network: metrics.counted(make_prober(segment, network), network, of_nodes=False),
             ours=lambda key: self._holdings.is_ours(key),  # noqa: PLW0108 - which is made below
             healthy=self._wake,
             changed=lambda key: self._reports.add_after(key, HEALTH_AFTER),
@@ -132,6 +154,8 @@ class AgentController:
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
                 fellows=self._holdings.on(n.name),
+                traces=self._traces,
+                metrics=metrics.of(n.name),
                 jitter=rng.random,
             )
             for n in networks
@@ -161,14 +185,34 @@ class AgentController:
         ]
         return reasons
 
-    async def traffic(self) -> Mapping[str, Traffic]:
-        """What the kernel has counted on each network that is open."""
-        found = {network: await forwarder.traffic() for network, forwarder in self._forwarders.items()}
-        return {network or "management": traffic for network, traffic in found.items() if traffic is not None}
+    async def read(self) -> Readings:
+        """What is to be told in metrics: of networks and checks as they stand, of kernels and DHCP as they count."""
+        traffic = {label(network): await forwarder.traffic() for network, forwarder in self._forwarders.items()}
+        await asyncio.sleep(0)  # others' turn: there may be thousands of load balancers
+        passed = [*read_traffic({network: found for network, found in traffic.items() if found is not None})]
+        await asyncio.sleep(0)
+        return (
+            *read_queues([self._reports]),
+            *read_networks({label(network): self._state(network) for network in self._forwarders}),
+            *read_backends(*self._checks.count()),
+            *read_dhcp({label(network): leases.counts() for network, leases in self._leases.items()}),
+            *passed,
+        )
 
-    def dhcp_counts(self) -> Mapping[str, Counts]:
-        """What the DHCP client of each network sent, received and dropped, since this controller was made."""
-        return {network or "management": leases.counts() for network, leases in self._leases.items()}
+    def _state(self, network: str) -> NetworkState:
+        forwarder, leases = self._forwarders[network], self._leases[network]
+        held, claiming, failed = forwarder.addresses
+        expiry = leases.earliest_expiry()
+        return NetworkState(
+            up=not forwarder.trouble,
+            held=held,
+            claiming=claiming,
+            failed=failed,
+            listeners=len(self._table.plan(network).forwards),
+            nodes_failing=len(self._health[network].failing),
+            leases=leases.states(),
+            expiry=None if expiry is None else expiry.timestamp(),
+        )
 
     async def run(self) -> None:
         """Serve until cancelled. Nothing is taken away before the objects have been read."""
@@ -190,11 +234,13 @@ class AgentController:
                 group.create_task(forwarder.run(adopt=network in present))
             group.create_task(self._reports.run())
             group.create_task(self._holdings.run())
+            group.create_task(self._node_reports.run())
             group.create_task(self._review())
 
     # Changes of objects: into the table, and on to the networks that they touch.
 
     def _load_balancer_changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        self._traces.changed(old, new, listed=not self._load_balancers.synced.is_set())
         obj = new or old
         if obj is None:
             return
@@ -217,7 +263,9 @@ class AgentController:
             self._reports.add(key)
 
     def _hosts_changed(self) -> None:
-        """Somebody came or went: whose a load balancer is may be another now."""
+        """Somebody came or went: whose a load balancer is may be another now, and who speaks for a cluster."""
+        for cluster in self._clusters.objects:
+            self._node_reports.add(cluster)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_at_all())
         else:
@@ -293,15 +341,21 @@ class AgentController:
         if old is None or new is None or old.status.nodes != new.status.nodes:
             for key in self._table.of_cluster(obj.key):
                 self._checks.follow(key)
+            if new is not None and new.status.node_health:
+                self._node_reports.add(new.key)
         for forwarder in self._forwarders.values():
             forwarder.wake()
         for key in concerned:
             self._reports.add(key)
 
-    def _health_changed(self) -> None:
-        failing = frozenset[IPAddress]().union(*(health.failing for health in self._health.values()))
-        for key in self._table.set_failing(failing):
+    def _failing(self) -> Mapping[IPAddress, str]:
+        """The nodes that are unfit on any network, and why."""
+        return {node: why for health in self._health.values() for node, why in health.failing.items()}
+
+    def _health_changed(self, nodes: frozenset[IPAddress]) -> None:
+        for key in self._table.set_failing(frozenset(self._failing())):
             self._reports.add(key)
+        self._node_reports.changed(nodes)
         for forwarder in self._forwarders.values():
             forwarder.wake()
 
@@ -387,10 +441,11 @@ class AgentController:
         said = self._observer.status(lb, leasing)
         if said == reported(lb):
             return
-        try:
-            await self._write(lb, said)
-        except NotFound:
-            return  # gone meanwhile
+        with self._traces.reports(lb, said):
+            try:
+                await self._write(lb, said)
+            except NotFound:
+                return  # gone meanwhile
         self._tell_of_loss(lb, leasing)
 
     async def _write(self, lb: LoadBalancer, status: object) -> None:

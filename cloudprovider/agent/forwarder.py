@@ -13,20 +13,24 @@ import errno
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
 from cloudprovider.agent.claims import Claims
 from cloudprovider.agent.endings import Endings
-from cloudprovider.agent.metrics import Traffic
+from cloudprovider.agent.metrics import NetworkMetrics
+from cloudprovider.agent.readings import Traffic
 from cloudprovider.agent.repair import bring_in_line
+from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.modes import NetworkFacts
-from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan
+from cloudprovider.core.plan import Changes, IPAddress, ListenerKey, Plan, chunks
+from cloudprovider.core.tracing import NO_TRACER
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import NetworkConfig, Segment
 
@@ -42,6 +46,9 @@ PASS_EVERY = 1.0
 """Seconds between two looks at what only time changes, and at frames that came back."""
 PINS_EVERY = 10
 """Every how many of those looks pinned flows are counted: they may last for hours."""
+GROUPS_AT_ONCE, FORWARDS_AT_ONCE = 16, 200
+"""What one transaction takes of a change of more groups than this: a group is 1 to 10 ms of work, for which all else
+that the agent does waits, and a transaction of the kernel some 10 ms. Load balancers do not depend on each other."""
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 
 
@@ -68,7 +75,7 @@ class NetworkForwarder:
     (vip, mac)``: somebody else claims an address that is up. ``beside``: what else works on the segment
     while it is open, until it is cancelled. ``returned(listener, mac)``: a node has sent back frames of a listener.
     ``mended(keys)``: somebody else had changed the rules of these load balancers, which are as they should be again.
-    ``config``: how this host stands on the network.
+    ``config``: how this host stands on the network; ``metrics``: what counts.
     """
 
     def __init__(
@@ -84,9 +91,12 @@ class NetworkForwarder:
         returned: Callable[[ListenerKey, MACAddress], None],
         mended: Callable[[Iterable[LoadBalancerKey]], None],
         fellows: FellowAddresses,
+        metrics: NetworkMetrics,
+        traces: AgentTraces | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._network = config.name
+        self._traces = traces or AgentTraces(NO_TRACER)
         self._open_segment = open_segment
         self._table = table
         self._report = report
@@ -96,6 +106,7 @@ class NetworkForwarder:
         self._returned = returned
         self._mended = mended
         self._config = config
+        self._metrics = metrics
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._pending: dict[LoadBalancerKey, int] = {}
@@ -109,6 +120,8 @@ class NetworkForwarder:
             wake=self._wake.set,
             granted=fellows.granted,
             is_fellow=fellows.is_fellow,
+            traces=self._traces,
+            conflicted=metrics.conflicted,
             jitter=jitter,
         )
         self._fellows = fellows
@@ -203,8 +216,17 @@ class NetworkForwarder:
         except DataPlaneError as err:
             log.warning("counters not read", extra={"network": self._network, "error": str(err)})
             return None
-        owners = {listener: self._table.owner(self._network, listener) for listener in listeners}
-        return Traffic(listeners, {k: "/".join(owner) for k, owner in owners.items() if owner is not None}, nodes)
+        await asyncio.sleep(0)  # others' turn: there may be thousands
+        owners: dict[ListenerKey, str] = {}
+        for listener in listeners:
+            if (owner := self._table.owner(self._network, listener)) is not None:
+                owners[listener] = "/".join(owner)
+        return Traffic(listeners, owners, nodes)
+
+    @property
+    def addresses(self) -> tuple[int, int, int]:
+        """How many are up and announced, on their way up, and not to be had now."""
+        return len(self._claims.held), len(self._claims.claiming), len(self._claims.failed)
 
     @property
     def beware(self) -> str:
@@ -268,7 +290,7 @@ class NetworkForwarder:
                 await segment.engine.start()
                 self._concern(self._table.set_facts(self._network, _facts(self._config, segment)))
                 await self._claims.take_over(segment.announcer, self._table.vips(self._network))
-                segment.announcer.on_conflict(self._defended)
+                segment.announcer.on_conflict(self._claimed)
                 segment.announcer.yield_to(self._fellows.may_have)
             except DataPlaneError as err:
                 delay = self._refused(err)
@@ -277,6 +299,10 @@ class NetworkForwarder:
                 await asyncio.sleep(delay)
             else:
                 return segment
+
+    def _claimed(self, vip: IPAddress, mac: str) -> None:
+        self._metrics.claimed()
+        self._defended(vip, mac)
 
     async def _first_look(self, segment: Segment) -> None:
         """See who of the nodes answers, and take over what the agent before has left."""
@@ -314,6 +340,7 @@ class NetworkForwarder:
 
     def _refused(self, err: DataPlaneError) -> float:
         self._refusal = str(err)
+        self._metrics.refused()
         delay = min(RETRY_MOST, RETRY_FIRST * 2.0**self._attempt) * (0.5 + self._jitter())
         self._attempt = min(self._attempt + 1, 16)
         log.error("kernel refused", extra={"network": self._network, "error": str(err), "retry_in": round(delay, 1)})
@@ -328,15 +355,8 @@ class NetworkForwarder:
         changes, fixed = self._table.take_changes(self._network), self._table.take_fixed(self._network)
         try:
             await self._claims.withdraw(segment.announcer)
-            if self._resync:
-                await segment.static_neighbours.set(self._table.fixed(self._network))
-                await self._repair(segment)
-                if self._unknown:
-                    await self._endings.find_strays(segment.connections)
-            else:
-                if fixed:  # before anything is sent to whom they stand for
-                    await segment.static_neighbours.change(fixed)
-                await self._apply(segment, changes)
+            with self._traces.commits(self._network, batch if changes or fixed or self._resync else ()):
+                await self._commit(segment, changes, fixed)
             await self._endings.flush(segment, lambda: self._apply(segment, self._table.take_changes(self._network)))
         except DataPlaneError as err:
             self._pending = {**batch, **self._pending}
@@ -358,15 +378,35 @@ class NetworkForwarder:
         self._concern(batch)
         return delay
 
+    async def _commit(self, segment: Segment, changes: Changes, fixed: Mapping[IPAddress, MACAddress | None]) -> None:
+        if self._resync:
+            await segment.static_neighbours.set(self._table.fixed(self._network))
+            await self._repair(segment)
+            if self._unknown:
+                await self._endings.find_strays(segment.connections)
+            return
+        if fixed:  # before anything is sent to whom they stand for
+            await segment.static_neighbours.change(fixed)
+        await self._apply(segment, changes)
+
     async def _apply(self, segment: Segment, changes: Changes) -> None:
-        if changes:
-            await segment.engine.apply(changes)
-            for listener in changes.forwards:
+        if len(changes.groups) <= GROUPS_AT_ONCE:
+            parts = iter((changes,) if changes else ())
+        else:
+            parts = chunks(changes, FORWARDS_AT_ONCE, groups=GROUPS_AT_ONCE)
+        for part in parts:
+            began = time.perf_counter()
+            await segment.engine.apply(part)
+            self._metrics.applied(time.perf_counter() - began)
+            await asyncio.sleep(0)
+            for listener in part.forwards:
                 self._refused_listeners.pop(listener, None)
 
     async def _repair(self, segment: Segment) -> None:
         have, self._found = self._found, None
+        began = time.perf_counter()
         found = await bring_in_line(segment.engine, self._table.plan(self._network), have)
+        self._metrics.read_back(time.perf_counter() - began)
         forwards = found.changes.forwards
         if left := [key for key, forward in forwards.items() if forward is None]:
             await segment.connections.forget_listeners(left)
@@ -387,6 +427,9 @@ class NetworkForwarder:
             },
         )
         if self._disturbed:
+            self._metrics.repaired("rules", int(found.rules))
+            self._metrics.repaired("listeners", len(forwards))
+            self._metrics.repaired("groups", len(found.changes.groups))
             self._mended(self._owners(self._table.plan(self._network).forwards if found.rules else forwards))
 
     def _owners(self, listeners: Iterable[ListenerKey]) -> frozenset[LoadBalancerKey]:
@@ -406,6 +449,7 @@ class NetworkForwarder:
                     self._wake.set()
                 if self._table.passes_frames(self._network):
                     for listener, mac in await segment.engine.returned():
+                        self._metrics.returned()
                         self._returned(listener, mac)
             except DataPlaneError as err:
                 log.warning("flows not looked at", extra={"network": self._network, "error": str(err)})
@@ -420,9 +464,12 @@ class NetworkForwarder:
             try:
                 disturbed = not await segment.engine.undisturbed()
                 if mended := await segment.static_neighbours.repair():
+                    self._metrics.repaired("neighbours", mended)
                     log.warning("neighbours put right", extra={"network": self._network, "entries": mended})
                 if look % HELD_EVERY == 0:
-                    disturbed |= await self._claims.recount(segment.announcer)
+                    changed = await self._claims.recount(segment.announcer)
+                    self._metrics.repaired("addresses", changed)
+                    disturbed |= changed > 0
             except DataPlaneError as err:
                 if err.errno == errno.ENODEV:
                     raise

@@ -24,6 +24,7 @@ from cloudprovider.core.errors import DataPlaneError, NotFound
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.holding import Fellows, stance
 from cloudprovider.core.hosts import Roster
+from cloudprovider.core.owners import successor
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wanted import LoadBalancerKey, Place, parsed
 from cloudprovider.kube.queue import WorkQueue
@@ -124,6 +125,11 @@ class Holdings:
             self._let_go(lb)
         else:
             self._have(key)
+
+    def speaks_for(self, cluster: tuple[str, str]) -> bool:
+        """Whether it is this host, of all that live, that tells of a guest cluster's nodes."""
+        living = {self._me, *(host for host in self._hosts.roster.hosts if self._hosts.is_alive(host))}
+        return successor("/".join(cluster), living) == self._me
 
     def forget(self, key: LoadBalancerKey) -> None:
         """The load balancer is gone."""

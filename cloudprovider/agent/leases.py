@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address, ip_address
 from typing import Final
 
@@ -14,6 +14,7 @@ from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, DhcpLease, L
 from cloudprovider.core.errors import CloudProviderError, DataPlaneError, InvalidRequest
 from cloudprovider.core.reasons import Heard
 from cloudprovider.core.rules.loadbalancers import dhcp_violations
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.wanted import LoadBalancerKey, Problem
 from cloudprovider.dataplane.api import Segment
 from cloudprovider.dhcp.api import Counts, DhcpClient, Lease, LeaseRequest
@@ -119,6 +120,19 @@ class Leases:
     def counts(self) -> Counts:
         """What was sent, received and dropped."""
         return self._counts if self._client is None else self._counts + self._client.counts()
+
+    def states(self) -> Mapping[str, int]:
+        """How many are held, are held with trouble, and are sought."""
+        found = dict.fromkeys(("held", "troubled", "seeking"), 0)
+        for key in self._wanted.keys() | self._refused.keys():
+            troubled = key in self._refused or self._problem(key) is not None
+            found["seeking" if self._lease(key) is None else "troubled" if troubled else "held"] += 1
+        return found
+
+    def earliest_expiry(self) -> datetime | None:
+        """When the first of the leases ends, if it is not renewed."""
+        leases = (self._lease(key) for key in self._wanted)
+        return min((lease.expires_at for lease in leases if lease is not None and lease.expires_at), default=None)
 
     def _lease(self, key: LoadBalancerKey) -> Lease | None:
         if key not in self._wanted:
@@ -302,7 +316,7 @@ def _remembered(shown: DhcpLease | None, network: str) -> Lease | None:
 
 
 def _text(moment: datetime | None) -> str:
-    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return "" if moment is None else rfc3339(moment)
 
 
 def _moment(text: str) -> datetime | None:

@@ -1,95 +1,129 @@
-"""What the agent counts, in Prometheus' text format."""
+"""What an agent counts as it happens. What the kernel counts is read at each scrape (:mod:`.readings`).
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+Made once for a program: it goes on when another agent has served meanwhile. Nothing of it is in the way of a change on
+its way to the kernel: a microsecond for each transaction.
+"""
 
-from cloudprovider.core.plan import ListenerKey, Member
-from cloudprovider.dataplane.api import Counter
-from cloudprovider.dhcp.api import Counts
+from collections import Counter
+from collections.abc import Callable
 
-MOST_SERIES: Final = 2000
-"""Load balancers (and nodes) of one network that have a line of their own; the rest is added up as "other"."""
-
-_PREFIX: Final = "cloudprovider_agent_"
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What went through one network's namespace: by listener, with the load balancer ("namespace/name") that it is
-    of, and by node."""
-
-    listeners: Mapping[ListenerKey, Counter]
-    owners: Mapping[ListenerKey, str]
-    nodes: Mapping[Member, Counter]
+from cloudprovider.core.health import Answer, Outcome
+from cloudprovider.core.metrics import agent as metrics
+from cloudprovider.core.questions import GrpcHealth, HttpGet, Question
+from cloudprovider.kube.registry import Readings, Registry
+from cloudprovider.probe.api import Prober, Target
 
 
-def exposition_of_dhcp(counts: Mapping[str, Counts]) -> str:
-    """Return what the DHCP clients sent, received and dropped, by network."""
-    messages = [
-        (f'network="{network}",direction="{direction}",type="{kind}"', number)
-        for network, count in sorted(counts.items())
-        for direction, of in (("received", count.received), ("sent", count.sent))
-        for kind, number in sorted(of.items())
-    ]
-    dropped = [
-        (f'network="{network}",reason="{reason}"', number)
-        for network, count in sorted(counts.items())
-        for reason, number in sorted(count.dropped.items())
-    ]
-    return _family("dhcp_messages_total", "DHCP messages.", messages) + _family(
-        "dhcp_dropped_total", "DHCP packets not taken (malformed, or asked for by nobody here) or not sent.", dropped
-    )
+class NetworkMetrics:
+    """Of one network."""
+
+    def __init__(self, of: "AgentMetrics", network: str) -> None:
+        name = label(network)
+        self._apply = of.apply.labels(name)
+        self._read_back = of.read_back.labels(name)
+        self._refusals = of.refusals.labels(name)
+        self._conflicts = of.conflicts.labels(name)
+        self._claims = of.claims.labels(name)
+        self._returned = of.returned.labels(name)
+        self._repairs = {
+            what: of.repairs.labels(name, what) for what in ("rules", "listeners", "groups", "neighbours", "addresses")
+        }
+
+    def applied(self, seconds: float) -> None:
+        """A change is in the kernel."""
+        self._apply.observe(seconds)
+
+    def read_back(self, seconds: float) -> None:
+        """All rules were read back, compared and mended."""
+        self._read_back.observe(seconds)
+
+    def refused(self) -> None:
+        """The kernel did not take what it was told."""
+        self._refusals.inc()
+
+    def repaired(self, what: str, number: int = 1) -> None:
+        """Somebody else's changes were undone: of rules, listeners, groups, neighbours, addresses."""
+        self._repairs[what].inc(number)
+
+    def conflicted(self) -> None:
+        """An address was not brought up, as somebody else has it."""
+        self._conflicts.inc()
+
+    def claimed(self) -> None:
+        """Somebody else claimed an address that is up."""
+        self._claims.inc()
+
+    def returned(self) -> None:
+        """A node was seen to send frames back."""
+        self._returned.inc()
 
 
-def exposition_of_traffic(traffic: Mapping[str, Traffic]) -> str:
-    """Return what clients sent to each load balancer, and what was sent on to each node, by network."""
-    balancers: list[tuple[str, Counter]] = []
-    nodes: list[tuple[str, Counter]] = []
-    for network, found in sorted(traffic.items()):
-        by_owner: dict[str, Counter] = {}
-        for listener, counter in found.listeners.items():
-            owner = found.owners.get(listener, "other")
-            by_owner[owner] = _sum(by_owner.get(owner), counter)
-        where = f'network="{network}"'
-        balancers += [(f'{where},load_balancer="{name}"', c) for name, c in _most(by_owner)]
-        nodes += [(f'{where},node="{name}"', c) for name, c in _most({str(m): c for m, c in found.nodes.items()})]
-    return "".join(
-        (
-            _family("client_packets_total", "Packets from clients.", [(w, c.packets) for w, c in balancers]),
-            _family("client_bytes_total", "Bytes from clients.", [(w, c.bytes) for w, c in balancers]),
-            _family(
-                "client_connections_total",
-                "Connections from clients that were sent on (mode dsr: TCP only).",
-                [(w, c.connections) for w, c in balancers],
-            ),
-            _family("node_packets_total", "Packets sent on to a node.", [(w, c.packets) for w, c in nodes]),
-            _family("node_bytes_total", "Bytes sent on to a node.", [(w, c.bytes) for w, c in nodes]),
-            _family(
-                "node_connections_total",
-                "Connections that began at a node (mode dsr: TCP only).",
-                [(w, c.connections) for w, c in nodes],
-            ),
-        )
-    )
+class AgentMetrics:
+    """Of all networks."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.apply = registry.histogram(metrics.APPLY_SECONDS)
+        self.read_back = registry.histogram(metrics.READ_BACK_SECONDS)
+        self.refusals = registry.counter(metrics.REFUSALS)
+        self.repairs = registry.counter(metrics.REPAIRS)
+        self.conflicts = registry.counter(metrics.CONFLICTS)
+        self.claims = registry.counter(metrics.FOREIGN_CLAIMS)
+        self.returned = registry.counter(metrics.RETURNED)
+        self._networks: dict[str, NetworkMetrics] = {}
+        self._probes: Counter[tuple[str, ...]] = Counter()
+        registry.read(self._read)
+
+    def of(self, network: str) -> NetworkMetrics:
+        """Return what is counted of one network."""
+        if network not in self._networks:
+            self._networks[network] = NetworkMetrics(self, network)
+        return self._networks[network]
+
+    def counted(self, prober: Prober, network: str, *, of_nodes: bool) -> Prober:
+        """Return ``prober``, and its answers are counted. ``of_nodes``: it asks guests' kube-proxies."""
+        return _CountedProber(prober, self._probes, label(network), of_nodes=of_nodes)
+
+    def _read(self) -> Readings:
+        yield metrics.PROBES, self._probes
 
 
-def _family(name: str, what: str, samples: Iterable[tuple[str, int]]) -> str:
-    head = [f"# HELP {_PREFIX}{name} {what}", f"# TYPE {_PREFIX}{name} counter"]
-    return "\n".join([*head, *(f"{_PREFIX}{name}{{{labels}}} {number}" for labels, number in samples)]) + "\n"
+class _CountedProber:
+    """A :class:`~cloudprovider.probe.api.Prober`."""
+
+    def __init__(self, prober: Prober, counts: Counter[tuple[str, ...]], network: str, *, of_nodes: bool) -> None:
+        self._prober = prober
+        self._counts = counts
+        self._network = network
+        self._of_nodes = of_nodes
+
+    async def begin(self, target: Target, timeout: float, done: Callable[[Answer], None]) -> None:
+        """See Prober."""
+        kind = "node" if self._of_nodes else _kind(target.question)
+
+        def counted(answer: Answer) -> None:
+            self._counts[self._network, kind, _RESULTS.get(answer.outcome, "failed")] += 1
+            done(answer)
+
+        await self._prober.begin(target, timeout, counted)
+
+    def close(self) -> None:
+        """See Prober."""
+        self._prober.close()
 
 
-def _most(counters: Mapping[str, Counter]) -> list[tuple[str, Counter]]:
-    """Those with the most bytes, by name; then all others in one."""
-    ranked = sorted(counters.items(), key=lambda item: (item[0] == "other", -item[1].bytes, item[0]))
-    rest: Counter | None = None
-    for _, counter in ranked[MOST_SERIES:]:
-        rest = _sum(rest, counter)
-    shown = sorted(ranked[:MOST_SERIES])
-    return shown if rest is None else [*shown, ("other", rest)]
+_RESULTS = {Outcome.GOOD: "passed", Outcome.UNASKED: "unasked"}
 
 
-def _sum(one: Counter | None, other: Counter) -> Counter:
-    if one is None:
-        return other
-    return Counter(one.packets + other.packets, one.bytes + other.bytes, one.connections + other.connections)
+def _kind(question: Question) -> str:
+    match question:
+        case HttpGet(tls=tls):
+            return "http" if tls is None else "https"
+        case GrpcHealth(tls=tls):
+            return "grpc" if tls is None else "grpcs"
+        case _:
+            return "tcp"
+
+
+def label(network: str) -> str:
+    """What a network is called in metrics."""
+    return network or metrics.MANAGEMENT

@@ -1,7 +1,7 @@
 """What this host does for one load balancer: put together of what the table wants, and what networks have."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.core.agentstatus import Leasing, Observation, conflict, report, report_lease
@@ -9,6 +9,7 @@ from cloudprovider.core.api.loadbalancer import Backend, ForeignAddress, LoadBal
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.returns import Returns
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.wanted import LoadBalancerKey, Place, Problem, Wanted, parsed
 from cloudprovider.dataplane.api import NetworkConfig
 
@@ -39,7 +40,7 @@ class Observer:
     def status(self, lb: LoadBalancer, leasing: Leasing | None) -> LoadBalancerStatus:
         """What the status should say of the agent's part; where that is not known yet, what it says now."""
         want = self._table.load_balancer(lb.key)
-        now = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = rfc3339(self._now())
         if self._leaving(lb, want):
             # Given up only once it is off the link: then it may be given to somebody else.
             return report_lease(lb, leasing, now)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import resource
 import signal
@@ -18,9 +19,11 @@ from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
 from cloudprovider.agent.leases import Connect
 from cloudprovider.agent.membership import Membership, Timing
-from cloudprovider.agent.metrics import exposition_of_dhcp, exposition_of_traffic
+from cloudprovider.agent.metrics import AgentMetrics
 from cloudprovider.agent.nodehealth import MakeProber
+from cloudprovider.core.metrics.agent import SERVING
 from cloudprovider.core.naming import AGENT_PROGRAM
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.dataplane.api import DataPlane, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.dhcp.api import DhcpClient
@@ -31,9 +34,11 @@ from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load
 from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.events import EventRecorder
-from cloudprovider.kube.metrics import RequestCounter, exposition
+from cloudprovider.kube.metrics import RequestCounter, reading_events
+from cloudprovider.kube.registry import Readings, Registry, Series
 from cloudprovider.probe.api import Prober
 from cloudprovider.probe.prober import SocketProber
+from cloudprovider.tracing.setup import traced
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +61,13 @@ class Agent:
         *,
         connect: Connect,
         make_prober: MakeProber,
+        registry: Registry | None = None,
         now: Callable[[], datetime] = _utc,
         timing: Timing | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
-        """``connect``, ``make_prober``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`."""
+        """``connect``, ``make_prober``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`.
+        ``registry``: what exports metrics; without one nobody sees them."""
         self._config = config
         self._client = client
         self._dataplane = dataplane
@@ -67,6 +75,7 @@ class Agent:
         self._connect = connect
         self._make_prober = make_prober
         self._now = now
+        self._tracer = tracer
         self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
         self._hosts = Membership(
             client,
@@ -82,6 +91,10 @@ class Agent:
         self._mine = asyncio.Event()
         self._changed = asyncio.Event()
         self._heard = False
+        self.registry = registry or Registry("agent", __version__)
+        self._metrics = AgentMetrics(self.registry)
+        self.registry.read(self._read)
+        self.registry.read(reading_events(lambda: self._events))
 
     @property
     def not_ready(self) -> Sequence[str]:
@@ -92,13 +105,10 @@ class Agent:
             return ("the API server has not been heard yet",)
         return (f"another agent says that it is host {self._config.node_name}: give this one a name of its own",)
 
-    async def metrics(self) -> str:
-        """Our own metrics, in Prometheus' text format."""
-        if self._controller is None:
-            return exposition_of_dhcp({})
-        return exposition_of_dhcp(self._controller.dhcp_counts()) + exposition_of_traffic(
-            await self._controller.traffic()
-        )
+    async def _read(self) -> Readings:
+        controller = self._controller
+        serving: Series = {(): controller is not None}
+        return ((SERVING, serving), *(await controller.read() if controller is not None else ()))
 
     async def run(self) -> None:
         """Work until cancelled. Rules and addresses stay in the kernel for the next agent."""
@@ -146,7 +156,9 @@ class Agent:
                 connect=self._connect,
                 make_prober=self._make_prober,
                 rng=self._rng,
+                metrics=self._metrics,
                 now=self._now,
+                tracer=self._tracer,
             )
             serving = asyncio.create_task(self._controller.run())
             changed = asyncio.create_task(self._changed.wait())
@@ -188,33 +200,34 @@ async def run(config: AgentConfig) -> None:
 
 async def leave(config: AgentConfig) -> None:
     """Remove what this agent's instance has on the host, and only that. Raises KubeError, DataPlaneError."""
-    await _with_agent(config, lambda agent, _, __: agent.leave())
+    await _with_agent(config, lambda agent, _: agent.leave())
 
 
-async def _serve(agent: Agent, config: AgentConfig, requests: RequestCounter) -> None:
+async def _serve(agent: Agent, config: AgentConfig) -> None:
     task = asyncio.create_task(agent.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
 
-    async def metrics() -> str:
-        return exposition(requests) + await agent.metrics()
-
-    probes = Probes(ready=lambda: agent.not_ready, metrics=metrics)
-    async with serve(config.endpoint, probes):
+    async with serve(config.endpoint, Probes(ready=lambda: agent.not_ready, metrics=agent.registry.text)):
         with contextlib.suppress(asyncio.CancelledError):
             await task
     log.info("stopped", extra={"node": config.node_name})
 
 
-async def _with_agent(
-    config: AgentConfig, work: Callable[[Agent, AgentConfig, RequestCounter], Awaitable[None]]
-) -> None:
+async def _with_agent(config: AgentConfig, work: Callable[[Agent, AgentConfig], Awaitable[None]]) -> None:
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
-    async with HttpKubeClient(credentials, program="agent", version=__version__, rng=rng) as client:
+    registry = Registry("agent", __version__)
+    requests = RequestCounter(registry)
+    async with (
+        traced(AGENT_PROGRAM, __version__, os.environ, rng=rng) as tracer,
+        HttpKubeClient(credentials, program="agent", version=__version__, rng=rng, requests=requests) as client,
+    ):
         # Who guesses DHCP's transaction ids can answer for a server.
         guarded = partial(connect, rng=random.SystemRandom())
         dataplane = AttachedDataPlane(HostDataPlane(config.instance), client)
-        agent = Agent(config, client, dataplane, rng, connect=guarded, make_prober=_prober)
-        await work(agent, config, client.requests)
+        agent = Agent(
+            config, client, dataplane, rng, connect=guarded, make_prober=_prober, registry=registry, tracer=tracer
+        )
+        await work(agent, config)

@@ -29,6 +29,9 @@ from cloudprovider.core.plan import IPAddress
 PROTOCOL_VERSION = 1
 """The highest version of ``bridge.proto`` that this code speaks; it is also the lowest."""
 
+TRACE_KEY = "traceparent"
+"""The metadata that says which trace a call belongs to (W3C Trace Context)."""
+
 
 class Reason(StrEnum):
     """``BridgeError.reason``, and ErrorInfo.reason on the wire."""
@@ -44,6 +47,7 @@ class Reason(StrEnum):
     IDENTITY_MISMATCH = "IDENTITY_MISMATCH"
     UNSUPPORTED_VERSION = "UNSUPPORTED_VERSION"
     TENANT_TERMINATING = "TENANT_TERMINATING"
+    RENEWAL_NOT_OFFERED = "RENEWAL_NOT_OFFERED"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     RATE_LIMITED = "RATE_LIMITED"
     UNAVAILABLE = "UNAVAILABLE"
@@ -77,6 +81,26 @@ class Welcome:
     host_version: str
     tenant: Tenant
     max_ports: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """A client certificate, as far as it matters. ``fingerprint``: SHA-256 of the DER in hex."""
+
+    tenant: Tenant
+    fingerprint: str
+    not_before: datetime
+    not_after: datetime
+    trust_domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """What :meth:`BridgeClient.renew_certificate` brings, PEM. ``certificate`` is empty where none was asked for;
+    ``authorities``: all CAs that a guest is to trust."""
+
+    certificate: bytes
+    authorities: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +147,15 @@ class TenantBackend(Protocol):
         """
         ...
 
-    async def connect(self, tenant: Tenant, hello: Hello) -> Welcome:
-        """Bind the cluster UID at first use. Raises BridgeError CLUSTER_MISMATCH, UNKNOWN_TENANT,
-        TENANT_TERMINATING."""
+    async def connect(self, tenant: Tenant, hello: Hello, certificate: PeerCertificate | None = None) -> Welcome:
+        """Bind the cluster UID at first use. ``certificate``: what the guest has shown, where there is a wire.
+
+        Raises BridgeError CLUSTER_MISMATCH, UNKNOWN_TENANT, TENANT_TERMINATING."""
+        ...
+
+    async def renew_certificate(self, certificate: PeerCertificate, request: bytes) -> IssuedCertificate:
+        """Sign ``request`` for the tenant of ``certificate``, for as long as that was made for; see
+        :func:`cloudprovider.bridge.authority.renew`. Raises InvalidRequest, BridgeError RENEWAL_NOT_OFFERED."""
         ...
 
     async def ensure(
@@ -134,15 +164,18 @@ class TenantBackend(Protocol):
         service: ServiceKey,
         request: LoadBalancerRequest,
         shown_addresses: tuple[IPAddress, ...],
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """Make the Service's load balancer be as described; return its state once the API server has the object.
 
         ``shown_addresses`` are what the Service shows: taken back into use if the host's record of them is lost.
+        ``trace``: the context of the span that this is part of (:mod:`cloudprovider.core.tracing`), "" for none.
         Raises InvalidRequest, NotPermitted, QuotaExceeded, BridgeError IDENTITY_MISMATCH, TENANT_TERMINATING.
         """
         ...
 
-    async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def delete(self, tenant: Tenant, service: ServiceKey, *, trace: str = "") -> None:
         """Mark the load balancer for deletion; fine if there is none. The log's removal tells when it is gone: if
         there was none, the backend must publish that removal at once (``StateLog.remove``)."""
         ...
@@ -197,12 +230,18 @@ class BridgeClient(Protocol):
     """
 
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
-        """Make the Service's load balancer be as described."""
+        """Make the Service's load balancer be as described. ``trace``: the context of the span that this is part of
+        (:mod:`cloudprovider.core.tracing`), "" for none; it goes to the host."""
         ...
 
-    async def delete(self, service: ServiceKey) -> None:
+    async def delete(self, service: ServiceKey, *, trace: str = "") -> None:
         """Ask for the load balancer's end; ``removed`` comes by :meth:`watch`."""
         ...
 
@@ -212,6 +251,11 @@ class BridgeClient(Protocol):
 
     async def report_inventory(self, inventory: Inventory) -> InventoryResult:
         """Tell every load-balancer Service there is."""
+        ...
+
+    async def renew_certificate(self, request: bytes) -> IssuedCertificate:
+        """Have ``request`` (PKCS #10, PEM) signed; empty: only ask for the authorities. Raises BridgeError
+        RENEWAL_NOT_OFFERED, and UNSUPPORTED_VERSION by a host that does not know the call."""
         ...
 
     def watch(self) -> AsyncIterator[BridgeEvent]:

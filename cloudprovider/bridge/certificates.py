@@ -1,7 +1,7 @@
 """Certificates for the bridge: the tenants' CA, the server's certificate, and one certificate a tenant.
 
-ECDSA P-256 throughout: gRPC's BoringSSL does not offer Ed25519 by default. Where cert-manager issues certificates
-instead, nothing here is needed; only the tenant's URI SAN has to be the one of :func:`tenant_uri`.
+ECDSA P-256 for what is made here: gRPC's BoringSSL does not offer Ed25519 by default. A CA by somebody else
+(cert-manager) may as well be RSA. Whoever issues: the tenant's URI SAN has to be the one of :func:`tenant_uri`.
 """
 
 import ipaddress
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloudprovider.bridge.identity import tenant_uri
-from cloudprovider.core.errors import ConfigurationError
+from cloudprovider.core.errors import ConfigurationError, InvalidRequest, Violation
 from cloudprovider.core.exchange import Tenant
 
 CLOCK_SKEW = timedelta(minutes=5)
@@ -57,67 +57,159 @@ def issue_server(ca: KeyPair, hosts: Sequence[str], *, now: datetime, validity: 
     if not hosts:
         raise ConfigurationError("a server certificate needs at least one DNS name or IP address of the bridge")
     names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-    return _issue(ca, hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, now=now, validity=validity)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = _builder(_name(hosts[0]), key.public_key(), now=now, validity=validity)
+    return _pair(_signed(ca, builder, names, ExtendedKeyUsageOID.SERVER_AUTH, ends=now + validity), key)
 
 
-def issue_tenant(ca: KeyPair, tenant: Tenant, trust_domain: str, *, now: datetime, validity: timedelta) -> KeyPair:
-    """Return a client certificate whose one URI SAN names ``tenant``.
-
-    Raises ConfigurationError if a name is not allowed there, or the CA can't be read or does not live long enough.
-    """
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(tenant_uri(trust_domain, tenant))])
-    return _issue(ca, tenant.cluster, names, ExtendedKeyUsageOID.CLIENT_AUTH, now=now, validity=validity)
-
-
-def _issue(
+def issue_tenant(
     ca: KeyPair,
-    common_name: str,
-    names: x509.SubjectAlternativeName,
-    usage: x509.ObjectIdentifier,
+    tenant: Tenant,
+    trust_domain: str,
     *,
     now: datetime,
     validity: timedelta,
+    not_before: datetime | None = None,
 ) -> KeyPair:
+    """Return a client certificate whose one URI SAN names ``tenant``.
+
+    ``not_before``: it does not begin earlier, as the tenant's certificates from before then are revoked.
+    Raises ConfigurationError if a name is not allowed there, or the CA can't be read or does not live long enough.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _tenants(
+        ca, tenant, trust_domain, key.public_key(), now=now, validity=validity, not_before=not_before
+    )
+    return _pair(certificate, key)
+
+
+def make_request() -> KeyPair:
+    """Return a new key, and in the certificate's place a request for one (PKCS #10, PEM), which names nobody."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return KeyPair(
+        request.public_bytes(serialization.Encoding.PEM),
+        _private(key),
+    )
+
+
+def sign_request(
+    ca: KeyPair,
+    request: bytes,
+    tenant: Tenant,
+    trust_domain: str,
+    *,
+    now: datetime,
+    validity: timedelta,
+    not_before: datetime | None = None,
+) -> bytes:
+    """Return the certificate (PEM) of ``tenant`` for the key of ``request`` (PKCS #10, PEM): whom it names, and what
+    else it asks for, counts for nothing. It ends with the CA at the latest.
+
+    Raises InvalidRequest for what is no request, or was not signed by its own key; else as :func:`issue_tenant`.
+    """
+    try:
+        asked = x509.load_pem_x509_csr(request)
+        key = asked.public_key()
+        fine = asked.is_signature_valid and isinstance(key, ec.EllipticCurvePublicKey)
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+        fine = False
+    if not fine or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise InvalidRequest(
+            Violation(
+                field="csr",
+                reason="Malformed",
+                message="it is no certificate request (PKCS #10, PEM) of an ECDSA P-256 key, signed by that key",
+            )
+        )
+    left = x509.load_pem_x509_certificate(ca.certificate).not_valid_after_utc - now
+    certificate = _tenants(ca, tenant, trust_domain, key, now=now, validity=min(validity, left), not_before=not_before)
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _tenants(
+    ca: KeyPair,
+    tenant: Tenant,
+    trust_domain: str,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    now: datetime,
+    validity: timedelta,
+    not_before: datetime | None,
+) -> x509.Certificate:
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(tenant_uri(trust_domain, tenant))])
+    builder = _builder(_name(tenant.cluster), key, now=now, validity=validity, not_before=not_before)
+    return _signed(ca, builder, names, ExtendedKeyUsageOID.CLIENT_AUTH, ends=now + validity)
+
+
+def _signed(
+    ca: KeyPair,
+    builder: x509.CertificateBuilder,
+    names: x509.SubjectAlternativeName,
+    usage: x509.ObjectIdentifier,
+    *,
+    ends: datetime,
+) -> x509.Certificate:
     try:
         issuer = x509.load_pem_x509_certificate(ca.certificate)
         issuer_key = serialization.load_pem_private_key(ca.key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
         raise ConfigurationError(f"the CA's certificate or key can't be read (PEM, unencrypted key): {e}") from e
-    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey) or issuer_key.public_key() != issuer.public_key():
-        raise ConfigurationError("the CA's key is not an ECDSA key that belongs to the CA's certificate")
-    if now + validity > issuer.not_valid_after_utc:
+    if (
+        not isinstance(issuer_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+        or issuer_key.public_key() != issuer.public_key()
+    ):
+        raise ConfigurationError("the CA's key is not an ECDSA or RSA key that belongs to the CA's certificate")
+    if ends > issuer.not_valid_after_utc:
         raise ConfigurationError(
             f"the CA ends at {issuer.not_valid_after_utc:%Y-%m-%d %H:%M}Z, before the certificate to be issued would:"
             " ask for a shorter validity, or renew the CA"
         )
-    key = ec.generate_private_key(ec.SECP256R1())
     builder = (
-        _builder(_name(common_name), key.public_key(), now=now, validity=validity)
-        .issuer_name(issuer.subject)
+        builder.issuer_name(issuer.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(names, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
+        .add_extension(_authority_key(issuer), critical=False)
     )
-    return _pair(builder.sign(issuer_key, hashes.SHA256()), key)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _authority_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    try:
+        # Its own word for its key: not everybody makes it of the same digest.
+        known = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier(
+            key_identifier=None, authority_cert_issuer=None, authority_cert_serial_number=None
+        )
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
 
 
 def _builder(
-    subject: x509.Name, key: ec.EllipticCurvePublicKey, *, now: datetime, validity: timedelta
+    subject: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    now: datetime,
+    validity: timedelta,
+    not_before: datetime | None = None,
 ) -> x509.CertificateBuilder:
+    begins = now - CLOCK_SKEW
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_before(max(begins, _whole(not_before)) if not_before else begins)
         .not_valid_after(now + validity)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
+
+
+def _whole(moment: datetime) -> datetime:
+    """The whole second at or after ``moment``: certificates know no fractions, and are not to begin before it."""
+    return moment.replace(microsecond=0) + timedelta(seconds=1 if moment.microsecond else 0)
 
 
 def _name(common_name: str) -> x509.Name:
@@ -146,7 +238,10 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
 
 
 def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
-    return KeyPair(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    return KeyPair(certificate.public_bytes(serialization.Encoding.PEM), _private(key))
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,17 +15,20 @@ import grpc
 from cloudprovider.bridge import codec
 from cloudprovider.bridge.api import (
     PROTOCOL_VERSION,
+    TRACE_KEY,
     BridgeEvent,
     Connected,
     Disconnected,
     Hello,
+    IssuedCertificate,
     Reason,
     StateChange,
     Welcome,
 )
 from cloudprovider.bridge.diagnosis import diagnose
 from cloudprovider.bridge.failures import METADATA_BYTES, from_rpc_error
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsMaterial, TlsPaths
+from cloudprovider.bridge.observer import ClientObserver, Unobserved
+from cloudprovider.bridge.tlsfiles import CLIENT, TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.bridge.v1 import bridge_pb2_grpc as pb_grpc
 from cloudprovider.core.errors import BridgeError, CloudProviderError
@@ -103,11 +107,13 @@ class GrpcBridge:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random_source: random.Random | None = None,
+        observer: ClientObserver | None = None,
     ) -> None:
         self._config = config
         self._now = now
         self._random = random_source or random.SystemRandom()
-        self._files = TlsFiles(config.tls)
+        self._observer: ClientObserver = observer or Unobserved()
+        self._files = TlsFiles(config.tls, CLIENT)
         self._channel = self._open(self._files.load())
         self._stub: pb_grpc.LoadBalancerBridgeAsyncStub = pb_grpc.LoadBalancerBridgeStub(self._channel)
         self._files_at = 0.0
@@ -118,20 +124,25 @@ class GrpcBridge:
         self._diagnosing = asyncio.Lock()
         self._closed = False
         self._token = ""
-        self._metadata = (("cluster-uid", config.hello.cluster_uid),)
+        self._metadata: tuple[tuple[str, str], ...] = (("cluster-uid", config.hello.cluster_uid),)
 
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See BridgeClient."""
         message = codec.ensure_to_wire(service, request, shown_addresses)
-        response = await self._call(lambda stub: stub.EnsureLoadBalancer, message, CALL_SECONDS)
+        response = await self._call(lambda stub: stub.EnsureLoadBalancer, message, CALL_SECONDS, trace)
         return codec.state_from_wire(response.state)
 
-    async def delete(self, service: ServiceKey) -> None:
+    async def delete(self, service: ServiceKey, *, trace: str = "") -> None:
         """See BridgeClient."""
         message = pb.DeleteLoadBalancerRequest(service=codec.service_to_wire(service))
-        await self._call(lambda stub: stub.DeleteLoadBalancer, message, CALL_SECONDS)
+        await self._call(lambda stub: stub.DeleteLoadBalancer, message, CALL_SECONDS, trace)
 
     async def report_nodes(self, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
         """See BridgeClient."""
@@ -143,6 +154,12 @@ class GrpcBridge:
         message = codec.inventory_to_wire(inventory)
         response = await self._call(lambda stub: stub.ReportInventory, message, REPORT_SECONDS)
         return InventoryResult(tuple(codec.service_from_wire(k) for k in response.deleted), response.held_back)
+
+    async def renew_certificate(self, request: bytes) -> IssuedCertificate:
+        """See BridgeClient."""
+        message = pb.RenewCertificateRequest(csr=request)
+        response = await self._call(lambda stub: stub.RenewCertificate, message, CALL_SECONDS)
+        return IssuedCertificate(response.certificate, response.authorities)
 
     async def connect(self) -> Welcome:
         """Introduce this guest. ``watch`` and every call do so when needed; by hand only to try a connection.
@@ -208,10 +225,12 @@ class GrpcBridge:
         stub = self._fresh_stub()
         request = pb.WatchLoadBalancersRequest(resume_token=self._token)
         call = stub.WatchLoadBalancers(request, metadata=self._metadata)
+        code = "CANCELLED"
         try:
             async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
                 message = await call.read()
             if not isinstance(message, pb.WatchLoadBalancersResponse):
+                code = "OK"
                 raise BridgeError("the host ended the watch stream", reason=Reason.UNAVAILABLE)
             if not message.resumed:
                 self._token = ""
@@ -229,44 +248,59 @@ class GrpcBridge:
                     read.cancel()
                 message = read.result()
                 if not isinstance(message, pb.WatchLoadBalancersResponse):
+                    code = "OK"
                     raise BridgeError("the host ended the watch stream", reason=Reason.UNAVAILABLE)
         except grpc.aio.AioRpcError as e:
+            code = e.code().name
             raise await self._explain(e) from e
         except TimeoutError as e:
+            code = "DEADLINE_EXCEEDED"
             raise BridgeError("the host opens no watch stream in time", reason=Reason.DEADLINE_EXCEEDED) from e
         finally:
             call.cancel()
+            self._observer.called("WatchLoadBalancers", code, None)
 
     async def _call(
         self,
         method: "_Method[Request, Response]",
         request: Request,
         timeout: float,
+        trace: str = "",
     ) -> Response:
         """One call; if the host does not know this guest yet, it is introduced, and the call made once more."""
         before = self._introductions
         try:
-            return await self._once(method, request, timeout)
+            return await self._once(method, request, timeout, trace)
         except BridgeError as e:
             if e.reason != Reason.NOT_CONNECTED:
                 raise
         async with self._introducing:
             if self._introductions == before:  # nobody else has done so meanwhile
                 await self.connect()
-        return await self._once(method, request, timeout)
+        return await self._once(method, request, timeout, trace)
 
     async def _once(
         self,
         method: "_Method[Request, Response]",
         request: Request,
         timeout: float,
+        trace: str = "",
     ) -> Response:
         if self._closed:
             raise BridgeError("the bridge's client is closed", reason=Reason.UNAVAILABLE)
+        metadata = (*self._metadata, (TRACE_KEY, trace)) if trace else self._metadata
+        began, ended, code = time.monotonic(), 0.0, "CANCELLED"
         try:
-            return await method(self._fresh_stub())(request, timeout=timeout, metadata=self._metadata)
+            response = await method(self._fresh_stub())(request, timeout=timeout, metadata=metadata)
+            ended, code = time.monotonic(), "OK"
         except grpc.aio.AioRpcError as e:
+            ended, code = time.monotonic(), e.code().name
             raise await self._explain(e) from e
+        else:
+            return response
+        finally:
+            name = type(request).__name__.removesuffix("Request")
+            self._observer.called(name, code, (ended or time.monotonic()) - began)
 
     def _fresh_stub(self) -> "pb_grpc.LoadBalancerBridgeAsyncStub":
         """The stub of a channel with the newest certificates: channels keep those that they were made with."""
@@ -287,6 +321,7 @@ class GrpcBridge:
         options = list(_OPTIONS)
         if self._config.server_name:
             options.append(("grpc.ssl_target_name_override", self._config.server_name))
+        self._observer.certified(material.not_after)
         credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.certificate)
         return grpc.aio.secure_channel(self._config.target, credentials, options=options)
 

@@ -14,6 +14,7 @@ from cloudprovider.bridge.v1 import bridge_pb2 as pb
 from cloudprovider.core import patterns
 from cloudprovider.core.api.loadbalancer import MAX_DRAIN_SECONDS
 from cloudprovider.core.combinations import Part, contradictions, narrowed
+from cloudprovider.core.errors import InvalidRequest, Violation
 from cloudprovider.core.exchange import (
     ConditionStatus,
     GivenAddress,
@@ -34,6 +35,8 @@ from cloudprovider.core.exchange import (
 )
 from cloudprovider.core.plan import IPAddress, IPNetwork, L4Protocol
 from cloudprovider.core.reasons import Heard
+
+MAX_CSR_BYTES = 8192
 
 _PROTOCOLS: dict[int, L4Protocol] = {pb.PROTOCOL_TCP: "TCP", pb.PROTOCOL_UDP: "UDP"}
 _FAMILIES: dict[int, IPFamily] = {pb.IP_FAMILY_IPV4: "IPv4", pb.IP_FAMILY_IPV6: "IPv6"}
@@ -361,3 +364,11 @@ def inventory_from_wire(message: pb.ReportInventoryRequest) -> Inventory:
     )
     check.done()
     return inventory
+
+
+def csr_from_wire(message: pb.RenewCertificateRequest) -> bytes:
+    """Raises InvalidRequest for one that is too long to be one."""
+    if len(message.csr) > MAX_CSR_BYTES:
+        text = f"{len(message.csr)} bytes are more than a certificate request has ({MAX_CSR_BYTES})"
+        raise InvalidRequest(Violation(field="csr", reason="TooLong", message=text))
+    return message.csr

@@ -14,13 +14,38 @@ from contextlib import suppress
 from datetime import datetime
 
 from cloudprovider.bridge.api import Reason
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
+from cloudprovider.bridge.certificates import KeyPair
+from cloudprovider.bridge.inspection import certificates, is_signed_by
+from cloudprovider.bridge.tlsfiles import CLIENT, TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.core.errors import BridgeError, ConfigurationError
 
 TIMEOUT = 5.0
 """Seconds for the name, the connection and the handshake together."""
 _ALERT_TIMEOUT = 1.0
 """Seconds to wait for an alert: in TLS 1.3 the server judges the client's certificate after the client is done."""
+
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
+_ANEW = "have the host's operator issue it anew (cloudprovider tenant server-certificate)"
+_STRANGER = (
+    "the CA in {ca} has not signed it: use the address of the right host, or have that host's operator issue this"
+    " guest's Secret anew (cloudprovider tenant rotate)"
+)
+_OTHER_NAME = (
+    "it is not for {name}: reach the bridge by one of the certificate's names, or have the host's operator issue it for"
+    " this one too (cloudprovider tenant server-certificate)"
+)
+_OTHER_REFUSAL = "check the CA file {ca}, and that the address is one of the certificate's names"
+_REFUSALS = {
+    9: "by the clock here it is {now}: set the clocks right",
+    10: f"by the clock here it is {{now}}: {_ANEW}, or set the clock right",
+    18: _STRANGER,
+    19: _STRANGER,
+    20: _STRANGER,
+    26: f"it is not made for servers; is it a guest's? {_ANEW[0].upper()}{_ANEW[1:]}",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+"""What X.509 verification says, by OpenSSL's numbers (x509_vfy.h: X509_V_ERR_*)."""
 
 _ALERTS = {
     "UNKNOWN_CA": "the client certificate is not signed by the CA that the bridge trusts: issue one from that CA",
@@ -41,25 +66,27 @@ async def diagnose(target: str, paths: TlsPaths, now: datetime, server_name: str
     What a person has to mend comes as not retryable only where the own side alone is at fault.
     """
     try:
-        own = TlsFiles(paths).load()
+        own = TlsFiles(paths, CLIENT).load()
     except ConfigurationError as e:
         return _certificate(str(e), Reason.CERTIFICATE_INVALID)
+    paths = own.paths
     path = paths.certificate
     if now >= own.not_after:
         return _certificate(
-            f"the client certificate {path} has expired at {own.not_after:%Y-%m-%dT%H:%M:%SZ}: renew it",
+            f"the client certificate {path} has expired at {own.not_after:{_DATE}}, and by the clock here it is"
+            f" {now:{_DATE}}: renew it (cloudprovider tenant rotate), or set the clock right",
             Reason.CERTIFICATE_EXPIRED,
         )
     if now < own.not_before:
         return _certificate(
-            f"the client certificate {path} is not valid before {own.not_before:%Y-%m-%dT%H:%M:%SZ}, and here it is"
-            f" {now:%Y-%m-%dT%H:%M:%SZ}: set the clock right",
+            f"the client certificate {path} is not valid before {own.not_before:{_DATE}}, and by the clock here it is"
+            f" {now:{_DATE}}: set the clock right here, or where it was made",
             Reason.CERTIFICATE_EXPIRED,
         )
     host, _, port = target.rpartition(":")
     try:
         async with asyncio.timeout(TIMEOUT):
-            return await _handshake(host.strip("[]"), int(port), paths, server_name)
+            return await _handshake(host.strip("[]"), int(port), server_name, own, now)
     except TimeoutError:
         return _unavailable(f"{target} does not answer within {TIMEOUT:.0f} s: is there a firewall between?")
     except ConnectionRefusedError:
@@ -67,9 +94,10 @@ async def diagnose(target: str, paths: TlsPaths, now: datetime, server_name: str
     except socket.gaierror as e:
         return _unavailable(f"the bridge's name {host!r} can't be resolved: {e.strerror}")
     except ssl.SSLCertVerificationError as e:
+        meaning = _REFUSALS.get(e.verify_code, _OTHER_REFUSAL)
+        said = meaning.format(name=server_name or host.strip("[]"), ca=paths.ca, now=f"{now:{_DATE}}")
         return _certificate(
-            f"the certificate that {target} shows is not accepted ({e.verify_message}): check the CA file"
-            f" {paths.ca}, and that the address is one of the certificate's names",
+            f"the certificate that {target} shows is not accepted ({e.verify_message}): {said}",
             Reason.CERTIFICATE_INVALID,
         )
     except ssl.SSLError as e:
@@ -78,7 +106,8 @@ async def diagnose(target: str, paths: TlsPaths, now: datetime, server_name: str
         return _unavailable(f"no connection to {target}: {e.strerror or e}")
 
 
-async def _handshake(host: str, port: int, paths: TlsPaths, server_name: str) -> BridgeError | None:
+async def _handshake(host: str, port: int, server_name: str, own: TlsMaterial, now: datetime) -> BridgeError | None:
+    paths = own.paths
     context = ssl.create_default_context(cafile=str(paths.ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(paths.certificate, paths.key)
@@ -116,13 +145,27 @@ async def _handshake(host: str, port: int, paths: TlsPaths, server_name: str) ->
         # Retryable: a server that is just ending looks the same.
         return BridgeError(
             f"{host}:{port} closes the connection after the TLS handshake, as the bridge does when it refuses the"
-            f" client certificate {paths.certificate}: it must be signed by the CA that the bridge trusts,"
-            " be made for clients (extended key usage), and be valid by the host's clock",
+            f" client certificate {paths.certificate}: {_why_refused(own, now)}",
             reason=Reason.CERTIFICATE_INVALID,
         )
     finally:
         writer.transport.abort()
     return None
+
+
+def _why_refused(own: TlsMaterial, now: datetime) -> str:
+    """Who has been checked here already is well made: what is left are the host's CA and the host's clock."""
+    dates = f"from {own.not_before:{_DATE}} to {own.not_after:{_DATE}}"
+    if is_signed_by(KeyPair(own.certificate, own.key), certificates(own.ca)):
+        return (
+            f"it is valid {dates}, and by the clock here it is {now:{_DATE}}: set the host's clock right, or have the"
+            " bridge trust the CA that has signed it"
+        )
+    return (
+        "it must be signed by a CA that the bridge trusts, and the one that has signed the bridge's did not sign it:"
+        f" have the host's operator issue it anew (cloudprovider tenant rotate); and be valid, {dates}, by the host's"
+        " clock"
+    )
 
 
 def _alert(target: str, error: ssl.SSLError) -> BridgeError:

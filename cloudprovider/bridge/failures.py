@@ -45,6 +45,7 @@ _CODES: dict[str, grpc.StatusCode] = {
     Reason.IDENTITY_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.UNSUPPORTED_VERSION: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.TENANT_TERMINATING: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.RENEWAL_NOT_OFFERED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,

@@ -9,15 +9,19 @@ lets both happen at once.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from ipaddress import ip_network
 
 from cloudprovider.bridge.api import (
     Hello,
+    IssuedCertificate,
+    PeerCertificate,
     QuotaExceeded,
     Reason,
     TenantPolicy,
     Welcome,
 )
+from cloudprovider.bridge.authority import Authority, renew
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.errors import (
     BridgeError,
@@ -77,6 +81,12 @@ class MemoryBackend:
         self.failure: Exception | None = None
         """Raised by every call while set."""
         self.calls: list[str] = []
+        self.traces: dict[str, str] = {}
+        """The trace that the last call of each kind came with."""
+        self.authority: Authority | None = None
+        """The tenants' CA; without it no certificate is renewed."""
+        self.shown: dict[Tenant, PeerCertificate] = {}
+        """The certificate that each tenant has last connected with."""
         self._addresses = (network or ip_network("192.0.2.0/24")).hosts()
         self._free: list[IPAddress] = []
         self._used: set[IPAddress] = set()
@@ -108,9 +118,11 @@ class MemoryBackend:
         """See TenantBackend."""
         return self._logs.setdefault(tenant, StateLog())
 
-    async def connect(self, tenant: Tenant, hello: Hello) -> Welcome:
+    async def connect(self, tenant: Tenant, hello: Hello, certificate: PeerCertificate | None = None) -> Welcome:
         """See TenantBackend."""
         found = self._begin("connect", tenant)
+        if certificate is not None:
+            self.shown[tenant] = certificate
         bound = found.policy.cluster_uid
         if bound and bound != hello.cluster_uid:
             if found.rebind not in {hello.cluster_uid, "any"}:
@@ -125,14 +137,24 @@ class MemoryBackend:
             self.set_tenant(tenant, replace(found, policy=policy, rebind=""))
         return Welcome(host_version="0", tenant=tenant, max_ports=found.ports)
 
+    async def renew_certificate(self, certificate: PeerCertificate, request: bytes) -> IssuedCertificate:
+        """See TenantBackend."""
+        found = self._begin("renew_certificate", certificate.tenant)
+        return renew(
+            self.authority, certificate, request, now=datetime.now(UTC), not_before=found.policy.revoked_before
+        )
+
     async def ensure(
         self,
         tenant: Tenant,
         service: ServiceKey,
         request: LoadBalancerRequest,
         shown_addresses: tuple[IPAddress, ...],
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See TenantBackend."""
+        self.traces["ensure"] = trace
         found = self._begin("ensure", tenant)
         self._check(found, request)
         if (tenant, service.namespace, service.name) in self.taken:
@@ -163,8 +185,9 @@ class MemoryBackend:
             self.program(tenant, service)
         return log.states[service]
 
-    async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def delete(self, tenant: Tenant, service: ServiceKey, *, trace: str = "") -> None:
         """See TenantBackend."""
+        self.traces["delete"] = trace
         self._begin("delete", tenant)
         self._mark(tenant, service)
 

@@ -9,13 +9,12 @@ CRL), a lowest TLS version, and the dates at every call instead of only at the h
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from cloudprovider.bridge.api import Reason, TenantPolicy
+from cloudprovider.bridge.api import PeerCertificate, Reason, TenantPolicy
 from cloudprovider.core.errors import BridgeError, ConfigurationError
 from cloudprovider.core.exchange import Tenant
 
@@ -24,16 +23,6 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _CLUSTER = re.compile(r"[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?")
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
 _TENANT_URI = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/cluster/([^/]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class PeerCertificate:
-    """A client certificate, as far as it matters. ``fingerprint``: SHA-256 of the DER in hex."""
-
-    tenant: Tenant
-    fingerprint: str
-    not_before: datetime
-    not_after: datetime
 
 
 def tenant_uri(trust_domain: str, tenant: Tenant) -> str:
@@ -78,7 +67,8 @@ def check(certificate: PeerCertificate, policy: TenantPolicy | None, now: dateti
     if not certificate.not_before <= now < certificate.not_after:
         raise BridgeError(
             f"the client certificate is valid from {certificate.not_before:{_DATE}}"
-            f" to {certificate.not_after:{_DATE}}, and it is {now:{_DATE}} here: renew it",
+            f" to {certificate.not_after:{_DATE}}, and it is {now:{_DATE}} by the host's clock: "
+            + ("renew it" if now >= certificate.not_after else "set the clocks right"),
             reason=Reason.CERTIFICATE_EXPIRED,
             retryable=False,
         )
@@ -144,6 +134,7 @@ class Authenticator:
             fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
+            trust_domain=self._trust_domain,
         )
 
 

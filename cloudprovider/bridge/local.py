@@ -10,6 +10,8 @@ from cloudprovider.bridge.api import (
     Connected,
     Disconnected,
     Hello,
+    IssuedCertificate,
+    PeerCertificate,
     Reason,
     StateChange,
     TenantBackend,
@@ -40,10 +42,13 @@ class LocalBridge:
     It comes again ever more slowly, as the real one does, but at once when a cut is mended.
     """
 
-    def __init__(self, backend: TenantBackend, tenant: Tenant, hello: Hello) -> None:
+    def __init__(
+        self, backend: TenantBackend, tenant: Tenant, hello: Hello, certificate: PeerCertificate | None = None
+    ) -> None:
         self.backend = backend
         self.tenant = tenant
         self.hello = hello
+        self.certificate = certificate
         self._cut: BridgeError | None = None
         self._readers: set[Reader] = set()
         self._mended = asyncio.Event()
@@ -64,14 +69,21 @@ class LocalBridge:
             self._mended.set()
 
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See BridgeClient."""
-        return await self._call(lambda: self.backend.ensure(self.tenant, service, request, shown_addresses))
+        return await self._call(
+            lambda: self.backend.ensure(self.tenant, service, request, shown_addresses, trace=trace)
+        )
 
-    async def delete(self, service: ServiceKey) -> None:
+    async def delete(self, service: ServiceKey, *, trace: str = "") -> None:
         """See BridgeClient."""
-        await self._call(lambda: self.backend.delete(self.tenant, service))
+        await self._call(lambda: self.backend.delete(self.tenant, service, trace=trace))
 
     async def report_nodes(self, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
         """See BridgeClient."""
@@ -80,6 +92,13 @@ class LocalBridge:
     async def report_inventory(self, inventory: Inventory) -> InventoryResult:
         """See BridgeClient."""
         return await self._call(lambda: self.backend.report_inventory(self.tenant, inventory))
+
+    async def renew_certificate(self, request: bytes) -> IssuedCertificate:
+        """See BridgeClient."""
+        certificate = self.certificate
+        if certificate is None:
+            raise BridgeError("a line without a wire has no certificate", reason=Reason.RENEWAL_NOT_OFFERED)
+        return await self._call(lambda: self.backend.renew_certificate(certificate, request))
 
     async def watch(self) -> AsyncIterator[BridgeEvent]:
         """See BridgeClient."""

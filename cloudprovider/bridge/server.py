@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NoReturn, TypeVar
@@ -12,18 +14,22 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloudprovider.bridge import codec
-from cloudprovider.bridge.api import PROTOCOL_VERSION, Reason, TenantBackend, TenantPolicy
+from cloudprovider.bridge.api import PROTOCOL_VERSION, TRACE_KEY, PeerCertificate, Reason, TenantBackend, TenantPolicy
 from cloudprovider.bridge.failures import METADATA_BYTES, to_status, trailer
-from cloudprovider.bridge.identity import Authenticator, PeerCertificate, check
+from cloudprovider.bridge.identity import Authenticator, check
 from cloudprovider.bridge.limits import FairGate, StreamSlots, TokenBucket
+from cloudprovider.bridge.observer import ServerObserver, Unobserved
 from cloudprovider.bridge.statelog import Reader
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsMaterial, TlsPaths
+from cloudprovider.bridge.tlsfiles import SERVER, TlsFiles, TlsMaterial, TlsPaths
 from cloudprovider.bridge.v1 import bridge_pb2 as pb
+from cloudprovider.core import tracing
 from cloudprovider.core.errors import BridgeError, CloudProviderError, ConfigurationError
-from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.exchange import ServiceKey, Tenant
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
 T = TypeVar("T")
 _Context = grpc.aio.ServicerContext[object, object]
 
@@ -68,11 +74,18 @@ class BridgeServer:
     """The server; ``start`` it when the backend's cache has synced, ``stop`` it once."""
 
     def __init__(
-        self, config: ServerConfig, backend: TenantBackend, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        config: ServerConfig,
+        backend: TenantBackend,
+        *,
+        tracer: Tracer = NO_TRACER,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        observer: ServerObserver | None = None,
     ) -> None:
         self._config = config
-        self._files = TlsFiles(config.tls)
-        self._servicer = _Servicer(config, backend, now)
+        self._observer: ServerObserver = observer or Unobserved()
+        self._files = TlsFiles(config.tls, SERVER)
+        self._servicer = _Servicer(config, backend, now, tracer=tracer, observer=self._observer)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # not in the stubs
         self._server: grpc.aio.Server | None = None
 
@@ -81,8 +94,10 @@ class BridgeServer:
 
         Raises ConfigurationError if the certificate files can't be used, or the address can't be listened on.
         """
+        material = self._files.load()
+        self._observer.certified(material.not_after)
         credentials = grpc.dynamic_ssl_server_credentials(
-            _certificates(self._files.load()),
+            _certificates(material),
             self._changed_certificates,  # type: ignore[arg-type] # None is "unchanged" (grpc's own documentation)
             require_client_authentication=True,
         )
@@ -114,6 +129,7 @@ class BridgeServer:
         material = self._files.changed()
         if material is None:
             return None
+        self._observer.certified(material.not_after)
         log.info("The bridge's certificate files have changed", extra={"not_after": material.not_after.isoformat()})
         return _certificates(material)
 
@@ -129,8 +145,18 @@ def _serialize(message: Message) -> bytes:
 class _Servicer:
     """Each call: who is it, may it still, is it its turn, then the backend; every failure becomes a status."""
 
-    def __init__(self, config: ServerConfig, backend: TenantBackend, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        backend: TenantBackend,
+        now: Callable[[], datetime],
+        *,
+        tracer: Tracer,
+        observer: ServerObserver,
+    ) -> None:
         self._backend = backend
+        self._tracer = tracer
+        self._observer = observer
         self._now = now
         self._call_seconds = config.call_seconds
         self._authenticator = Authenticator(config.trust_domain)
@@ -157,19 +183,52 @@ class _Servicer:
             "DeleteLoadBalancer": (self.delete, pb.DeleteLoadBalancerRequest),
             "ReportNodes": (self.report_nodes, pb.ReportNodesRequest),
             "ReportInventory": (self.report_inventory, pb.ReportInventoryRequest),
+            "RenewCertificate": (self.renew_certificate, pb.RenewCertificateRequest),
         }
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
-                method, request_deserializer=request.FromString, response_serializer=_serialize
+                self._observed(name, method, timed=True),
+                request_deserializer=request.FromString,
+                response_serializer=_serialize,
             )
             for name, (method, request) in unary.items()
         }
         methods["WatchLoadBalancers"] = grpc.unary_stream_rpc_method_handler(
-            self.watch,
+            self._observed("WatchLoadBalancers", self.watch, timed=False),
             request_deserializer=pb.WatchLoadBalancersRequest.FromString,
             response_serializer=_serialize,
         )
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+
+    def _observed(
+        self, name: str, method: Callable[[R, _Context], Awaitable[T]], *, timed: bool
+    ) -> Callable[[R, _Context], Awaitable[T]]:
+        """``method``, its failures as statuses; and the observer hears of its end."""
+
+        async def observed(request: R, context: _Context) -> T:
+            began = time.monotonic()
+            code = "CANCELLED"  # the caller's deadline, or its end
+            try:
+                result = await method(request, context)
+                code = grpc.StatusCode.OK.name
+            except Exception as e:  # noqa: BLE001 - every failure becomes a status
+                ended, status = to_status(_told(e, context))
+                code = ended.name
+                await context.abort(ended, str(status.message), trailer(status))
+            else:
+                return result
+            finally:
+                self._observer.served(self._known(context), name, code, time.monotonic() - began if timed else None)
+
+        return observed
+
+    def _known(self, context: _Context) -> Tenant | None:
+        """The caller, if it is a tenant that there is: anybody else could be called anything."""
+        try:
+            tenant = self._authenticator.certificate(context.auth_context()).tenant
+        except BridgeError:
+            return None
+        return tenant if self._backend.policy(tenant) is not None else None
 
     async def connect(self, request: pb.ConnectRequest, context: _Context) -> pb.ConnectResponse:
         async def handle(tenant: Tenant) -> pb.ConnectResponse:
@@ -183,7 +242,8 @@ class _Servicer:
                     retryable=False,
                 )
             hello = codec.hello_from_wire(request)
-            welcome = await self._backend.connect(tenant, hello)
+            certificate = self._authenticator.certificate(context.auth_context())
+            welcome = await self._backend.connect(tenant, hello, certificate)
             return pb.ConnectResponse(
                 host_version=welcome.host_version,
                 protocol_version=version,
@@ -197,14 +257,17 @@ class _Servicer:
     async def ensure(self, request: pb.EnsureLoadBalancerRequest, context: _Context) -> pb.EnsureLoadBalancerResponse:
         async def handle(tenant: Tenant) -> pb.EnsureLoadBalancerResponse:
             service, wanted, shown = codec.ensure_from_wire(request)
-            state = await self._backend.ensure(tenant, service, wanted, shown)
+            with self._traced("EnsureLoadBalancer", tenant, service, context) as trace:
+                state = await self._backend.ensure(tenant, service, wanted, shown, trace=trace)
             return pb.EnsureLoadBalancerResponse(state=codec.state_to_wire(state))
 
         return await self._call(context, handle)
 
     async def delete(self, request: pb.DeleteLoadBalancerRequest, context: _Context) -> pb.DeleteLoadBalancerResponse:
         async def handle(tenant: Tenant) -> pb.DeleteLoadBalancerResponse:
-            await self._backend.delete(tenant, codec.service_from_wire(request.service))
+            service = codec.service_from_wire(request.service)
+            with self._traced("DeleteLoadBalancer", tenant, service, context) as trace:
+                await self._backend.delete(tenant, service, trace=trace)
             return pb.DeleteLoadBalancerResponse()
 
         return await self._call(context, handle)
@@ -227,25 +290,38 @@ class _Servicer:
 
         return await self._call(context, handle)
 
-    async def watch(self, request: pb.WatchLoadBalancersRequest, context: _Context) -> None:
-        try:
+    async def renew_certificate(
+        self, request: pb.RenewCertificateRequest, context: _Context
+    ) -> pb.RenewCertificateResponse:
+        async def handle(_: Tenant) -> pb.RenewCertificateResponse:
             certificate = self._authenticator.certificate(context.auth_context())
-            tenant = certificate.tenant
-            policy = self._admit(certificate, context, bound=True)
-            with (
-                self._slots.slot(tenant, policy.streams),
-                Reader(self._backend.states(tenant), request.resume_token) as reader,
-            ):
-                streams = self._streams.setdefault(tenant, set())
-                streams.add(reader)
-                try:
-                    await self._stream(reader, certificate, context)
-                finally:
-                    streams.discard(reader)
-                    if not streams:
-                        self._streams.pop(tenant, None)
-        except Exception as e:  # noqa: BLE001 - every failure becomes a status
-            await self._abort(context, e)
+            csr = codec.csr_from_wire(request)
+            issued = await self._backend.renew_certificate(certificate, csr)
+            return pb.RenewCertificateResponse(certificate=issued.certificate, authorities=issued.authorities)
+
+        return await self._call(context, handle)
+
+    async def watch(self, request: pb.WatchLoadBalancersRequest, context: _Context) -> None:
+        certificate = self._authenticator.certificate(context.auth_context())
+        tenant = certificate.tenant
+        policy = self._admit(certificate, context, bound=True)
+        with (
+            self._slots.slot(tenant, policy.streams),
+            Reader(self._backend.states(tenant), request.resume_token) as reader,
+        ):
+            streams = self._streams.setdefault(tenant, set())
+            streams.add(reader)
+            self._tell_streams()
+            try:
+                await self._stream(reader, certificate, context)
+            finally:
+                streams.discard(reader)
+                if not streams:
+                    self._streams.pop(tenant, None)
+                self._tell_streams()
+
+    def _tell_streams(self) -> None:
+        self._observer.streams({tenant: len(streams) for tenant, streams in self._streams.items()})
 
     async def _stream(self, reader: Reader, certificate: PeerCertificate, context: _Context) -> NoReturn:
         await self._write(context, pb.WatchLoadBalancersResponse(resumed=reader.resumed))
@@ -279,18 +355,15 @@ class _Servicer:
             await context.write(message)
 
     async def _call(self, context: _Context, handler: Callable[[Tenant], Awaitable[T]], *, bound: bool = True) -> T:
-        try:
-            certificate = self._authenticator.certificate(context.auth_context())
-            policy = self._admit(certificate, context, bound=bound)
-            tenant = certificate.tenant
-            async with asyncio.timeout(self._call_seconds):  # the caller's own deadline cancels
-                wait = self._bucket(tenant, policy).take()
-                if wait:
-                    await asyncio.sleep(wait)
-                async with self._gate.turn(tenant):
-                    return await handler(tenant)
-        except Exception as e:  # noqa: BLE001 - every failure becomes a status
-            await self._abort(context, e)
+        certificate = self._authenticator.certificate(context.auth_context())
+        policy = self._admit(certificate, context, bound=bound)
+        tenant = certificate.tenant
+        async with asyncio.timeout(self._call_seconds):  # the caller's own deadline cancels
+            wait = self._bucket(tenant, policy).take()
+            if wait:
+                await asyncio.sleep(wait)
+            async with self._gate.turn(tenant):
+                return await handler(tenant)
 
     def _admit(self, certificate: PeerCertificate, context: _Context, *, bound: bool) -> TenantPolicy:
         tenant = certificate.tenant
@@ -298,6 +371,7 @@ class _Servicer:
         if policy is None:
             self._buckets.pop(tenant, None)
         policy = check(certificate, policy, self._now())
+        self._observer.shown(tenant, certificate.not_after)
         if not bound:
             return policy
         claimed = next((str(value) for key, value in context.invocation_metadata() or () if key == CLUSTER_UID_KEY), "")
@@ -313,6 +387,24 @@ class _Servicer:
             )
         return policy
 
+    @contextmanager
+    def _traced(self, call: str, tenant: Tenant, service: ServiceKey, context: _Context) -> Iterator[str]:
+        """A span of a call that comes with a trace, if there are any here; its context. Anything else in the metadata
+        is none: a tenant may write what it likes."""
+        told = (value for key, value in context.invocation_metadata() or () if key == TRACE_KEY)
+        parent = tracing.well_formed(str(next(told, ""))) if self._tracer.enabled else ""
+        if not parent:
+            yield ""
+            return
+        said = {
+            tracing.TENANT: tenant.path,
+            tracing.SERVICE_NAMESPACE: service.namespace,
+            tracing.SERVICE_NAME: service.name,
+        }
+        name = f"bridge {call}"
+        with self._tracer.span(name, parent=parent, kind="server", foreign=True, attributes=said) as span:
+            yield span.context
+
     def _bucket(self, tenant: Tenant, policy: TenantPolicy) -> TokenBucket:
         bucket = self._buckets.get(tenant)
         if bucket is None or bucket.rate != policy.calls_per_second:
@@ -324,14 +416,14 @@ class _Servicer:
         for reader in self._streams.get(tenant, ()):
             reader.wake()
 
-    async def _abort(self, context: _Context, error: Exception) -> NoReturn:
-        """End a call with the status that ``error`` stands for."""
-        if isinstance(error, TimeoutError):
-            error = BridgeError("the host did not finish in time: try again", reason=Reason.DEADLINE_EXCEEDED)
-        elif isinstance(error, LookupError):
-            error = BridgeError("the stream fell behind: open a new one", reason=Reason.UNAVAILABLE)
-        if not isinstance(error, CloudProviderError):
-            log.error("A call of the bridge failed unexpectedly", exc_info=error, extra={"peer": context.peer()})
-            error = CloudProviderError()
-        code, status = to_status(error)
-        await context.abort(code, str(status.message), trailer(status))
+
+def _told(error: Exception, context: _Context) -> CloudProviderError:
+    """What a call's failure is to the caller."""
+    if isinstance(error, TimeoutError):
+        return BridgeError("the host did not finish in time: try again", reason=Reason.DEADLINE_EXCEEDED)
+    if isinstance(error, LookupError):
+        return BridgeError("the stream fell behind: open a new one", reason=Reason.UNAVAILABLE)
+    if not isinstance(error, CloudProviderError):
+        log.error("A call of the bridge failed unexpectedly", exc_info=error, extra={"peer": context.peer()})
+        return CloudProviderError()
+    return error

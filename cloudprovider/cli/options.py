@@ -43,6 +43,24 @@ def file(text: str) -> Path:
     return path
 
 
+def folder(text: str) -> Path:
+    """A folder that is there."""
+    path = Path(text)
+    if not path.is_dir():
+        raise ValueError(f'"{text}" is not a folder')
+    return path
+
+
+def pem(text: str) -> Path:
+    """A PEM file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(
+            f'"{text}" is not a file: certificate, key and CA have to be there (of a Secret: tls.crt, tls.key, ca.crt)'
+        )
+    return path
+
+
 def days(text: str) -> int:
     """A number of days, at least one."""
     if not text.isdecimal() or not 0 < int(text) <= 36500:
@@ -113,10 +131,15 @@ GUEST: Final = (
     Option(name="bridge", metavar="HOST:PORT", required=True, parse=host_port, help="the host's bridge"),
     Option(name="bridge-server-name", metavar="NAME", default="",
            help="the name in the bridge's certificate, where it is not HOST"),
-    Option(name="bridge-ca", metavar="FILE", required=True, parse=file, help="CA of the bridge's certificate, PEM"),
-    Option(name="client-cert", metavar="FILE", required=True, parse=file,
+    Option(name="bridge-ca", metavar="FILE", required=True, parse=pem, help="CA of the bridge's certificate, PEM"),
+    Option(name="client-cert", metavar="FILE", required=True, parse=pem,
            help="this guest's certificate, PEM; read again when it changes"),
-    Option(name="client-key", metavar="FILE", required=True, parse=file, help="its key, PEM"),
+    Option(name="client-key", metavar="FILE", required=True, parse=pem, help="its key, PEM"),
+    Option(name="renewed-secret", metavar="NAME", default="",
+           help="the Secret, in the Lease's namespace, that keeps the certificate when it has been renewed; without it"
+           " somebody else has to renew it"),
+    Option(name="renewed-dir", metavar="FOLDER", parse=folder,
+           help="where that Secret is mounted: of this certificate and --client-cert, the newer one is used"),
     Option(name="load-balancer-class", metavar="CLASS", default="",
            help="handle only Services with this spec.loadBalancerClass; without it those that name none, or "
            + DEFAULT_CLASS),
@@ -130,10 +153,10 @@ GUEST: Final = (
 HOST: Final = (
     Option(name="bridge-address", metavar="ADDRESS:PORT", default="0.0.0.0:8443", parse=host_port,
            help="where the bridge listens for guests"),
-    Option(name="tls-cert", metavar="FILE", required=True, parse=file,
+    Option(name="tls-cert", metavar="FILE", required=True, parse=pem,
            help="the bridge's certificate, PEM; read again when it changes"),
-    Option(name="tls-key", metavar="FILE", required=True, parse=file, help="its key, PEM"),
-    Option(name="tenant-ca", metavar="FILE", required=True, parse=file, help="CA of the guests' certificates, PEM"),
+    Option(name="tls-key", metavar="FILE", required=True, parse=pem, help="its key, PEM"),
+    Option(name="tenant-ca", metavar="FILE", required=True, parse=pem, help="CA of the guests' certificates, PEM"),
     Option(name="trust-domain", metavar="NAME", default=DEFAULT_TRUST_DOMAIN,
            help="first part of the identity in guests' certificates, spiffe://NAME/ns/.../cluster/..."),
     Option(name="reserved-cidrs", metavar="CIDR", many=True, parse=network,

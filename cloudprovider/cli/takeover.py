@@ -33,6 +33,7 @@ from cloudprovider.core.takeover import (
     plan,
     without_finalizers,
 )
+from cloudprovider.core.times import rfc3339
 from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.client import HttpKubeClient
@@ -270,7 +271,7 @@ class Takeover:
             raise Halted(f"waited {LIMIT_SECONDS:.0f} s for {what}; look at it, then run this again") from None
 
     def _stamp(self) -> str:
-        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339(self._now())
 
 
 _OURS: Final = frozenset(d.name for d in crds.DEFINITIONS)

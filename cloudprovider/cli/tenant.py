@@ -1,34 +1,30 @@
-"""``cloudprovider tenant``: the tenants' CA, a guest cluster's certificate, and the bridge's own.
+"""``cloudprovider tenant``, as far as it is files: the tenants' CA in a folder, and what is to be applied.
 
-For those who have no cert-manager. One CA signs both sides: a tenant's certificate is for clients only, the bridge's
-for servers only. Files with keys have mode 0600, and are replaced whole.
+One CA signs both sides: a tenant's certificate is for clients only, the bridge's for servers only. Files with keys have
+mode 0600, and are replaced whole.
 """
 
 import base64
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from cloudprovider.bridge.certificates import KeyPair, issue_server, issue_tenant, make_ca
+from cloudprovider.bridge import authority
+from cloudprovider.bridge.authority import CERTIFICATE, KEY, TRUSTED
+from cloudprovider.bridge.certificates import KeyPair, issue_server, issue_tenant
 from cloudprovider.cli.crds import dump
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.naming import GUEST_SECRET, SERVER_SECRET
+from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.kube.resources import GUESTCLUSTERS
 
-CA_VALIDITY: Final = timedelta(days=3650)
-SYSTEM_NAMESPACE: Final = "cloudprovider-system"
-"""Where the programs live, on the host as in a guest (manifests/)."""
-
-GUEST_SECRET: Final = "cloudprovider-bridge"  # noqa: S105 - a name
-SERVER_SECRET: Final = "cloudprovider-bridge-tls"  # noqa: S105 - a name
-
-_CERTIFICATE: Final = "tls.crt"
-_KEY: Final = "tls.key"
-_CA: Final = "ca.crt"
+Document = dict[str, Any]
+"""A Kubernetes object, as it is written into a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +54,10 @@ def open_ca(folder: Path, *, now: datetime) -> tuple[KeyPair, bool]:
     certificate, key = folder / "ca.crt", folder / "ca.key"
     try:
         if not certificate.exists() and not key.exists():
-            ca = make_ca("cloudprovider tenants", now=now, validity=CA_VALIDITY)
+            ca = authority.make(now).signing
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(key, ca.key, secret=True)
-            _write(certificate, ca.certificate, secret=False)
+            write(key, ca.key, secret=True)
+            write(certificate, ca.certificate, secret=False)
             return ca, True
         for path in (certificate, key):
             if not path.exists():
@@ -92,7 +88,7 @@ def issue(
     """
     ca, is_new = open_ca(ca_folder, now=now)
     pair = issue_tenant(ca, tenant, trust_domain, now=now, validity=validity)
-    host, guest = out / f"{tenant.cluster}.host.yaml", out / f"{tenant.cluster}.guest.yaml"
+    host = out / f"{tenant.cluster}.host.yaml"
     spec = {"nodeCidrs": list(limits.node_cidrs)}
     spec |= {name: list(v) for name, v in (("networks", limits.networks), ("pools", limits.pools)) if v}
     guest_cluster = {
@@ -101,14 +97,10 @@ def issue(
         "metadata": {"name": tenant.cluster, "namespace": tenant.namespace},
         "spec": spec,
     }
-    secret = _secret(GUEST_SECRET, "Opaque", pair, ca, {"config.yaml": dump({"bridge": bridge}).encode()})
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}}
-    _prepare(out)
-    _write(host, dump(guest_cluster).encode(), secret=False)
-    if pem:
-        return Written(host=(host,), pem=_write_pem(out, tenant.cluster, pair, ca), ca_is_new=is_new)
-    _write(guest, dump(namespace, secret).encode(), secret=True)
-    return Written(host=(host,), guest=(guest,), ca_is_new=is_new)
+    prepare(out)
+    write(host, dump(guest_cluster).encode(), secret=False)
+    written = write_guest(out, tenant.cluster, pair, ca.certificate, bridge=bridge, pem=pem)
+    return replace(written, host=(host,), ca_is_new=is_new)
 
 
 def issue_bridge(
@@ -120,41 +112,65 @@ def issue_bridge(
     """
     ca, is_new = open_ca(ca_folder, now=now)
     pair = issue_server(ca, hosts, now=now, validity=validity)
-    _prepare(out)
+    prepare(out)
     if pem:
-        return Written(pem=_write_pem(out, "bridge", pair, ca), ca_is_new=is_new)
+        return Written(pem=_write_pem(out, "bridge", pair, ca.certificate), ca_is_new=is_new)
     path = out / "bridge.host.yaml"
-    _write(path, dump(_secret(SERVER_SECRET, "kubernetes.io/tls", pair, ca, {})).encode(), secret=True)
+    write(path, dump(server_secret(pair, ca.certificate)).encode(), secret=True)
     return Written(host=(path,), ca_is_new=is_new)
 
 
-def _secret(name: str, type_: str, pair: KeyPair, ca: KeyPair, more: dict[str, bytes]) -> dict[str, Any]:
-    data = {_CERTIFICATE: pair.certificate, _KEY: pair.key, _CA: ca.certificate} | more
+def write_guest(out: Path, name: str, pair: KeyPair, trusted: bytes, *, bridge: str, pem: bool = False) -> Written:
+    """Write what is to be applied in the guest, or (``pem``) files for a program outside of it."""
+    prepare(out)
+    if pem:
+        return Written(pem=_write_pem(out, name, pair, trusted))
+    path = out / f"{name}.guest.yaml"
+    write(path, dump(*guest_objects(pair, trusted, bridge)).encode(), secret=True)
+    return Written(guest=(path,))
+
+
+def guest_objects(pair: KeyPair, trusted: bytes, bridge: str) -> tuple[Document, Document]:
+    """The namespace and the Secret that the guest's program starts with. ``trusted``: the CAs of the bridge, PEM.
+    ``bridge`` empty: its address stays what it is there."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
+    settings = {"config.yaml": dump({"bridge": bridge}).encode()} if bridge else {}
+    return namespace, _secret(GUEST_SECRET, "Opaque", pair, trusted, settings)
+
+
+def server_secret(pair: KeyPair, trusted: bytes) -> Document:
+    """The Secret that the host's program starts with. ``trusted``: the CAs of tenants, PEM."""
+    return _secret(SERVER_SECRET, "kubernetes.io/tls", pair, trusted, {})
+
+
+def _secret(name: str, type_: str, pair: KeyPair, trusted: bytes, more: dict[str, bytes]) -> Document:
+    data = {CERTIFICATE: pair.certificate, KEY: pair.key, TRUSTED: trusted} | more
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": name, "namespace": SYSTEM_NAMESPACE},
+        "metadata": {"name": name, "namespace": SYSTEM},
         "type": type_,
         "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
     }
 
 
-def _write_pem(out: Path, name: str, pair: KeyPair, ca: KeyPair) -> tuple[Path, ...]:
-    key, certificate, authority = out / f"{name}.key", out / f"{name}.crt", out / "ca.crt"
-    _write(key, pair.key, secret=True)
-    _write(certificate, pair.certificate, secret=False)
-    _write(authority, ca.certificate, secret=False)
-    return (certificate, key, authority)
+def _write_pem(out: Path, name: str, pair: KeyPair, trusted: bytes) -> tuple[Path, ...]:
+    key, certificate, ca = out / f"{name}.key", out / f"{name}.crt", out / "ca.crt"
+    write(key, pair.key, secret=True)
+    write(certificate, pair.certificate, secret=False)
+    write(ca, trusted, secret=False)
+    return (certificate, key, ca)
 
 
-def _prepare(out: Path) -> None:
+def prepare(out: Path) -> None:
+    """Make the folder, for its owner alone, where there is none. Raises ConfigurationError."""
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as e:
         raise ConfigurationError(f"output folder {out}: {e.strerror}") from e
 
 
-def _write(path: Path, content: bytes, *, secret: bool) -> None:
+def write(path: Path, content: bytes, *, secret: bool) -> None:
     """Replace ``path`` whole, so that nobody ever reads half a key, nor one with another's mode."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600

@@ -1,16 +1,21 @@
 """One load balancer as its page tells of it. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
 from cloudprovider.console import rows
 from cloudprovider.console.plot import Plot, plot
-from cloudprovider.core.api.loadbalancer import Backend, LoadBalancer
+from cloudprovider.core.api.guestcluster import GuestCluster
+from cloudprovider.core.api.loadbalancer import Backend, BackendHealth, LoadBalancer
 from cloudprovider.core.api.pool import IPPool
+from cloudprovider.core.backends import is_checked, passes
+from cloudprovider.core.checks import NOT_CHECKED
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import PoolReason
+from cloudprovider.core.nodehealth import nodes_wanted
+from cloudprovider.core.overview import Count
 from cloudprovider.core.pools import survey
 from cloudprovider.core.selection import NoPool, request_of, select
 
@@ -64,7 +69,10 @@ class BackendView:
 
 def steps(lb: LoadBalancer) -> Sequence[Step]:
     """Return where a load balancer stands, from the address to the traffic."""
-    wanted = [kind for kind in _ORDER if kind not in {"Leased", "ClientAddressNotPreserved"}]
+    not_asked = {"Leased", "ClientAddressNotPreserved"}
+    if lb.spec.workload_type == "cluster":  # of a guest's nodes its GuestCluster tells
+        not_asked.add("BackendsFound")
+    wanted = [kind for kind in _ORDER if kind not in not_asked]
     if lb.spec.ipam == "dhcp":
         wanted.insert(1, "Leased")
     known = {c.type: c for c in lb.status.conditions}
@@ -93,22 +101,60 @@ def _step(lb: LoadBalancer, kind: str) -> Step:
     return Step(mark, text, kind, condition.reason, condition.message, condition.last_transition_time)
 
 
-def backends(lb: LoadBalancer, now: datetime) -> Sequence[BackendView]:
-    """Return the backends: what is wrong first, then by name."""
-    found = [_backend(b, now) for b in lb.status.backends]
+def backends(lb: LoadBalancer, cluster: GuestCluster | None, now: datetime) -> Sequence[BackendView]:
+    """Return the backends: what is wrong first, then by name. ``cluster``: the guest's, as far as it may be seen."""
+    if lb.spec.workload_type == "cluster":
+        found = list(_checked_nodes(lb, now)) if cluster is None else list(_nodes(lb, cluster, now))
+    else:
+        found = [_backend(lb, b, now) for b in lb.status.backends]
     return sorted(found, key=lambda v: (v.mark in {"ready", "pending"}, v.backend.name))
 
 
-def _backend(backend: Backend, now: datetime) -> BackendView:
+def _backend(lb: LoadBalancer, backend: Backend, now: datetime) -> BackendView:
     health = backend.health
-    drawn = plot(health, now) if health is not None else None
-    since = health.since if health is not None else ""
     if backend.reason:
-        return BackendView(backend, "failed", "Not used", f"{backend.reason}: {backend.message}", since, drawn)
-    if health is None:
-        return BackendView(backend, "pending", "Not checked", "", "", None)
-    mark: Mark = "ready" if health.healthy else "failed"
-    return BackendView(backend, mark, "Healthy" if health.healthy else "Failed", health.message, since, drawn)
+        why = f"{backend.reason}: {backend.message}"
+        return replace(_view(backend, health, now, "failed", why), word="Not used")
+    if health is None or not is_checked(lb):  # what a check said that is no more does not count
+        return replace(_view(backend, None, now, "pending", ""), word=NOT_CHECKED if is_checked(lb) else "Not checked")
+    return _verdict(backend, health, now, health.message, good=passes(lb, health))
+
+
+def _checked_nodes(lb: LoadBalancer, now: datetime) -> Iterator[BackendView]:
+    """The nodes of a guest cluster as its load balancer's own check knows them."""
+    for b in lb.status.backends:
+        if b.health is not None:
+            yield _verdict(b, b.health, now, b.health.message, good=passes(lb, b.health))
+
+
+def _nodes(lb: LoadBalancer, cluster: GuestCluster, now: datetime) -> Iterator[BackendView]:
+    """The nodes of a guest cluster: by its load balancer's own check, and by the probes of all of its nodes."""
+    wanted, checked = nodes_wanted(lb), is_checked(lb)
+    taking = wanted.taking(cluster)
+    by_check = {b.name: b.health for b in lb.status.backends}
+    by_probe = {each.name: each.health for each in cluster.status.node_health}
+    for node in wanted.of(cluster):
+        backend = Backend(name=node.name, addresses=node.addresses)
+        check, probe = by_check.get(node.name), by_probe.get(node.name)
+        if checked and not passes(lb, check):
+            yield _verdict(backend, check, now, NOT_CHECKED if check is None else check.message, good=False)
+        elif probe is None or probe.healthy:
+            yield _verdict(backend, check if checked else probe, now, "", good=True)
+        elif node.name in taking:
+            why = f"{probe.message}. It is kept, as no node is better"
+            yield replace(_view(backend, probe, now, "degraded", why), word="Kept")
+        else:
+            yield replace(_view(backend, probe, now, "failed", probe.message), word="Left out")
+
+
+def _verdict(backend: Backend, health: BackendHealth | None, now: datetime, why: str, *, good: bool) -> BackendView:
+    view = _view(backend, health, now, "ready" if good else "failed", why)
+    return replace(view, word="Healthy" if good else "Failed")
+
+
+def _view(backend: Backend, health: BackendHealth | None, now: datetime, mark: Mark, why: str) -> BackendView:
+    since = health.since if health is not None else ""
+    return BackendView(backend, mark, "", why, since, plot(health, now) if health is not None else None)
 
 
 def pool_reasons(lb: LoadBalancer, pools: Sequence[IPPool]) -> Sequence[PoolReason]:
@@ -122,7 +168,7 @@ def pool_reasons(lb: LoadBalancer, pools: Sequence[IPPool]) -> Sequence[PoolReas
     return found.reasons if isinstance(found, NoPool) else ()
 
 
-def heading(lb: LoadBalancer) -> tuple[str, str, str]:
-    """The state, its word and the reason, as in the list."""
-    state, reason = rows.state_of(lb)
+def heading(lb: LoadBalancer, counted: Count) -> tuple[str, str, str]:
+    """The state, its word and the reason, as in the list. ``counted``: its backends."""
+    state, reason = rows.state_of(lb, counted)
     return state, rows.WORDS[state], reason

@@ -7,15 +7,18 @@ from aiohttp import web
 
 from cloudprovider.console import detail, rows
 from cloudprovider.console.gate import session_of
-from cloudprovider.console.live import Followed, Streams, Topic
+from cloudprovider.console.guests import clusters_topic, visible_clusters
+from cloudprovider.console.live import Beside, Followed, Streams, Topic
 from cloudprovider.console.pages import Pages, told
 from cloudprovider.console.pools import visible_pools
 from cloudprovider.console.sessions import Session
 from cloudprovider.console.traffic import TrafficReader
 from cloudprovider.console.users import may
+from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Event
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.errors import Forbidden, KubeError
+from cloudprovider.core.overview import cluster_key, guest_cluster_of, health_of
 from cloudprovider.kube.resources import EVENTS, LOADBALANCERS
 
 SHOWN_EVENTS: Final = 30
@@ -47,11 +50,14 @@ class DetailPage:
         edits, deletes = await asyncio.gather(
             may(session.client, "patch", LOADBALANCERS, *lb.key), may(session.client, "delete", LOADBALANCERS, *lb.key)
         )
-        values = await self._values(session, lb)
+        cluster = cluster_key(lb)[1]
+        clusters = await visible_clusters(session, lb.metadata.namespace, cluster) if cluster else Followed()
+        values = await self._values(session, lb, clusters)
         values |= {
             "may_edit": edits and lb.spec.workload_type != "cluster",
             "may_delete": deletes,
             "guest": rows.guest_name(lb),
+            "cluster": cluster,
         }
         return self._pages.page(request, "lb.html", values)
 
@@ -60,14 +66,17 @@ class DetailPage:
         session = session_of(request)
         namespace, name = request.match_info["namespace"], request.match_info["name"]
 
+        cluster = request.query.get("cluster", "")
+        guests = Beside(clusters_topic(namespace, cluster))
+
         async def render(known: Followed[LoadBalancer]) -> str:
             lb = known.get((namespace, name))
             if lb is None:
                 return self._pages.render("lb-gone.html", {"problem": known.problem})
-            return self._pages.render("lb-status.html", await self._values(session, lb, known.problem))
+            return self._pages.render("lb-status.html", await self._values(session, lb, guests.into, known.problem))
 
         topic = Topic(resource=LOADBALANCERS, namespace=namespace, name=name, keep=_whole)
-        return await self._streams.serve(request, topic, render)
+        return await self._streams.serve(request, topic, render, guests if cluster else None)
 
     async def traffic(self, request: web.Request) -> web.Response:
         """The counters."""
@@ -92,20 +101,25 @@ class DetailPage:
             problem = "You may not read events of this namespace."
         return self._pages.page(request, "lb-events.html", {"events": found, "time_of": _time_of, "problem": problem})
 
-    async def _values(self, session: Session, lb: LoadBalancer, stale: str = "") -> dict[str, object]:
+    async def _values(
+        self, session: Session, lb: LoadBalancer, clusters: Followed[GuestCluster], stale: str = ""
+    ) -> dict[str, object]:
         now = self._pages.now()
         reasons, pools_problem = await self._pool_reasons(session, lb)
-        state, word, reason = detail.heading(lb)
+        cluster = guest_cluster_of(lb, clusters)
+        counted = health_of(lb, cluster)
+        state, word, reason = detail.heading(lb, counted)
         return {
             "lb": lb,
             "state_name": state,
             "word": word,
             "reason": reason,
             "steps": detail.steps(lb),
-            "backends": detail.backends(lb, now),
+            "backends": detail.backends(lb, cluster, now),
             "pool_reasons": reasons,
             "pools_problem": pools_problem,
-            "takes": sum(rows.takes_traffic(b) for b in lb.status.backends),
+            "counted": counted,
+            "hidden": clusters.problem if lb.spec.workload_type == "cluster" else "",
             "stale": stale,
         }
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 import msgspec
 from aiohttp import web
 
-from cloudprovider.console.forms import BLANK, Checked, differences, merged, refusal, sorted_in, text_of
+from cloudprovider.console.forms import BLANK, Checked, cautions_in, differences, merged, refusal, sorted_in, text_of
 from cloudprovider.console.gate import is_partial, session_of
 from cloudprovider.console.pages import Pages
 from cloudprovider.console.sessions import Session
@@ -88,7 +88,7 @@ class Pathways:
     ``name``: prefix of its templates; ``listing``: path of the list; ``one``: path of an object, with its parts open;
     ``aliases``: paths of fields that have a slot of another name; ``titles``: what fields are called by people;
     ``tabs``: of the form, with titles; ``tab_of``: from the first part of a slot to its tab (the first tab has the
-    rest); ``cautions_at``: the slot where warnings are shown.
+    rest); ``cautions_at``: the slot of warnings that name no field.
     """
 
     name: str
@@ -185,7 +185,7 @@ class Editor(Generic[F, T]):
         if checked.count:
             return await self._form(request, form, checked, posted=posted, status=422)
         try:
-            made = await session.client.create(self._kind.resource, form.onto(None))
+            made = await session.client.create(self._kind.resource, form.onto(None), warned=session.tell)
         except KubeError as error:
             return await self._form(request, form, self._refused(form, error), posted=posted, status=422)
         return go(request, self._path(made))
@@ -213,7 +213,9 @@ class Editor(Generic[F, T]):
         for _ in range(TRIES):
             try:
                 if patch := form.patch(old):
-                    await session.client.merge_patch(self._kind.resource, *old.key, _at_version(old, patch))
+                    await session.client.merge_patch(
+                        self._kind.resource, *old.key, _at_version(old, patch), warned=session.tell
+                    )
             except Conflict:
                 old = await self._get(request)
                 if base != self._kind.form.of(old):
@@ -269,15 +271,17 @@ class Editor(Generic[F, T]):
         verdict = await self._kind.judge(session, wanted, old)
         told = {v.field for v in mistakes}
         violations = [*mistakes, *(v for v in verdict.violations if v.field not in told)]
+        heard: list[str] = list(verdict.warnings)
         if not violations:
+            kind, warned = self._kind.resource, heard.append
             try:
                 if old is None:
-                    await session.client.create(self._kind.resource, wanted, dry_run=True)
+                    await session.client.create(kind, wanted, dry_run=True, warned=warned)
                 elif patch := form.patch(old):
-                    await session.client.merge_patch(self._kind.resource, *old.key, patch, dry_run=True)
+                    await session.client.merge_patch(kind, *old.key, patch, dry_run=True, warned=warned)
             except KubeError as error:
                 violations = list(_told_by(error))
-        return self._result(form, violations, verdict.warnings, yaml, tried=tried)
+        return self._result(form, violations, heard, yaml, tried=tried)
 
     async def _rest(self, session: Session, form: F, old: T | None) -> list[Violation]:
         """What the rules say of the rest, where something can't be sent as it was typed."""
@@ -295,7 +299,7 @@ class Editor(Generic[F, T]):
         shown = [v for v in violations if tried or v.reason != BLANK]
         return Checked(
             problems=sorted_in(shown, form.slots, self._ways.aliases),
-            cautions={self._ways.cautions_at: warnings} if warnings else {},
+            cautions=cautions_in(warnings, form.slots, self._ways.aliases, self._ways.cautions_at),
             yaml=yaml,
             blanks=len(violations) - len(shown),
         )

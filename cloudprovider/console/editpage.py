@@ -15,7 +15,7 @@ from cloudprovider.console.sessions import Session
 from cloudprovider.core import checkrules
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.pools import survey
-from cloudprovider.core.rules.loadbalancers import check_load_balancer, check_quota, choose_pool
+from cloudprovider.core.rules.loadbalancers import advise, check_load_balancer, check_quota, choose_pool
 from cloudprovider.core.rules.verdict import Verdict
 from cloudprovider.kube.resources import LOADBALANCERS
 
@@ -62,6 +62,7 @@ class LbKind:
         verdict = check_load_balancer(wanted, old)
         if verdict.violations:
             return verdict
+        verdict += advise(wanted)
         pools, _ = await visible_pools(session)
         if not pools:
             return verdict

@@ -24,6 +24,8 @@ BLANK: Final = "Required"
 
 _INDEX: Final = re.compile(r"\[(\d+)\]")
 _KEY: Final = re.compile(r"\[([^\]]*)\]")
+_ABOUT: Final = re.compile(r"((?:spec|metadata)(?:[.\[][^\s:]*)?): ")
+"""What a warning begins with that is about a field."""
 _ROW: Final = re.compile(r"(?P<list>[A-Za-z]+)\.(?P<number>\d{1,4})\.(?P<field>[A-Za-z]+)")
 
 
@@ -82,6 +84,22 @@ def sorted_in(
         told = found.setdefault(slot_of(violation.field, slots, aliases), [])
         if violation.message not in told:
             told.append(violation.message)
+    return found
+
+
+def cautions_in(
+    warnings: Iterable[str], known: Iterable[str], aliases: Mapping[str, str], elsewhere: str
+) -> dict[str, list[str]]:
+    """Put each warning into its field's slot, each once: ours begin with the field's path, and the webhook's are ours.
+    ``elsewhere``: the slot of those that name none."""
+    slots = tuple(known)
+    found: dict[str, list[str]] = {}
+    for warning in warnings:
+        match = _ABOUT.match(warning)
+        slot, text = (slot_of(match[1], slots, aliases), warning[match.end() :]) if match else (elsewhere, warning)
+        told = found.setdefault(slot, [])
+        if text not in told:
+            told.append(text)
     return found
 
 

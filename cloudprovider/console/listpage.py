@@ -7,10 +7,12 @@ from aiohttp import web
 
 from cloudprovider.console import rows
 from cloudprovider.console.gate import is_partial, session_of
-from cloudprovider.console.live import Followed, Streams, Topic
+from cloudprovider.console.guests import clusters_topic, visible_clusters
+from cloudprovider.console.live import Beside, Followed, Streams, Topic
 from cloudprovider.console.namespaces import visible_namespaces
 from cloudprovider.console.pages import Pages, told
 from cloudprovider.console.rows import Query, Row
+from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.errors import Forbidden
 from cloudprovider.kube.resources import LOADBALANCERS
 
@@ -39,15 +41,16 @@ class ListPage:
         session, query = session_of(request), Query.of(request.query)
         if query.namespace:
             session.remember(query.namespace)
-        problem, found = "", []
+        problem, found, clusters = "", [], Followed[GuestCluster]()
         try:
             listed = await session.client.list(LOADBALANCERS, query.namespace)
             found = [rows.row_of(lb) for lb in listed.items]
+            clusters = await visible_clusters(session, query.namespace)
         except Forbidden as error:
             if error.status == 401:
                 raise
             problem = told(error)[1]
-        values = {**self._values(found, query), "problem": problem}
+        values = {**self._values(found, clusters, query), "problem": problem}
         if is_partial(request):
             return self._pages.page(request, "list-part.html", values)
         values["namespaces"] = await visible_namespaces(session)
@@ -56,14 +59,25 @@ class ListPage:
     async def live(self, request: web.Request) -> web.StreamResponse:
         """The rows, whenever they change."""
         query = Query.of(request.query)
+        guests = Beside(clusters_topic(query.namespace))
 
         async def render(known: Followed[Row]) -> str:
-            return self._pages.render("list-rows.html", self._values(known.values(), query, known.problem))
+            return self._pages.render("list-rows.html", self._values(known.values(), guests.into, query, known.problem))
 
         topic = Topic(resource=LOADBALANCERS, namespace=query.namespace, keep=rows.row_of)
-        return await self._streams.serve(request, topic, render)
+        return await self._streams.serve(request, topic, render, guests)
 
-    def _values(self, found: Iterable[Row], query: Query, stale: str = "") -> dict[str, object]:
-        view = rows.view(found, query)
+    def _values(
+        self, found: Iterable[Row], clusters: Followed[GuestCluster], query: Query, stale: str = ""
+    ) -> dict[str, object]:
+        view = rows.view((rows.in_cluster(row, clusters) for row in found), query)
         query = replace(query, page=view.page)
-        return {"view": view, "query": query, "columns": rows.COLUMNS, "words": rows.WORDS, "stale": stale}
+        hidden = clusters.problem if any(row.guest for row in view.rows) else ""
+        return {
+            "view": view,
+            "query": query,
+            "columns": rows.COLUMNS,
+            "words": rows.WORDS,
+            "stale": stale,
+            "hidden": hidden,
+        }

@@ -9,8 +9,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
 
 from aiohttp import web
 
@@ -40,12 +40,14 @@ BACKOFF: Final = Backoff(base=0.5, limit=15.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Topic(Generic[T, V]):
-    """What a live page is about. ``keep`` makes an object small; ``name``: only the object of this name."""
+    """What a live page is about. ``keep`` makes an object small; ``name``: only the object of this name;
+    ``refused``: what is told of a topic beside the page's own that its user may not follow."""
 
     resource: Resource[T]
     namespace: str = ""
     name: str = ""
     keep: Callable[[T], V]
+    refused: str = ""
 
     @property
     def field_selector(self) -> str:
@@ -55,15 +57,44 @@ class Topic(Generic[T, V]):
 
 class Followed(dict[tuple[str, str], V]):
     """What is known of the objects of one kind, by (namespace, name). ``problem``: why it may be old; empty: it is not.
-    ``changed`` is set when either is another."""
+    ``changed`` is set when either is another, ``heard`` from the first answer on."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: asyncio.Event | None = None) -> None:
         super().__init__()
         self.problem = ""
-        self.changed = asyncio.Event()
+        self.changed = changed or asyncio.Event()
+        self.heard = asyncio.Event()
+
+    def told(self, problem: str = "") -> None:
+        """There is news, be it that there is none (any more), and why."""
+        self.problem = problem
+        self.heard.set()
+        self.changed.set()
+
+
+@dataclass(frozen=True)
+class Beside(Generic[T, V]):
+    """A topic that a page looks at beside its own, and what is known of it."""
+
+    topic: Topic[T, V]
+    into: Followed[V] = field(default_factory=Followed)
 
 
 Render = Callable[[Followed[V]], Awaitable[str]]
+
+
+async def follow_once(client: KubeClient, topic: Topic[T, V]) -> Followed[V]:
+    """What is to be known of a topic beside the page's own now. Raises Forbidden where the user is signed out."""
+    into: Followed[V] = Followed()
+    try:
+        listed = await client.list(topic.resource, topic.namespace, field_selector=topic.field_selector)
+        into.update({o.key: topic.keep(o) for o in listed.items})
+        into.told()
+    except KubeError as error:
+        if error.status == 401:
+            raise
+        into.told(topic.refused if isinstance(error, Forbidden | Invalid) else str(error))
+    return into
 
 
 async def follow(client: KubeClient, topic: Topic[T, V], into: Followed[V], rng: random.Random) -> None:
@@ -74,8 +105,8 @@ async def follow(client: KubeClient, topic: Topic[T, V], into: Followed[V], rng:
             listed = await client.list(topic.resource, topic.namespace, field_selector=topic.field_selector)
             into.clear()
             into.update({o.key: topic.keep(o) for o in listed.items})
-            into.problem, failures = "", 0
-            into.changed.set()
+            failures = 0
+            into.told()
             await _watch(client, topic, into, listed.resource_version)
         except Gone:
             await asyncio.sleep(PACE_SECONDS)
@@ -83,8 +114,7 @@ async def follow(client: KubeClient, topic: Topic[T, V], into: Followed[V], rng:
             raise
         except KubeError as error:
             failures += 1
-            into.problem = str(error)
-            into.changed.set()
+            into.told(str(error))
             await asyncio.sleep(BACKOFF.delay(failures, rng))
 
 
@@ -116,34 +146,43 @@ class Streams:
     def __len__(self) -> int:
         return self._open
 
-    async def serve(self, request: web.Request, topic: Topic[T, V], render: Render[V]) -> web.StreamResponse:
-        """Answer with a stream of ``render``'s text, whenever it is another one."""
+    async def serve(
+        self, request: web.Request, topic: Topic[T, V], render: Render[V], beside: "Beside[Any, Any] | None" = None
+    ) -> web.StreamResponse:
+        """Answer with a stream of ``render``'s text, whenever it is another one. ``beside``: what else is looked at."""
         session = session_of(request)
         if session.streams >= STREAMS or self._open >= ALL_STREAMS:
             raise web.HTTPTooManyRequests(text="Too many live pages are open: close some.")
         session.streams += 1
         self._open += 1
         try:
-            return await self._serve(request, session, topic, render)
+            return await self._serve(request, session, topic, render, beside)
         finally:
             session.streams -= 1
             self._open -= 1
 
     async def _serve(
-        self, request: web.Request, session: Session, topic: Topic[T, V], render: Render[V]
+        self,
+        request: web.Request,
+        session: Session,
+        topic: Topic[T, V],
+        render: Render[V],
+        beside: "Beside[Any, Any] | None",
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         try:
             await response.prepare(request)
         except ConnectionError:
             return response  # the browser has gone to another page already
-        into: Followed[V] = Followed()
+        into: Followed[V] = Followed(beside.into.changed if beside is not None else None)
         source = asyncio.create_task(follow(session.client, topic, into, self._rng))
-        page = asyncio.create_task(_send_pages(response, into, render))
+        page = asyncio.create_task(_send_pages(response, into, render, beside))
         ended = asyncio.create_task(session.ended.wait())
-        tasks = (source, page, ended)
+        tasks = [source, page, ended]
+        if beside is not None:
+            tasks.append(asyncio.create_task(_follow_beside(session.client, beside, self._rng)))
         try:
-            await asyncio.wait(tasks, timeout=LONGEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks[:3], timeout=LONGEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not page.done():
                 await _say_goodbye(response, source, signed_out=session.ended.is_set())
         finally:
@@ -153,10 +192,22 @@ class Streams:
         return response
 
 
-async def _send_pages(response: web.StreamResponse, into: Followed[V], render: Render[V]) -> None:
+async def _follow_beside(client: KubeClient, beside: "Beside[T, V]", rng: random.Random) -> None:
+    """A page goes on without what its user may not read beside it."""
+    try:
+        await follow(client, beside.topic, beside.into, rng)
+    except (Forbidden, Invalid):
+        beside.into.told(beside.topic.refused)
+
+
+async def _send_pages(
+    response: web.StreamResponse, into: Followed[V], render: Render[V], beside: "Beside[Any, Any] | None"
+) -> None:
     """Until the browser has gone."""
     sent = ""
-    await into.changed.wait()
+    await into.heard.wait()
+    if beside is not None:
+        await beside.into.heard.wait()
     while True:
         into.changed.clear()
         text = await render(into)

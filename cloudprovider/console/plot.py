@@ -7,6 +7,7 @@ from typing import Final
 
 from cloudprovider.console import words
 from cloudprovider.core.api.loadbalancer import BackendHealth
+from cloudprovider.core.times import parse_time
 
 WIDTH: Final = 240
 """Units of the drawing, from the first change that is known until now."""
@@ -36,8 +37,8 @@ class Plot:
 
 def plot(health: BackendHealth, now: datetime) -> Plot:
     """Draw what is known of a backend's health."""
-    changes = [(time, c.healthy) for c in health.history if (time := words.parse_time(c.time)) is not None]
-    since = words.parse_time(health.since)
+    changes = [(time, c.healthy) for c in health.history if (time := parse_time(c.time)) is not None]
+    since = parse_time(health.since)
     if since is not None and (not changes or changes[-1][1] != health.healthy):
         changes.append((since, health.healthy))
     changes = sorted((time, healthy) for time, healthy in changes if time <= now)

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from cloudprovider import __version__
 from cloudprovider.console.config import ConsoleConfig
 from cloudprovider.console.server import Console, listening
 from cloudprovider.console.users import connector
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.kube.endpoint import Probes, serve, split_address
-from cloudprovider.kube.metrics import RequestCounter, exposition
+from cloudprovider.kube.metrics import RequestCounter
+from cloudprovider.kube.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -25,35 +27,17 @@ REREAD_SECONDS: Final = 60.0
 async def run(config: ConsoleConfig) -> None:
     """Serve the console until cancelled. Raises ConfigurationError for settings that can't work."""
     rng = random.Random()  # noqa: S311 - jitter, no secret
-    requests = RequestCounter()
+    registry = Registry("console", __version__)
+    requests = RequestCounter(registry)
     tls = _tls(config)
     connect = connector(config, rng=rng, requests=requests)
-    console = Console(config, connect, now=lambda: datetime.now(UTC), time=time.monotonic, rng=rng)
-
-    def metrics() -> str:
-        return exposition(requests) + exposition_of(console)
-
-    async with serve(config.endpoint, Probes(metrics=metrics)), listening(config, console, tls) as port:
+    console = Console(config, connect, now=lambda: datetime.now(UTC), time=time.monotonic, rng=rng, registry=registry)
+    async with serve(config.endpoint, Probes(metrics=registry.text)), listening(config, console, tls) as port:
         log.info("The console is served", extra={"port": port, "tls": tls is not None})
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(console.sweep(), name="sessions")
             if tls is not None and config.tls_cert is not None:
                 tasks.create_task(_reread(tls, config.tls_cert, config.tls_key), name="certificate")
-
-
-def exposition_of(console: Console) -> str:
-    """How many use it, in Prometheus' text format."""
-    lines = []
-    for name, what, value in (
-        ("sessions", "People signed in.", len(console.sessions)),
-        ("streams", "Live pages open.", len(console.streams)),
-    ):
-        lines += [
-            f"# HELP cloudprovider_console_{name} {what}",
-            f"# TYPE cloudprovider_console_{name} gauge",
-            f"cloudprovider_console_{name} {value}",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _tls(config: ConsoleConfig) -> ssl.SSLContext | None:

@@ -1,11 +1,14 @@
 """The list of load balancers: one line each, filtered, sorted, cut into pages. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from cloudprovider.core.api.loadbalancer import CLUSTER_ANNOTATION, CLUSTER_LABEL, Backend, LoadBalancer
+from cloudprovider.core.api.guestcluster import GuestCluster
+from cloudprovider.core.api.loadbalancer import CLUSTER_ANNOTATION, CLUSTER_LABEL, LoadBalancer
 from cloudprovider.core.conditions import find
+from cloudprovider.core.nodehealth import NodesWanted, nodes_wanted
+from cloudprovider.core.overview import Count, cluster_key, count_nodes, health_of
 from cloudprovider.core.wanted import parsed
 
 PAGE_SIZE: Final = 100
@@ -38,6 +41,7 @@ class Row:
     """A load balancer as the list shows it. ``guest``: "cluster: namespace/name" of a guest's Service, else empty.
 
     ``healthy`` of ``backends`` take traffic; ``backends`` 0: not known one by one. ``state`` with its ``reason``.
+    ``cluster``: the guest cluster's key, and ``nodes`` which of its nodes it goes to; None for virtual machines.
     """
 
     namespace: str
@@ -52,6 +56,8 @@ class Row:
     state: State
     reason: str
     created: str
+    cluster: tuple[str, str] = ("", "")
+    nodes: NodesWanted | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -133,8 +139,8 @@ class View:
 def row_of(lb: LoadBalancer) -> Row:
     """Return the line of a load balancer."""
     spec, status = lb.spec, lb.status
-    state, reason = state_of(lb)
-    known = [b for b in status.backends if b.addresses or b.reason or b.health is not None]
+    counted = health_of(lb, None)
+    state, reason = state_of(lb, counted)
     addresses = tuple(a.ip for a in status.addresses) or ((status.address,) if status.address else ())
     return Row(
         namespace=lb.metadata.namespace,
@@ -144,12 +150,24 @@ def row_of(lb: LoadBalancer) -> Row:
         pool=status.addresses[0].ip_pool if status.addresses else spec.ip_pool,
         addresses=addresses,
         listeners=tuple(f"{x.protocol} {x.port}" for x in spec.listeners),
-        healthy=sum(takes_traffic(b) for b in known),
-        backends=len(known),
+        healthy=counted.healthy,
+        backends=counted.total,
         state=state,
         reason=reason,
         created=lb.metadata.creation_timestamp,
+        cluster=cluster_key(lb),
+        nodes=nodes_wanted(lb) if spec.workload_type == "cluster" else None,
     )
+
+
+def in_cluster(row: Row, clusters: Mapping[tuple[str, str], GuestCluster]) -> Row:
+    """The line of a guest's Service with what is known of its cluster's nodes."""
+    cluster = clusters.get(row.cluster)
+    if row.nodes is None or cluster is None:
+        return row
+    counted = count_nodes(row.nodes, cluster)
+    state = _working(counted) if row.state in {"ready", "degraded"} else row.state
+    return replace(row, healthy=counted.healthy, backends=counted.total, state=state)
 
 
 def guest_name(lb: LoadBalancer) -> str:
@@ -161,24 +179,22 @@ def guest_name(lb: LoadBalancer) -> str:
     return f"{cluster or 'a guest cluster'}: {service}"
 
 
-def takes_traffic(backend: Backend) -> bool:
-    """Whether traffic is sent to a backend; one that is not checked (yet) counts as its health says, or as up."""
-    return not backend.reason and (backend.health is None or backend.health.healthy)
-
-
-def state_of(lb: LoadBalancer) -> tuple[State, str]:
-    """Return where a load balancer stands, and the reason where it is not ready."""
+def state_of(lb: LoadBalancer, counted: Count) -> tuple[State, str]:
+    """Return where a load balancer stands, and the reason where it is not ready. ``counted``: its backends."""
     if lb.metadata.deletion_timestamp:
         return "leaving", ""
     ready = find(lb.status.conditions, "Ready")
     if ready is not None and ready.status == "True":
-        sick = any(not takes_traffic(b) for b in lb.status.backends)
-        return ("degraded", "") if sick else ("ready", "")
+        return _working(counted), ""
     allocated = find(lb.status.conditions, "Allocated")
     if not lb.status.addresses and not lb.status.address:
         waiting = allocated if allocated is not None and allocated.status != "True" else ready
         return "pending", waiting.reason if waiting is not None else ""
     return "failed", ready.reason if ready is not None else ""
+
+
+def _working(counted: Count) -> State:
+    return "degraded" if counted.healthy < counted.total else "ready"
 
 
 def view(rows: Iterable[Row], query: Query) -> View:

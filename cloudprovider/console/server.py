@@ -18,6 +18,7 @@ from cloudprovider.console.editpage import LbKind
 from cloudprovider.console.gate import BODY_LIMIT, SESSION, Gate, sign_in
 from cloudprovider.console.listpage import ListPage
 from cloudprovider.console.live import Streams
+from cloudprovider.console.metrics import ConsoleMetrics
 from cloudprovider.console.pages import Clock, Pages, told
 from cloudprovider.console.pooleditor import PoolKind
 from cloudprovider.console.poolspage import PoolPages
@@ -26,7 +27,9 @@ from cloudprovider.console.signin import SignIn
 from cloudprovider.console.traffic import TrafficReader
 from cloudprovider.console.users import Connect
 from cloudprovider.core.errors import ConfigurationError, KubeError
+from cloudprovider.core.metrics.console import SESSIONS, STREAMS
 from cloudprovider.kube.endpoint import split_address
+from cloudprovider.kube.registry import Readings, Registry
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,8 @@ SWEEP_SECONDS: Final = 10.0
 
 
 class Console:
-    """The application, its sessions and its streams. ``time`` is monotonic, ``now`` the wall clock."""
+    """The application, its sessions and its streams. ``time`` is monotonic, ``now`` the wall clock; ``registry``
+    exports how it is used."""
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Console:
         now: Clock,
         time: Callable[[], float],
         rng: random.Random,
+        registry: Registry,
     ) -> None:
         self.sessions = Sessions(
             time=time,
@@ -56,7 +61,9 @@ class Console:
         self.streams = Streams(rng)
         self._pages = Pages(now)
         gate = Gate(config, self.sessions)
-        self.app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._in_words(), gate.middleware()])
+        registry.read(self._read)
+        middlewares = [ConsoleMetrics(registry).middleware(), self._in_words(), gate.middleware()]
+        self.app = web.Application(client_max_size=BODY_LIMIT, middlewares=middlewares)
         self.app.on_response_prepare.append(gate.add_headers)
         self.app.router.add_get("/static/{name}", self._pages.file)
         for part in (
@@ -78,6 +85,10 @@ class Console:
     async def close(self) -> None:
         """End all sessions."""
         await self._close(self.sessions.clear())
+
+    def _read(self) -> Readings:
+        yield SESSIONS, {(): len(self.sessions)}
+        yield STREAMS, {(): len(self.streams)}
 
     async def _close(self, ended: tuple[Session, ...]) -> None:
         for session in ended:

@@ -21,6 +21,10 @@ STREAMS: Final = 8
 """Live pages of one session at a time; one more is refused."""
 
 
+NOTICES: Final = 20
+"""Of one session that wait for a page."""
+
+
 class UserClient(KubeClient, Protocol):
     """An API server with one user's token."""
 
@@ -43,6 +47,7 @@ class Session:
     streams: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     _namespaces: dict[str, None] = field(default_factory=dict)
+    _notices: dict[str, None] = field(default_factory=dict)
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -55,6 +60,17 @@ class Session:
         self._namespaces[namespace] = None
         if len(self._namespaces) > REMEMBERED:
             del self._namespaces[next(iter(self._namespaces))]
+
+    def tell(self, notice: str) -> None:
+        """Have its user's next page say this, beside what else it has to."""
+        if len(self._notices) < NOTICES:
+            self._notices[notice] = None
+
+    def take_notices(self) -> tuple[str, ...]:
+        """What is to be said, each once; then it has been."""
+        told = tuple(self._notices)
+        self._notices.clear()
+        return told
 
 
 class Full(CloudProviderError):

@@ -13,6 +13,7 @@ from typing import Final
 import aiohttp
 
 from cloudprovider.console import bounds
+from cloudprovider.core.metrics.agent import CLIENT_BYTES, CLIENT_PACKETS
 
 SECONDS: Final = 2.0
 MOST_BYTES: Final = 8 * 1024 * 1024
@@ -21,8 +22,8 @@ KEPT_SECONDS: Final = 2.0
 MOST_NODES: Final = 256
 
 _LINE: Final = re.compile(
-    r"^cloudprovider_agent_client_(?P<what>packets|bytes)_total"
-    r'\{[^}]*load_balancer="(?P<name>[^"]+)"[^}]*\} (?P<n>\d+)',
+    rf"^(?P<what>{CLIENT_PACKETS.name}|{CLIENT_BYTES.name})"
+    r'\{[^}]*load_balancer="(?P<name>[^"]+)"[^}]*\} (?P<n>[\d.e+]+)$',
     re.M,
 )
 
@@ -114,8 +115,8 @@ def parse(text: str) -> Mapping[str, Counters]:
     """Read the counters of all load balancers from Prometheus' text format; networks are added up."""
     found: dict[str, Counters] = {}
     for match in _LINE.finditer(text):
-        before, count = found.get(match["name"], Counters()), int(match["n"])
-        if match["what"] == "packets":
+        before, count = found.get(match["name"], Counters()), int(float(match["n"]))
+        if match["what"] == CLIENT_PACKETS.name:
             found[match["name"]] = Counters(before.packets + count, before.bytes)
         else:
             found[match["name"]] = Counters(before.packets, before.bytes + count)

@@ -1,27 +1,18 @@
 """Facts as people read them: ages, sizes, and what conditions mean."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
+
+from cloudprovider.core.times import seconds_since
 
 _STEPS: Final = ((86400 * 365, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
-def parse_time(text: str) -> datetime | None:
-    """Read an RFC 3339 time; None if it is none."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
 def age(text: str, now: datetime) -> str:
     """How long ago an RFC 3339 time was, in its biggest unit ("5 min"); empty if it is none."""
-    time = parse_time(text)
-    if time is None:
-        return ""
-    return duration((now - time).total_seconds())
+    seconds = seconds_since(text, now)
+    return "" if seconds is None else duration(seconds)
 
 
 def duration(seconds: float) -> str:

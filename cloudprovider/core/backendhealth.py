@@ -5,12 +5,11 @@ health, as it is one machine. What was told is the memory: an agent that starts 
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cloudprovider.core.api.loadbalancer import MAX_HEALTH_HISTORY, BackendHealth, HealthChange
 from cloudprovider.core.checks import NOT_CHECKED, Standing, begin
-
-_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+from cloudprovider.core.times import parse_time, rfc3339
 
 
 def told(before: BackendHealth | None, standings: Sequence[Standing], now: datetime) -> BackendHealth:
@@ -22,7 +21,7 @@ def told(before: BackendHealth | None, standings: Sequence[Standing], now: datet
         if before.message == message:
             return before
         return BackendHealth(healthy=healthy, since=before.since, message=message, history=before.history)
-    since = now.astimezone(UTC).strftime(_FORMAT)
+    since = rfc3339(now)
     history: list[HealthChange] = []
     if before is not None or healthy:
         former = before.history if before is not None else []
@@ -35,9 +34,6 @@ def standing_of(health: BackendHealth | None, now: datetime) -> Standing:
     otherwise, and a new one is down until it has passed."""
     if health is None:
         return begin(now)
-    try:
-        since = datetime.strptime(health.since, _FORMAT).replace(tzinfo=UTC)
-    except ValueError:  # somebody else's writing
-        since = now
+    since = parse_time(health.since) or now
     message = "" if health.healthy else health.message or NOT_CHECKED
     return Standing(healthy=health.healthy, since=since, message=message)

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import structs
 
-from cloudprovider.core.api.loadbalancer import Backend, LoadBalancer
+from cloudprovider.core.api.loadbalancer import Backend, BackendHealth, LoadBalancer
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import condition, find
 from cloudprovider.core.reasons import Heard
@@ -101,10 +101,26 @@ def why_none_is_usable(lb: LoadBalancer, backends: Iterable[Backend]) -> Problem
     return Problem(NO_BACKENDS, message)
 
 
+def is_checked(lb: LoadBalancer) -> bool:
+    """Whether a load balancer has a check of its own."""
+    return lb.spec.health_check is not None and lb.spec.health_check.port is not None
+
+
+def passes(lb: LoadBalancer, health: BackendHealth | None) -> bool:
+    """Whether a backend of which this is said is sent to, as far as checks go: without one all are, with one those
+    alone that have passed it. Who is new has not."""
+    return not is_checked(lb) or (health is not None and health.healthy)
+
+
+def takes_traffic(lb: LoadBalancer, backend: Backend) -> bool:
+    """Whether a virtual machine is sent to."""
+    return bool(usable([backend])) and passes(lb, backend.health)
+
+
 def why_none_is_healthy(lb: LoadBalancer, backends: Sequence[Backend]) -> Problem | None:
     """Return what the checks say where none of the backends passes; None where one does, or nothing is checked."""
     check = lb.spec.health_check
-    if check is None or check.port is None or not backends or any(b.health and b.health.healthy for b in backends):
+    if check is None or not backends or any(passes(lb, b.health) for b in backends):
         return None
     said = listed(f"{b.name}: {b.health.message or 'failed'}." for b in backends if b.health is not None)
     message = f"No backend passes the {check.protocol} check of port {check.port}, connections are refused."

@@ -3,11 +3,11 @@
 The same rules are held against a Service as its user wrote it, and against what came over the bridge.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal, Protocol, get_args
 
 from cloudprovider.core.errors import Violation
-from cloudprovider.core.exchange import CheckProtocol, HealthCheck
+from cloudprovider.core.exchange import CheckProtocol
 from cloudprovider.core.questions import PATH, codes_of, is_host
 from cloudprovider.core.rulings import RequestReason
 
@@ -47,14 +47,41 @@ KINDS_OF: Final[dict[Part, tuple[CheckProtocol, ...]]] = {
 """The fields that only some kinds of check read."""
 
 
-def violations(check: HealthCheck, field: Callable[[Part], str]) -> Iterator[Violation]:
+class CheckFields(Protocol):
+    """A check, as the bridge's messages have it, or the API."""
+
+    @property
+    def port(self) -> int | None: ...  # noqa: D102
+    @property
+    def protocol(self) -> CheckProtocol: ...  # noqa: D102
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def host(self) -> str: ...  # noqa: D102
+    @property
+    def expected_codes(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def verify_certificate(self) -> bool: ...  # noqa: D102
+    @property
+    def grpc_service(self) -> str: ...  # noqa: D102
+    @property
+    def success_threshold(self) -> int: ...  # noqa: D102
+    @property
+    def failure_threshold(self) -> int: ...  # noqa: D102
+    @property
+    def period_seconds(self) -> int: ...  # noqa: D102
+    @property
+    def timeout_seconds(self) -> int: ...  # noqa: D102
+
+
+def violations(check: CheckFields, field: Callable[[Part], str]) -> Iterator[Violation]:
     """Yield what of ``check`` can't be done; ``field`` gives a part's path as its author knows it."""
 
     def bad(part: Part, reason: RequestReason, message: str) -> Violation:
         return Violation(field=field(part), reason=reason, message=message)
 
     numbers: dict[Part, int] = {
-        "port": check.port,
+        "port": check.port or 0,
         "success_threshold": check.success_threshold,
         "failure_threshold": check.failure_threshold,
         "period_seconds": check.period_seconds,

@@ -10,10 +10,11 @@ from typing import Final
 from cloudprovider.core.addressing import is_ours
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Lease
-from cloudprovider.core.api.loadbalancer import Backend, LoadBalancer
+from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.api.pool import IPBlock
-from cloudprovider.core.backends import why_none
+from cloudprovider.core.backends import passes, why_none
+from cloudprovider.core.checks import NOT_CHECKED
 from cloudprovider.core.conditions import find
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Ledger
@@ -202,17 +203,20 @@ def _backends(view: HostView) -> Step:
         message = f"no {what} takes traffic, connections are refused"
         return Step(name="backends", state="wrong", message=message, reason="NoNodes", todo=todo_of("NoNodes"))
     few = counted.healthy < counted.total
-    out = "; ".join(f"{b.name}: {_why_out(b.message, b.health.message if b.health else '')}" for b in _out(lb))
+    out = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in _out(view))
     message = f"{counted.healthy} of {counted.total} {what}s take traffic"
     return Step(name="backends", state="ok", message=f"{message} (out: {out})" if few and out else message)
 
 
-def _out(lb: LoadBalancer) -> list[Backend]:
-    return [b for b in lb.status.backends if b.reason or (b.health is not None and not b.health.healthy)]
-
-
-def _why_out(reason: str, health: str) -> str:
-    return (reason or health or "its check fails").rstrip(".")
+def _out(view: HostView) -> Iterator[tuple[str, str]]:
+    """The backends that take no traffic, and why: by what they are, by their check, or by the node probes."""
+    found = {}
+    if view.cluster is not None:
+        found = {n.name: n.health.message for n in view.cluster.status.node_health if not n.health.healthy}
+    for b in view.lb.status.backends:
+        if b.reason or not passes(view.lb, b.health):
+            found[b.name] = b.message or (NOT_CHECKED if b.health is None else b.health.message) or "its check fails"
+    yield from sorted(found.items())
 
 
 def _shown(view: HostView) -> Step:

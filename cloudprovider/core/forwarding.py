@@ -181,7 +181,11 @@ class ForwardingTable:
             return False
         self._healthy[key] = nodes
         want = self._wanted.get(key)
-        if want is not None and want.check is not None:
+        if want is not None and want.check is not None and want.machines:
+            self._groups.passing[want.cluster] = nodes
+            for network in want.networks:
+                self._refresh_all(network, {want.cluster})
+        elif want is not None and want.check is not None:
             self._replace(key, want)
         return True
 
@@ -261,6 +265,10 @@ class ForwardingTable:
         """The load balancers of one tenant."""
         return frozenset(lb for lb, want in self._wanted.items() if want.cluster == key)
 
+    def clusters_with(self, addresses: AbstractSet[IPAddress]) -> AbstractSet[ClusterKey]:
+        """The tenants of which a node has any of these."""
+        return self._reach.clusters_with(addresses)
+
     def backends_of(self, key: LoadBalancerKey) -> Mapping[str, tuple[IPAddress, ...]]:
         """The nodes, or virtual machines, that a load balancer may go to, and their addresses, by name."""
         want = self._wanted.get(key)
@@ -329,6 +337,11 @@ class ForwardingTable:
             self._leave(lb, place)
             if lb not in self._others:
                 self._fall_silent(lb, place)
+        for each in (before, want):
+            if each is not None and each.machines:
+                self._groups.passing.pop(each.cluster, None)
+        if want is not None and want.machines and want.check is not None:
+            self._groups.passing[want.cluster] = self._healthy.get(lb, frozenset())
         self.modes.ask(lb, before, want)
         self._use(before, want)
         after: tuple[_Way, ...] = ()
@@ -396,7 +409,7 @@ class ForwardingTable:
         return tuple(found)
 
     def _names(self, lb: LoadBalancerKey, want: Wanted) -> tuple[str, ...] | None:
-        if want.check is None:
+        if want.check is None or want.machines:
             return want.nodes
         healthy = self._healthy.get(lb, frozenset())
         return tuple(sorted(healthy if want.nodes is None else healthy & set(want.nodes)))
@@ -411,8 +424,9 @@ class ForwardingTable:
             state.waiting.setdefault(way.key, set()).add(lb)
             return
         self._groups.join(way.network, way.group, way.key)
-        number = self._groups.enter(way.network, way.group, state.kernel, self.clock())
-        self._forward(state, way, number, self._wanted[lb])
+        want, cut = self._wanted[lb], self._cut(lb, way.network)
+        number = self._groups.enter(way.network, way.group, state.kernel, self.clock(), cut if want.machines else ())
+        self._forward(state, way, number, want, cut)
 
     def _take_out(self, lb: LoadBalancerKey, ways: Iterable[_Way]) -> dict[str, set[ListenerKey]]:
         """Take these listeners from a load balancer, and let those who wait have them."""
@@ -433,22 +447,25 @@ class ForwardingTable:
 
     # Inside: groups and modes.
 
-    def _forward(self, state: _Network, way: _Way, number: GroupId, want: Wanted) -> None:
+    def _forward(self, state: _Network, way: _Way, number: GroupId, want: Wanted, cut: frozenset[Member]) -> None:
         """Send a listener to a group; to nobody (0) it is by refusal, in mode nat."""
         key, forward = way.key, replace(way.forward, group=number)
         if number == REFUSE:
             forward = replace(forward, mode="nat", backend_port=forward.backend_port or key.port)
         elif forward.mode == "dsr":
             forward = replace(forward, backend_port=0)
-        cut = self._failed(way, want) if want.reset_failed and want.check is not None else ()
         state.kernel.set_forward(key, forward, self.clock(), drain=want.drain, cut=cut)
 
-    def _failed(self, way: _Way, want: Wanted) -> frozenset[Member]:
-        """The nodes that a load balancer does not go to because its check says so, as its connections know them."""
+    def _cut(self, lb: LoadBalancerKey, network: str) -> frozenset[Member]:
+        """The nodes that a load balancer does not go to because its check says so, as its connections know them, where
+        these are to be cut."""
+        want, healthy = self._wanted[lb], self._healthy.get(lb, frozenset())
         found: set[Member] = set()
+        if want.check is None or not want.reset_failed:
+            return frozenset()
         for name, node in self._reach.nodes(want.cluster).items():
-            if name not in (way.group.names or ()) and (want.nodes is None or name in want.nodes):
-                macs = (self._reach.mac(way.network, node, address) for address in node.addresses)
+            if name not in healthy and (want.nodes is None or name in want.nodes):
+                macs = (self._reach.mac(network, node, address) for address in node.addresses)
                 found.update(node.addresses, (mac for mac in macs if mac is not None))
         return frozenset(found)
 
@@ -457,12 +474,15 @@ class ForwardingTable:
         state = self._networks[network]
         concerned: set[LoadBalancerKey] = set()
         for group in groups:
-            number = self._groups.enter(network, group, state.kernel, self.clock())
-            for key in self._groups.users(network, group):
+            users = self._groups.users(network, group)
+            of = next((state.owners[key] for key in users), None)
+            cut = self._cut(of, network) if of is not None and self._wanted[of].machines else ()
+            number = self._groups.enter(network, group, state.kernel, self.clock(), cut)
+            for key in users:
                 lb = state.owners[key]
                 if (state.kernel.forwards[key].group == REFUSE) != (number == REFUSE):
                     way = next(w for w in self._ways[lb] if (w.network, w.key) == (network, key))
-                    self._forward(state, way, number, self._wanted[lb])
+                    self._forward(state, way, number, self._wanted[lb], self._cut(lb, way.network))
                     concerned.add(lb)
             if number == REFUSE:
                 self._groups.empty(group, state.kernel)

@@ -17,6 +17,9 @@ class Grouping:
 
     def __init__(self, networks: Iterable[str], reach: Reach) -> None:
         self.failing: frozenset[IPAddress] = frozenset()
+        self.passing: dict[ClusterKey, frozenset[str]] = {}
+        """Of virtual machines that are checked, those that pass. A cluster of them is one load balancer's alone, so its
+        group stays the same one: of a group that changes, the kernel takes what differs, of another one all of it."""
         self._reach = reach
         self._users: dict[str, dict[GroupKey, set[ListenerKey]]] = {network: {} for network in networks}
         self._ids = GroupIds()
@@ -25,7 +28,10 @@ class Grouping:
         """Who is in a group, as a network sees it."""
         cluster = group.namespace, group.cluster
         reach = partial(self._reach.member, network, group.mode, cluster)
-        return members(group, self._reach.nodes(cluster), failing=self.failing, reach=reach)
+        nodes = self._reach.nodes(cluster)
+        if (passing := self.passing.get(cluster)) is not None:
+            nodes = {name: node for name, node in nodes.items() if name in passing}
+        return members(group, nodes, failing=self.failing, reach=reach)
 
     def of(self, network: str, clusters: Collection[ClusterKey]) -> list[GroupKey]:
         """The groups of some clusters that are in use on a network."""
@@ -47,13 +53,16 @@ class Grouping:
         """A listener goes to it no more; where it was the last, :meth:`leave` is to follow."""
         self._users[network].get(group, set()).discard(listener)
 
-    def enter(self, network: str, group: GroupKey, kernel: Transitions, now: float) -> GroupId:
-        """Have a group in a network's ``kernel`` as it is now; return its number, 0 while it has no member."""
+    def enter(
+        self, network: str, group: GroupKey, kernel: Transitions, now: float, cut: Collection[Member] = ()
+    ) -> GroupId:
+        """Have a group in a network's ``kernel`` as it is now; return its number, 0 while it has no member. ``cut``:
+        whose connections end at once if they leave by this."""
         found = self.members(network, group)
         if not found:
             return REFUSE
         number = self._ids.give(group)
-        kernel.set_group(number, found, now)
+        kernel.set_group(number, found, now, cut)
         return number
 
     def empty(self, group: GroupKey, kernel: Transitions) -> None:

@@ -15,6 +15,7 @@ from cloudprovider.core.annotations import VIRTUAL_MACHINE
 from cloudprovider.core.api.kubernetes import DELETION_TAINT, EXCLUDE_LABELS, Node
 from cloudprovider.core.exchange import ReportedNode
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.times import parse_time
 
 NOT_READY_GRACE: Final = timedelta(seconds=60)
 
@@ -93,8 +94,4 @@ def not_ready_since(node: Node) -> datetime | None:
 
 def _time(text: str) -> datetime:
     """RFC 3339 as the API server writes it; what can't be read is long past."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return parse_time(text) or datetime.min.replace(tzinfo=UTC)

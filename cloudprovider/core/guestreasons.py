@@ -16,6 +16,7 @@ BridgeReason = Literal[
     "ClusterMismatch",
     "NotConnected",
     "StaleLeader",
+    "RenewalNotOffered",
     "IdentityMismatch",
     "UnsupportedVersion",
     "TenantTerminating",
@@ -53,6 +54,10 @@ BRIDGE: Final[Mapping[BridgeReason, Meaning]] = {
     ),
     "NotConnected": Meaning("the session is not open yet", _LATER),
     "StaleLeader": Meaning("another copy of the guest program leads by now", "nothing: the other one goes on"),
+    "RenewalNotOffered": Meaning(
+        "the host has no key to sign the tenant's next certificate with",
+        "have the host's operator issue one (cloudprovider tenant rotate)",
+    ),
     "IdentityMismatch": Meaning(
         "an object of the load balancer's name on the host is another Service's",
         "have the host's operator move the object out of the way",

@@ -11,6 +11,7 @@ from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.naming import GUEST_PROGRAM
 from cloudprovider.core.permissions import SYSTEM, Permission, program_of
 from cloudprovider.core.steps import running
+from cloudprovider.core.times import parse_time
 
 Verdict = Literal["ok", "warning", "wrong", "unknown"]
 
@@ -112,18 +113,25 @@ def guests(clusters: Iterable[GuestCluster], now: datetime) -> Iterator[Finding]
     """Judge when the guests were last heard."""
     for cluster in sorted(clusters, key=lambda c: c.key):
         name, said = f"guest {'/'.join(cluster.key)}", cluster.status.last_seen_time
-        try:
-            silent = now - datetime.fromisoformat(said)
-        except ValueError:
+        heard = parse_time(said)
+        if heard is None:
             todo = "install cloudprovider guest there, with the certificate of this tenant"
             yield Finding(name=name, verdict="warning", message="has never called", todo=todo)
             continue
+        silent = now - heard
         if silent > SILENCE:
             message = f"has not called since {said}; what is forwarded goes on"
             yield Finding(name=name, verdict="warning", message=message, todo="kubectl lb check there")
         else:
             version = f", version {cluster.status.guest_version}" if cluster.status.guest_version else ""
-            yield Finding(name=name, verdict="ok", message=f"heard {silent.total_seconds():.0f} s ago{version}")
+            fine = f"heard {silent.total_seconds():.0f} s ago{version}"
+            ends = cluster.status.certificate.not_after if cluster.status.certificate is not None else ""
+            if (end := parse_time(ends)) is not None and end - now < ENDING:
+                message = f"{fine}; its certificate ends at {ends}, and has not been renewed in time"
+                todo = "the guest's log says why; cloudprovider tenant rotate gives it another"
+                yield Finding(name=name, verdict="warning", message=message, todo=todo)
+            else:
+                yield Finding(name=name, verdict="ok", message=fine)
 
 
 def networks(

@@ -17,6 +17,7 @@ from cloudprovider.core.api.loadbalancer import (
     PROJECT_ANNOTATION,
     SERVICE_NAME_LABEL,
     SERVICE_NAMESPACE_LABEL,
+    TRACE_ANNOTATION,
     HealthCheck,
     Listener,
     LoadBalancer,
@@ -141,7 +142,7 @@ def difference(have: LoadBalancer, want: LoadBalancer) -> JsonObject:
     """Return the merge patch (RFC 7386) that makes ``have`` be as wanted; empty where nothing differs.
 
     What others put on the object (labels, annotations, finalizers) stays. The patch carries ``have``'s UID as its
-    precondition.
+    precondition. The trace of a change goes with it, and is none by itself.
     """
     metadata: JsonObject = {}
     labels = _changes(have.metadata.labels, want.metadata.labels, owned=want.metadata.labels)
@@ -156,8 +157,18 @@ def difference(have: LoadBalancer, want: LoadBalancer) -> JsonObject:
     if have.spec != want.spec and (spec := merge_patch(_json(have.spec), _json(want.spec))):
         patch["spec"] = spec
     if metadata or patch:
+        if trace := _changes(have.metadata.annotations, want.metadata.annotations, owned=(TRACE_ANNOTATION,)):
+            metadata["annotations"] = {**annotations, **trace}
         patch["metadata"] = {**metadata, "uid": have.metadata.uid}
     return patch
+
+
+def traced(lb: LoadBalancer, trace: str) -> LoadBalancer:
+    """Return the object with the trace that it is written in; "": none."""
+    if not trace:
+        return lb
+    annotations = {**lb.metadata.annotations, TRACE_ANNOTATION: trace}
+    return msgspec.structs.replace(lb, metadata=msgspec.structs.replace(lb.metadata, annotations=annotations))
 
 
 def merge_patch(have: Mapping[str, object], want: Mapping[str, object]) -> JsonObject:

@@ -18,7 +18,7 @@ from cloudprovider.core.guestmachines import GUEST_CLUSTER_LABEL
 from cloudprovider.core.hosts import INSTANCE_LABEL, NODE_ANNOTATION, STANDING_ANNOTATION
 from cloudprovider.core.takeover import SERVICE_LABEL
 
-Whose = Literal["Harvester", "ours", "Kubernetes", "kube-vip", "MetalLB", "Rancher"]
+Whose = Literal["Harvester", "ours", "Kubernetes", "kube-vip", "MetalLB", "Rancher", "cert-manager"]
 Sort = Literal["annotation", "label", "finalizer"]
 
 
@@ -322,6 +322,21 @@ OTHERS: Final = (
         by="the agents",
         values="JSON",
         text="how the host stands on each network: its MAC, its addresses, whether it is ready",
+    ),
+    Mark(
+        name=lb.TRACE_ANNOTATION,
+        on="LoadBalancer",
+        whose="ours",
+        by="the host program",
+        values="W3C traceparent",
+        text="the trace that its last change belongs to; only where traces are on",
+    ),
+    Mark(
+        name="cert-manager.io/certificate-name",
+        on="Secret",
+        whose="cert-manager",
+        by="cert-manager",
+        text="on a certificate of ours: cert-manager renews it, so our own renewal leaves it alone",
     ),
     Mark(
         name="field.cattle.io/projectId",

@@ -12,6 +12,13 @@ AGENT_PROGRAM: Final = "cloudprovider-agent"
 GUEST_PROGRAM: Final = "cloudprovider-guest"
 """What each program calls itself: its Lease (an agent's goes on with instance and node), its events, its workload."""
 
+GUEST_SECRET: Final = "cloudprovider-bridge"  # noqa: S105 - a name
+SERVER_SECRET: Final = "cloudprovider-bridge-tls"  # noqa: S105 - a name
+CA_SECRET: Final = "cloudprovider-tenant-ca"  # noqa: S105 - a name
+RENEWED_SECRET: Final = "cloudprovider-bridge-renewed"  # noqa: S105 - a name
+"""In our own namespace: on the host the bridge's certificate and the CA; in a guest its own, as its operator has put it
+there and as it has been renewed since."""
+
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _MAX_LABEL = 63
 _MAX_NAME = 253  # RFC 1123 subdomain, the limit of most objects' names

@@ -138,9 +138,24 @@ POOL_RIGHT: Final = News("IPPool", "Normal", "Ready", "host", "its ranges are ri
 NO_OVERLAP: Final = _own("IPPool", "Normal", "NoOverlap", "host", "no older pool hands out its addresses any more")
 ADDRESSES_LEFT: Final = _own("IPPool", "Normal", "AddressesLeft", "host", "it was full, and has addresses again")
 
+CERTIFICATE_RENEWED: Final = _own(
+    "Secret", "Normal", "CertificateRenewed", "guest", "the certificate for the host's bridge is a new one"
+)
+CERTIFICATE_NOT_RENEWED: Final = _own(
+    "Secret",
+    "Warning",
+    "CertificateNotRenewed",
+    "guest",
+    "the certificate for the host's bridge is near its end, and no new one can be had; the message says why",
+)
+BRIDGE_CERTIFICATE_RENEWED: Final = _own(
+    "Secret", "Normal", "CertificateRenewed", "host", "the bridge's certificate is a new one"
+)
+
 NEWS: Final[tuple[News | Echo, ...]] = (
     *(SERVED, DELETED, NOT_SERVED, PORTS_LEFT_OUT, NODE_REJECTED),
     *(ADDRESS_CONFLICT, MACHINES_OUT, RULES_MENDED, CLAIMED_BY_OTHER, LEASE_LOST),
     *(ADDRESS_RELEASED, NOT_RECORDED, RELEASED, NOT_RELEASED),
     *(POOL_WRONG, POOL_RIGHT, NO_OVERLAP, ADDRESSES_LEFT),
+    *(CERTIFICATE_RENEWED, CERTIFICATE_NOT_RENEWED, BRIDGE_CERTIFICATE_RENEWED),
 )

@@ -7,14 +7,15 @@ from typing import Literal
 
 import msgspec
 
-from cloudprovider.core.api.guestcluster import GuestCluster, GuestNode
+from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import SERVICE_NAME_LABEL, EndpointSlice, Node, Service
 from cloudprovider.core.api.loadbalancer import CLUSTER_LABEL, LoadBalancer
 from cloudprovider.core.api.meta import Condition
-from cloudprovider.core.backends import usable
+from cloudprovider.core.backends import takes_traffic
 from cloudprovider.core.conditions import find
 from cloudprovider.core.conditiontypes import SERVICE_READY
 from cloudprovider.core.guestnodes import select_nodes
+from cloudprovider.core.nodehealth import NodesWanted, nodes_wanted
 from cloudprovider.core.translate import endpoint_nodes
 
 
@@ -54,27 +55,27 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def health_of(lb: LoadBalancer, cluster: GuestCluster | None) -> Count:
     """Count a load balancer's backends: machines by its status, a guest's nodes by its GuestCluster."""
-    judged = {b.name: b.health.healthy for b in lb.status.backends if b.health is not None}
-    checked = lb.spec.health_check is not None and lb.spec.health_check.port is not None
     if lb.spec.workload_type != "cluster":
-        used = usable(lb.status.backends)
         total = sum(1 for b in lb.status.backends if b.addresses or b.reason)
-        return Count(sum(1 for b in used if not checked or judged.get(b.name, False)), total, known=True)
+        return Count(sum(1 for b in lb.status.backends if takes_traffic(lb, b)), total, known=True)
     if cluster is None:
         return Count()
-    names = [node.name for node in nodes_behind(lb, cluster)]
-    return Count(sum(1 for n in names if not checked or judged.get(n, False)), len(names), known=True)
+    return count_nodes(nodes_wanted(lb), cluster)
 
 
-def nodes_behind(lb: LoadBalancer, cluster: GuestCluster) -> Sequence[GuestNode]:
-    """Return the nodes of a guest that a load balancer of its goes to, healthy or not."""
-    local = lb.spec.external_traffic_policy == "Local"
-    return [n for n in cluster.status.nodes if not local or n.name in lb.spec.endpoint_nodes]
+def count_nodes(wanted: NodesWanted, cluster: GuestCluster) -> Count:
+    """Count the nodes of a guest that a load balancer of its goes to."""
+    return Count(len(wanted.taking(cluster)), len(wanted.of(cluster)), known=True)
 
 
 def guest_cluster_of(lb: LoadBalancer, clusters: Mapping[tuple[str, str], GuestCluster] | None) -> GuestCluster | None:
     """Return the guest cluster of a load balancer; None where it can't be seen, and for virtual machines."""
-    return (clusters or {}).get((lb.metadata.namespace, lb.metadata.labels.get(CLUSTER_LABEL, "")))
+    return (clusters or {}).get(cluster_key(lb))
+
+
+def cluster_key(lb: LoadBalancer) -> tuple[str, str]:
+    """(namespace, name) of the guest cluster of a load balancer; of no name for virtual machines."""
+    return lb.metadata.namespace, lb.metadata.labels.get(CLUSTER_LABEL, "")
 
 
 def host_rows(balancers: Iterable[LoadBalancer], clusters: Mapping[tuple[str, str], GuestCluster] | None) -> list[Row]:

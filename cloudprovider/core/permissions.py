@@ -6,7 +6,15 @@ from typing import Final
 
 import msgspec
 
-from cloudprovider.core.naming import AGENT_PROGRAM, GUEST_PROGRAM, HOST_PROGRAM
+from cloudprovider.core.naming import (
+    AGENT_PROGRAM,
+    CA_SECRET,
+    GUEST_PROGRAM,
+    GUEST_SECRET,
+    HOST_PROGRAM,
+    RENEWED_SECRET,
+    SERVER_SECRET,
+)
 
 SYSTEM: Final = "cloudprovider-system"
 
@@ -73,11 +81,14 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("get", "apps", "deployments", name="harvester-load-balancer"),
         *_each("get create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
         *_each("get patch", "", "secrets", namespace=SYSTEM, name="cloudprovider-webhook-tls"),
+        *_each("get patch", "", "secrets", namespace=SYSTEM, name=SERVER_SECRET),
+        *_each("get", "", "secrets", namespace=SYSTEM, name=CA_SECRET),
     ),
     AGENT_PROGRAM: (
         *_each("list watch", _LB, "loadbalancers"),
         *_each("patch", _LB, "loadbalancers/status"),
         *_each("list watch", _OURS, "guestclusters"),
+        *_each("patch", _OURS, "guestclusters/status"),
         *_each("get", "k8s.cni.cncf.io", "network-attachment-definitions"),
         *_each("create", "", "events"),
         *_each("get list watch create update delete", "coordination.k8s.io", "leases", namespace=SYSTEM),
@@ -90,6 +101,8 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("get", "", "namespaces", name="kube-system"),
         *_each("create", "", "events"),
         *_each("get create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
+        *_each("get", "", "secrets", namespace=SYSTEM, name=GUEST_SECRET),
+        *_each("get patch", "", "secrets", namespace=SYSTEM, name=RENEWED_SECRET),
     ),
 }
 """By account, which is named as the program; in the namespace SYSTEM."""

@@ -112,20 +112,20 @@ def diff(have: Plan, want: Plan) -> Changes:
     return Changes(groups=groups, forwards=forwards)
 
 
-def chunks(changes: Changes, size: int) -> Iterator[Changes]:
-    """Cut a big delta into deltas of at most ``size`` forwards, each applicable after the ones before it: groups
-    first, then forwards, and last the groups that go. Each group comes alone: its table is ten thousand elements and
-    more, the work of thousands of forwards. Only for start-up: between chunks others may see a part of the whole.
+def chunks(changes: Changes, size: int, *, groups: int = 1) -> Iterator[Changes]:
+    """Cut a big delta into deltas of at most ``size`` forwards or so many ``groups``, each applicable after the ones
+    before it: groups first, then forwards, and last the groups that go. A new group is best alone: its table is up to
+    ten thousand elements and more, the work of thousands of forwards. Between chunks others see a part of the whole.
     """
-    if size < 1:
-        msg = f"a chunk of {size} changes nothing; use at least 1"
+    if size < 1 or groups < 1:
+        msg = f"a chunk of {min(size, groups)} changes nothing; use at least 1"
         raise ValueError(msg)
-    for number, group in changes.groups.items():
-        if group is not None:
-            yield Changes(groups={number: group})
+    stay = iter((number, group) for number, group in changes.groups.items() if group is not None)
+    while some := dict(islice(stay, groups)):
+        yield Changes(groups=some)
     forwards = iter(changes.forwards.items())
     while part := dict(islice(forwards, size)):
         yield Changes(forwards=part)
-    for number, group in changes.groups.items():
-        if group is None:
-            yield Changes(groups={number: None})
+    gone = iter(number for number, group in changes.groups.items() if group is None)
+    while removed := list(islice(gone, groups)):
+        yield Changes(groups=dict.fromkeys(removed))

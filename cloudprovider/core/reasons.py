@@ -338,6 +338,8 @@ NewsReason = Literal[
     "AddressClaimedByOther",
     "LeaseLost",
     "LoadBalancerDeleted",
+    "CertificateRenewed",
+    "CertificateNotRenewed",
 ]
 """Reasons that only events have: see :mod:`cloudprovider.core.news`."""
 

@@ -10,6 +10,7 @@ from cloudprovider.core import guestreasons, reasons
 from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.hosts import NODE_ANNOTATION
 from cloudprovider.core.rulings import ALLOWED, Meaning, by_word
+from cloudprovider.core.times import parse_time
 
 State = Literal["ok", "wrong", "waiting", "unknown"]
 """``waiting``: it comes by itself, or after the first step that is wrong. ``unknown``: it can't be seen from here."""
@@ -129,11 +130,8 @@ LEASE_SLACK: Final = timedelta(seconds=10)
 def is_fresh(lease: Lease, now: datetime) -> bool:
     """Whether somebody holds a Lease, by the API server's clock."""
     spec = lease.spec
-    if not spec.holder_identity or not spec.renew_time:
-        return False
-    try:
-        renewed = datetime.fromisoformat(spec.renew_time)
-    except ValueError:
+    renewed = parse_time(spec.renew_time or "")
+    if not spec.holder_identity or renewed is None:
         return False
     return now - renewed <= timedelta(seconds=spec.lease_duration_seconds) + LEASE_SLACK
 

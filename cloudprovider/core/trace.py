@@ -8,15 +8,20 @@ import msgspec
 
 from cloudprovider.core.addressing import is_ours
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.loadbalancer import Address, Listener, LoadBalancer
+from cloudprovider.core.api.loadbalancer import Address, BackendHealth, Listener, LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
-from cloudprovider.core.backends import usable
+from cloudprovider.core.backends import is_checked, passes, takes_traffic
+from cloudprovider.core.checks import NOT_CHECKED
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.lbobject import service_of
-from cloudprovider.core.overview import guest_cluster_of, nodes_behind
+from cloudprovider.core.metrics.agent import CLIENT_BYTES, CLIENT_PACKETS, MANAGEMENT
+from cloudprovider.core.nodehealth import nodes_wanted
+from cloudprovider.core.overview import guest_cluster_of
 from cloudprovider.core.plan import IPAddress
 
-_COUNTER = re.compile(r"^cloudprovider_agent_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\d+)$", re.MULTILINE)
+_COUNTER = re.compile(
+    rf"^(?P<name>{CLIENT_PACKETS.name}|{CLIENT_BYTES.name})\{{(?P<labels>[^}}]*)\}} (?P<value>[\d.e+]+)$", re.MULTILINE
+)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -113,13 +118,11 @@ def counters_of(text: str, network: str, balancer: str) -> Traffic | None:
     values: dict[str, int] = {}
     for match in _COUNTER.finditer(text):
         labels = dict(_LABEL.findall(match["labels"]))
-        if labels.get("load_balancer") == balancer and labels.get("network", "") == network:
-            values[match["name"]] = int(match["value"])
+        if labels.get("load_balancer") == balancer and labels.get("network") == (network or MANAGEMENT):
+            values[match["name"]] = int(float(match["value"]))
     if not values:
         return None
-    return Traffic(
-        client_packets=values.get("client_packets_total", 0), client_bytes=values.get("client_bytes_total", 0)
-    )
+    return Traffic(client_packets=values.get(CLIENT_PACKETS.name, 0), client_bytes=values.get(CLIENT_BYTES.name, 0))
 
 
 def _served(
@@ -162,24 +165,37 @@ def _backends(
     lb: LoadBalancer, port: int | None, clusters: Mapping[tuple[str, str], GuestCluster] | None
 ) -> Iterable[TracedBackend]:
     judged = {b.name: b.health for b in lb.status.backends if b.health is not None}
+    checked = is_checked(lb)
     if lb.spec.workload_type != "cluster":
-        used = {b.name for b in usable(lb.status.backends)}
         for b in sorted(lb.status.backends, key=lambda x: x.name):
-            health = judged.get(b.name)
-            healthy = False if b.name not in used else (None if health is None else health.healthy)
-            said = b.message or (health.message if health is not None else "")
+            takes = takes_traffic(lb, b)
+            said = b.message or _why(judged.get(b.name), checked=checked)
+            healthy = takes if checked or not takes else None
             yield TracedBackend(name=b.name, addresses=b.addresses, port=port, healthy=healthy, message=said)
         return
     cluster = guest_cluster_of(lb, clusters)
-    for node in nodes_behind(lb, cluster) if cluster is not None else ():
-        health = judged.get(node.name)
+    if cluster is None:
+        return
+    wanted = nodes_wanted(lb)
+    taking = wanted.taking(cluster)
+    probed = {each.name: each.health for each in cluster.status.node_health}
+    for node in wanted.of(cluster):
+        by_check, by_probe = judged.get(node.name), probed.get(node.name)
+        takes = node.name in taking
+        failing = by_probe if by_probe is not None and not by_probe.healthy and passes(lb, by_check) else None
         yield TracedBackend(
             name=node.name,
             addresses=node.addresses,
             port=port,
-            healthy=None if health is None else health.healthy,
-            message="" if health is None else health.message,
+            healthy=takes if checked or not takes else None,
+            message=failing.message if failing is not None else _why(by_check, checked=checked),
         )
+
+
+def _why(health: BackendHealth | None, *, checked: bool) -> str:
+    if not checked:
+        return ""
+    return NOT_CHECKED if health is None else health.message
 
 
 def _unserved(target: Target, sharers: Sequence[tuple[LoadBalancer, Address]]) -> Trace:

@@ -94,8 +94,8 @@ class Transitions:
 
     # What is wanted.
 
-    def set_group(self, number: GroupId, members: frozenset[Member], now: float) -> None:
-        """A group is to have these members (at least one)."""
+    def set_group(self, number: GroupId, members: frozenset[Member], now: float, cut: Collection[Member] = ()) -> None:
+        """A group is to have these members (at least one). ``cut``: whose connections end at once if they leave."""
         self._unwanted.discard(number)
         before = self.groups.get(number)
         if before is None:
@@ -104,7 +104,7 @@ class Transitions:
         if before.members == members:
             return
         for key in self._users.get(number, ()):
-            self._left(key, before.members, members, now)
+            self._left(key, before.members, members, now, cut)
         if not _by_mac(before.members) or not _by_mac(members):
             self._put_group(number, Group(members))
             return

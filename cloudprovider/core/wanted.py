@@ -52,7 +52,8 @@ class Wanted:
 
     ``shown`` are the addresses that its Service shows, ``following`` those that take their place once they are up:
     both are announced and forwarded. ``problem``: nothing of what is shown can be served; ``partial``: a part of it
-    can't; ``awaited``: what follows can't. ``nodes`` None: all nodes of the ``cluster`` (see :func:`cluster_of`) that
+    can't; ``awaited``: what follows can't. ``machines``: the ``cluster`` is of virtual machines, and this load
+    balancer's alone. ``nodes`` None: all nodes of the ``cluster`` (see :func:`cluster_of`) that
     take traffic; else those of these names (policy Local). ``check``: how each is checked; None: not at all.
     ``reset_failed``: connections to one that fails are cut.
     """
@@ -61,6 +62,7 @@ class Wanted:
     following: tuple[Place, ...] = ()
     listeners: tuple[WantedListener, ...] = ()
     cluster: tuple[str, str] = ("", "")
+    machines: bool = False
     nodes: tuple[str, ...] | None = None
     by_client: bool = False
     mode: Mode = "auto"
@@ -137,6 +139,7 @@ def _wanted(lb: LoadBalancer, networks: Collection[str]) -> Wanted | None:
         following,
         _listeners(lb, (*status.addresses, *status.next_addresses), networks),
         cluster=cluster_of(lb),
+        machines=machines,
         nodes=tuple(sorted(spec.endpoint_nodes)) if spec.external_traffic_policy == "Local" and not machines else None,
         by_client=spec.session_affinity == "ClientIP",
         mode=spec.mode,

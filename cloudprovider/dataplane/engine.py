@@ -5,6 +5,7 @@ one netlink transaction of 0.1 to 0.2 ms, sent from the event loop itself: handi
 """
 
 import asyncio
+import contextlib
 import errno
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
@@ -72,6 +73,7 @@ class NftablesEngine:
         where a predecessor's maps or hooks have another shape, the tables are made afresh and wait to be filled."""
         try:
             await self._load(afresh=False)
+            await self._remove_strangers()
         except DataPlaneError:
             await self._load(afresh=True)
         self._digest = self._digest_now()
@@ -225,10 +227,25 @@ class NftablesEngine:
     async def _load(self, *, afresh: bool) -> None:
         lines: list[str] = []
         for table in self._static:
+            lines += table.script(afresh=afresh)
+        await self._run(lines)
+
+    async def _remove_strangers(self) -> None:
+        """Remove the chains of a predecessor that are none of ours. Of a newer one elements may lead to some: these
+        serve until the elements are ours, and go at the next start."""
+        for table in self._static:
             there = self._nftables.chain_names(TABLE, table.family)
-            strangers = [] if afresh else [name for name in there if name not in table.chains]
-            lines += table.script(strangers=strangers, afresh=afresh)
-        await asyncio.to_thread(self._enter, lambda: ruleset.run("\n".join(lines) + "\n"))
+            strangers = [name for name in there if name not in table.chains]
+            try:
+                await self._run(table.without(strangers))
+            except DataPlaneError:
+                for name in strangers:
+                    with contextlib.suppress(DataPlaneError):
+                        await self._run(table.without([name]))
+
+    async def _run(self, lines: Sequence[str]) -> None:
+        if lines:
+            await asyncio.to_thread(self._enter, lambda: ruleset.run("\n".join(lines) + "\n"))
 
     def _digest_now(self) -> bytes:
         return b"".join(self._nftables.digest(TABLE, table.family) for table in self._static)

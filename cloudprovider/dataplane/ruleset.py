@@ -6,7 +6,8 @@ Three tables named ``cloudprovider``: ``netdev`` passes frames on in mode ``dsr`
 
 libnftables loads this at start only, in one transaction that replaces the rules of all three and leaves the elements;
 nothing here is ever run as a subprocess. So an agent takes over from an older one without a gap as long as it only
-adds sets, adds chains and changes rules. A set whose meaning changes gets another name.
+adds sets, adds chains and changes rules. A set whose meaning changes gets another name. And the older one takes over
+again as long as elements lead only to chains that it has, too.
 """
 
 import ctypes
@@ -86,11 +87,8 @@ class StaticTable:
     chains: Mapping[str, Sequence[str]]
     elements: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def script(self, *, strangers: Sequence[str], afresh: bool) -> list[str]:
-        """The nft commands that bring it about: the elements that are there stay, or go when ``afresh``.
-
-        ``strangers`` are chains that are in the table and don't belong there: they go.
-        """
+    def script(self, *, afresh: bool) -> list[str]:
+        """The nft commands that bring it about: the elements that are there stay, or go when ``afresh``."""
         table = f"{_KEYWORDS[self.family]} {TABLE}"
         lines = [f"add table {table}"]
         if afresh:
@@ -101,12 +99,15 @@ class StaticTable:
         for name, rules in self.chains.items():
             hook = f" {{ {rules[0]} }}" if _is_hook(rules[0]) else ""
             lines += [f"add chain {table} {name}{hook}", f"flush chain {table} {name}"]
-        lines += [f"flush chain {table} {name}" for name in strangers]
-        lines += [f"delete chain {table} {name}" for name in strangers]
         for name, rules in self.chains.items():
             lines += [f"add rule {table} {name} {rule}" for rule in rules if not _is_hook(rule)]
         lines += [f"add element {table} {name} {{ {', '.join(those)} }}" for name, those in self.elements.items()]
         return lines
+
+    def without(self, chains: Sequence[str]) -> list[str]:
+        """The nft commands that remove chains, which are refused while an element leads to one of them."""
+        table = f"{_KEYWORDS[self.family]} {TABLE}"
+        return [f"{verb} chain {table} {name}" for verb in ("flush", "delete") for name in chains]
 
 
 def _is_hook(line: str) -> bool:

@@ -49,9 +49,9 @@ BEGUN: Final = SetName(NFPROTO_NETDEV, "begun")
 WAYS: Final = SetName(NFPROTO_NETDEV, "ways")
 """The map of EtherType to chain, with the IP versions that have a listener here."""
 
-Choice = Literal["straight", "by", "pin", "old", "last", "error"]
-"""What a chain does: choose a node, where the mark is just the group; choose a node; choose and pin it; choose from the
-former members and pin; the same without pinning; choose for an error."""
+Choice = Literal["by", "pin", "old", "last", "error"]
+"""What a chain does: choose a node; choose and pin it; choose from the former members and pin; the same without
+pinning; choose for an error. Elements lead to these, so an older agent must know a chain's name to take over again."""
 
 _KEY: Final[dict[Version, str]] = {
     4: "@nh,96,32 . @nh,128,32 . @nh,160,16 . @nh,176,16",
@@ -278,7 +278,7 @@ def _fragments(version: Version) -> dict[str, list[str]]:
             f"{first} jump first{version}",
             f"meta mark set {SYNTAX[version].ip} daddr map @fragments{version}",
             "meta mark 0 accept",
-            f"meta mark vmap @steps{version}",
+            *_step(version, Step.FRAGMENT),
             'counter name "fragments_not_placed"',
         ],
         f"first{version}": [
@@ -389,14 +389,14 @@ def _choices(version: Version, size: int, *, by_client: bool) -> dict[str, list[
         f"meta l4proto tcp add {tcp} {{ {key} : ether daddr }} goto hold",
         f"meta l4proto udp add {udp} {{ {key} : ether daddr }} goto hold",
     ]
-    names: tuple[Choice, ...] = ("straight", "by", "pin", "old", "last", "error")
-    straight, by, pinning, old, last, error = (chain(what, version, size, by_client=by_client) for what in names)
+    names: tuple[Choice, ...] = ("by", "pin", "old", "last", "error")
+    by, pinning, old, last, error = (chain(what, version, size, by_client=by_client) for what in names)
     return {
-        straight: [
+        by: [
+            *([only_group] if by_client else []),  # all others come with the group alone
             f"meta mark . ether saddr != @members {choose(client)} goto out",
             f"meta mark . ether saddr @members goto back{version}",
         ],
-        by: [only_group, f"goto {straight}"],
         pinning: [
             only_group,
             choose(client),
@@ -415,4 +415,4 @@ def _choices(version: Version, size: int, *, by_client: bool) -> dict[str, list[
 
 
 def _step(version: Version, step: Step) -> list[str]:
-    return [f"meta mark set meta mark & {marks.CHOICE:#010x} | {step:#010x}", f"meta mark vmap @steps{version}"]
+    return [f"meta mark set meta mark & {marks.CHOICE:#010x}", f"meta mark | {step:#010x} vmap @steps{version}"]

@@ -197,7 +197,7 @@ def _dsr_targets(number: GroupId, group: Group) -> Elements:
             found[ruleset_dsr.tables(version), pack_mark(mark)] = (
                 ruleset_dsr.tracked(version)
                 if group.former or group.pinned
-                else ruleset_dsr.chain("by" if by_client else "straight", version, now, by_client=by_client)
+                else ruleset_dsr.chain("by", version, now, by_client=by_client)
             )
             what, size = ("last", before) if group.former else ("by", now)
             found[ruleset_dsr.full(version), pack_mark(mark)] = ruleset_dsr.chain(

@@ -1,9 +1,10 @@
 """What is wrong with a lease, as a sentence: what, where, and what to do."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address
 
+from cloudprovider.core.times import rfc3339
 from cloudprovider.dhcp.api import Problem
 from cloudprovider.dhcp.effects import Reason, Trouble
 
@@ -91,4 +92,4 @@ def _until(trouble: Trouble, wall: Callable[[float], datetime]) -> str:
 
 
 def _moment(when: datetime) -> str:
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(when)

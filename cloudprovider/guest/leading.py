@@ -12,6 +12,7 @@ from cloudprovider.bridge.api import BridgeClient
 from cloudprovider.core.annotations import is_read
 from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.exchange import LoadBalancerState, ServiceKey
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.core.translate import Classes
 from cloudprovider.guest.endpoints import LocalEndpoints
 from cloudprovider.guest.hostview import HostView, Name
@@ -20,6 +21,7 @@ from cloudprovider.guest.metrics import GuestMetrics
 from cloudprovider.guest.nodes import NodeReporter
 from cloudprovider.guest.nodes import slim as slim_node
 from cloudprovider.guest.services import ServiceController
+from cloudprovider.guest.traces import ServiceTraces
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.informer import Informer
@@ -53,6 +55,7 @@ class Leadership:
         events: EventRecorder,
         metrics: GuestMetrics,
         rng: random.Random,
+        tracer: Tracer = NO_TRACER,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.host = HostView(bridge)
@@ -76,6 +79,7 @@ class Leadership:
             rng=rng,
             now=now,
         )
+        self._traces = ServiceTraces(tracer)
         self.controller = ServiceController(
             client,
             bridge,
@@ -88,6 +92,7 @@ class Leadership:
             rng=rng,
             gate=self.inventory.gate,
             vanished=self.inventory.request,
+            traces=self._traces,
             now=now,
         )
         # New Services and those whose answer has come take turns: in a burst what is begun gets finished.
@@ -130,6 +135,7 @@ class Leadership:
     def _service_changed(self, old: Service | None, new: Service | None) -> None:
         service = new or old
         if service is not None and self.controller.concerns(service):
+            self._traces.changed(old, new, listed=not self.services.synced.is_set())
             self.queue.add(service.key)
 
     def _state_changed(self, key: ServiceKey, state: LoadBalancerState | None) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -10,12 +11,15 @@ from typing import Final
 from cloudprovider import __version__
 from cloudprovider.bridge.api import BridgeClient, Hello
 from cloudprovider.bridge.client import ClientConfig, GrpcBridge
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
+from cloudprovider.bridge.tlsfiles import CLIENT, TlsFiles
 from cloudprovider.core.errors import KubeError
 from cloudprovider.core.naming import GUEST_PROGRAM
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.guest.config import GuestConfig
 from cloudprovider.guest.leading import Leadership
-from cloudprovider.guest.metrics import GuestMetrics
+from cloudprovider.guest.metrics import BridgeCalls, GuestMetrics
+from cloudprovider.guest.readings import reading
+from cloudprovider.guest.renewal import Renewal
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.client import HttpKubeClient
@@ -23,9 +27,11 @@ from cloudprovider.kube.credentials import load
 from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.lease import Elector, identity_of
-from cloudprovider.kube.metrics import RequestCounter, exposition
+from cloudprovider.kube.metrics import RequestCounter, reading_events
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import NAMESPACES
 from cloudprovider.kube.shell import run_in_shell
+from cloudprovider.tracing.setup import traced
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +47,8 @@ def _utc() -> datetime:
 class GuestProgram:
     """One copy of the guest program: stands by until it leads.
 
-    ``bridge`` makes a client of the host, given who we are; one is made for each term in office.
+    ``bridge`` makes a client of the host, given who we are; one is made for each term in office. What is to be known
+    of both is exported by ``registry``.
     """
 
     def __init__(
@@ -50,45 +57,26 @@ class GuestProgram:
         client: KubeClient,
         bridge: Callable[[Hello], BridgeClient],
         *,
+        tracer: Tracer = NO_TRACER,
         rng: random.Random,
+        registry: Registry,
     ) -> None:
         self._config = config
+        self._tracer = tracer
         self._client = client
         self._bridge = bridge
         self._rng = rng
         self._identity = identity_of(config.identity)
-        self._metrics = GuestMetrics()
+        self._metrics = GuestMetrics(registry)
         self._leadership: Leadership | None = None
         self._events = EventRecorder(client, component=COMPONENT, instance=self._identity, now=_utc, rng=rng)
+        registry.read(reading(lambda: self._leadership))
+        registry.read(reading_events(lambda: self._events))
 
     @property
     def not_ready(self) -> Sequence[str]:
         """Why not; a standby is ready."""
         return self._leadership.not_ready if self._leadership is not None else ()
-
-    def metrics(self) -> str:
-        """Our own metrics, in Prometheus' text format."""
-        leadership = self._leadership
-        gauges = {
-            "cloudprovider_guest_leader": ("1 while this copy leads.", float(leadership is not None)),
-            "cloudprovider_guest_events_dropped": ("Events that were too many.", float(self._events.dropped)),
-        }
-        if leadership is not None:
-            stats = leadership.queue.stats
-            gauges |= {
-                "cloudprovider_guest_bridge_connected": (
-                    "1 while the host is heard.",
-                    float(leadership.host.connected),
-                ),
-                "cloudprovider_guest_load_balancers": (
-                    "Load balancers the host has for us.",
-                    float(len(leadership.host)),
-                ),
-                "cloudprovider_guest_queue_ready": ("Services waiting to be worked on.", float(stats.ready)),
-                "cloudprovider_guest_queue_failing": ("Services whose last work failed.", float(stats.failing)),
-                "cloudprovider_guest_queue_failures": ("Failures of work on Services.", float(stats.failures)),
-            }
-        return self._metrics.exposition(gauges)
 
     async def run(self) -> None:
         """Stand by, lead, stand by again, until cancelled; the Lease is released then."""
@@ -116,12 +104,28 @@ class GuestProgram:
                 events=self._events,
                 metrics=self._metrics,
                 rng=self._rng,
+                tracer=self._tracer,
                 now=_utc,
             )
-            await self._leadership.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._leadership.run(), name="leadership")
+                if self._config.renewed_secret:
+                    group.create_task(self._renewal(bridge).run(), name="renewal")
         finally:
             self._leadership = None
             await bridge.close()
+
+    def _renewal(self, bridge: BridgeClient) -> Renewal:
+        return Renewal(
+            self._client,
+            bridge,
+            namespace=self._config.lease_namespace,
+            secret=self._config.renewed_secret,
+            files=TlsFiles(self._config.tls, CLIENT),
+            events=self._events,
+            now=_utc,
+            rng=self._rng,
+        )
 
     async def _cluster_uid(self) -> str:
         failures = 0
@@ -138,21 +142,26 @@ async def run(config: GuestConfig) -> None:
     """Run the guest program until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
-    paths = TlsPaths(certificate=config.client_cert, key=config.client_key, ca=config.bridge_ca)
-    TlsFiles(paths).load()
+    paths = config.tls
+    TlsFiles(paths, CLIENT).load()
+    registry = Registry("guest", __version__)
+    calls = BridgeCalls(registry)
 
     def bridge(hello: Hello) -> BridgeClient:
         return GrpcBridge(
-            ClientConfig(target=config.bridge, tls=paths, hello=hello, server_name=config.bridge_server_name)
+            ClientConfig(target=config.bridge, tls=paths, hello=hello, server_name=config.bridge_server_name),
+            observer=calls,
         )
 
-    requests = RequestCounter()
-    async with HttpKubeClient(credentials, program="guest", version=__version__, rng=rng, requests=requests) as client:
-        program = GuestProgram(config, client, bridge, rng=rng)
+    requests = RequestCounter(registry)
+    async with (
+        traced(COMPONENT, __version__, os.environ, rng=rng) as tracer,
+        HttpKubeClient(credentials, program="guest", version=__version__, rng=rng, requests=requests) as client,
+    ):
+        program = GuestProgram(config, client, bridge, tracer=tracer, rng=rng, registry=registry)
 
         async def work() -> None:
-            probes = Probes(ready=lambda: program.not_ready, metrics=lambda: exposition(requests) + program.metrics())
-            async with serve(config.endpoint, probes):
+            async with serve(config.endpoint, Probes(ready=lambda: program.not_ready, metrics=registry.text)):
                 await program.run()
 
         await run_in_shell(credentials, work, program=COMPONENT)

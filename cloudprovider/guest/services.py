@@ -20,6 +20,8 @@ from cloudprovider.core.errors import BridgeError, InvalidRequest, NotFound, Not
 from cloudprovider.core.exchange import LoadBalancerRequest, LoadBalancerState, ServiceKey
 from cloudprovider.core.news import DELETED, NOT_SERVED, PORTS_LEFT_OUT, SERVED
 from cloudprovider.core.reasons import Heard
+from cloudprovider.core.times import rfc3339
+from cloudprovider.core.tracing import ADDRESSES, REASON
 from cloudprovider.core.translate import Claim, Classes, service_key, shown_addresses, translate, unserved_ports
 from cloudprovider.guest import ownership
 from cloudprovider.guest.hostview import HostView, Name
@@ -36,6 +38,7 @@ from cloudprovider.guest.servicestatus import (
     wanted_conditions,
     wanted_ingress,
 )
+from cloudprovider.guest.traces import ServiceTraces
 from cloudprovider.guest.writes import ServiceWriter
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
@@ -83,6 +86,7 @@ class ServiceController:
         rng: random.Random,
         gate: Callable[[ServiceKey], asyncio.Future[None] | None],
         vanished: Callable[[], None],
+        traces: ServiceTraces,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._writer = ServiceWriter(client, services)
@@ -96,6 +100,7 @@ class ServiceController:
         self._rng = rng
         self._gate = gate
         self._vanished = vanished
+        self._traces = traces
         self._now = now
         self._records: dict[Name, Record] = {}
         self._over_quota: dict[Name, None] = {}
@@ -145,6 +150,10 @@ class ServiceController:
 
         Raises KubeError and BridgeError for what a queue's backoff heals.
         """
+        with self._traces.handled(name):
+            return await self._handle(name)
+
+    async def _handle(self, name: Name) -> float | None:
         service = self._services.get(*name)
         if service is None:
             self._gone(name)
@@ -212,7 +221,9 @@ class ServiceController:
             await asyncio.shield(gate)
         session, removals = self._host.session, record.removals
         try:
-            state = await self._bridge.ensure(record.key, request, shown_addresses(service))
+            with self._traces.follow(service.key, "EnsureLoadBalancer", kind="client") as span:
+                shown = shown_addresses(service)
+                state = await self._bridge.ensure(record.key, request, shown, trace=span.context)
         except NotPermitted as e:
             record.refuse(request, Problem.of_request(e), session, self._time() + self._jittered(NOT_PERMITTED_SECONDS))
         except InvalidRequest as e:
@@ -281,9 +292,11 @@ class ServiceController:
             if not self._overdue(record):
                 return self._until_notice(record)
             problem = pending_problem(state)
-        conditions = wanted_conditions(service, state, problem, unserved, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+        conditions = wanted_conditions(service, state, problem, unserved, rfc3339(self._now()))
         if not same(shown_conditions(service), conditions) or (ours is not None and list(ours) != list(shown)):
-            result = await self._writer.apply_status(service, ours, conditions)
+            said = {ADDRESSES: " ".join(one.ip for one in ours or ()), REASON: problem.reason if problem else ""}
+            with self._traces.follow(service.key, "Service status", attributes=said):
+                result = await self._writer.apply_status(service, ours, conditions)
             if ingress and not shown and not record.published:
                 self._metrics.address_after(self._time() - record.first_seen)
             if ingress and ours is not None:
@@ -325,7 +338,8 @@ class ServiceController:
             if record.deleting is None or record.deleting[0] != self._host.session:
                 record.forget_request()
                 asked = (self._host.session, record.removals)
-                await self._bridge.delete(record.key)
+                with self._traces.follow(service.key, "DeleteLoadBalancer", kind="client") as span:
+                    await self._bridge.delete(record.key, trace=span.context)
                 record.deleting = asked
             if not self._deleted(record):
                 return None  # the host tells when
@@ -333,7 +347,8 @@ class ServiceController:
             service = await self._clear_status(service)
         if held:
             left = [f for f in service.metadata.finalizers if f != SERVICE_FINALIZER]
-            await self._writer.set_finalizers(service, left)
+            with self._traces.follow(service.key, "Service released"):
+                await self._writer.set_finalizers(service, left)
         if not service.metadata.deletion_timestamp:
             self._events.record(SERVICES, service, DELETED, "the load balancer is deleted and its address given back")
         self._records.pop(service.key, None)

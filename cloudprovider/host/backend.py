@@ -8,10 +8,18 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
-from cloudprovider.bridge.api import Hello, QuotaExceeded, Reason, TenantPolicy, Welcome
+from cloudprovider.bridge.api import (
+    Hello,
+    IssuedCertificate,
+    PeerCertificate,
+    QuotaExceeded,
+    Reason,
+    TenantPolicy,
+    Welcome,
+)
 from cloudprovider.bridge.statelog import StateLog
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.api.loadbalancer import TRACE_ANNOTATION, LoadBalancer
 from cloudprovider.core.audit import owner_of
 from cloudprovider.core.errors import AlreadyExists, BridgeError, Conflict, NotFound
 from cloudprovider.core.exchange import (
@@ -24,12 +32,14 @@ from cloudprovider.core.exchange import (
     ServiceKey,
     Tenant,
 )
-from cloudprovider.core.lbobject import difference, object_key, service_of, stands_for, wanted_object
+from cloudprovider.core.lbobject import difference, object_key, service_of, stands_for, traced, wanted_object
 from cloudprovider.core.lbstate import state_of
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import check_request
+from cloudprovider.core.times import parse_time
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
+from cloudprovider.host.certificates import Certificates
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.inventories import Inventories
@@ -65,6 +75,7 @@ class HostBackend:
         registration: Registration,
         nodes: TenantNodes,
         inventories: Inventories,
+        certificates: Certificates,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -74,6 +85,7 @@ class HostBackend:
         self._registration = registration
         self._nodes = nodes
         self._inventories = inventories
+        self._certificates = certificates
         self._logs: dict[Tenant, StateLog] = {}
         self._listeners: list[Callable[[Tenant], None]] = []
         self._locks: dict[Key, tuple[asyncio.Lock, list[None]]] = {}
@@ -109,9 +121,14 @@ class HostBackend:
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    async def connect(self, tenant: Tenant, hello: Hello) -> Welcome:
+    async def connect(self, tenant: Tenant, hello: Hello, certificate: PeerCertificate | None = None) -> Welcome:
         """See TenantBackend."""
-        return await self._registration.connect(tenant, self._living(tenant), hello)
+        return await self._registration.connect(tenant, self._living(tenant), hello, certificate)
+
+    async def renew_certificate(self, certificate: PeerCertificate, request: bytes) -> IssuedCertificate:
+        """See TenantBackend."""
+        cluster = self._known(certificate.tenant)
+        return await self._certificates.renew(certificate, request, not_before=_revoked_before(cluster))
 
     async def ensure(
         self,
@@ -119,11 +136,14 @@ class HostBackend:
         service: ServiceKey,
         request: LoadBalancerRequest,
         shown_addresses: tuple[IPAddress, ...],
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         """See TenantBackend."""
         cluster = self._living(tenant)
         check_request(tenant, self._caches.project_of(tenant.namespace), cluster.spec, request)
-        want = wanted_object(tenant, service, request, cluster_uid=cluster.status.cluster_uid, limits=cluster.spec)
+        uid = cluster.status.cluster_uid
+        want = traced(wanted_object(tenant, service, request, cluster_uid=uid, limits=cluster.spec), trace)
         async with self._alone(want.key):
             have = self._caches.load_balancers.get(*want.key)
             known = self._hints.knows(want.key)
@@ -143,10 +163,10 @@ class HostBackend:
                     self._hints.forget(want.key)
         return state_of(lb, service)
 
-    async def delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def delete(self, tenant: Tenant, service: ServiceKey, *, trace: str = "") -> None:
         """See TenantBackend."""
         self._known(tenant)
-        await self._delete(tenant, service)
+        await self._delete(tenant, service, trace)
 
     async def report_nodes(self, tenant: Tenant, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
         """See TenantBackend."""
@@ -255,7 +275,7 @@ class HostBackend:
             self._caches.load_balancers.observe(changed)
         return changed
 
-    async def _delete(self, tenant: Tenant, service: ServiceKey) -> None:
+    async def _delete(self, tenant: Tenant, service: ServiceKey, trace: str = "") -> None:
         key = object_key(tenant, service)
         async with self._alone(key):
             lb = self._caches.load_balancers.get(*key)
@@ -265,6 +285,9 @@ class HostBackend:
             if self._is_going(lb):
                 return
             try:
+                if trace:  # a deletion has no place for it: the one write that a trace costs
+                    note = {"metadata": {"uid": lb.metadata.uid, "annotations": {TRACE_ANNOTATION: trace}}}
+                    await self._client.merge_patch(LOADBALANCERS, *key, note)
                 await self._client.delete(LOADBALANCERS, *key, uid=lb.metadata.uid)
             except NotFound:
                 pass  # gone since; the watch tells, and with it the log
@@ -365,11 +388,11 @@ def _revoked_before(cluster: GuestCluster) -> datetime | None:
     text = cluster.spec.revoked_before
     if not text:
         return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:  # the 31st of June: somebody wanted to lock certificates out, so none is let in
+    moment = parse_time(text)
+    if moment is None:  # the 31st of June: somebody wanted to lock certificates out, so none is let in
         _log.error(
             "GuestCluster spec.revokedBefore is no date; no certificate of the tenant is accepted until it is one.",
             extra={"namespace": cluster.metadata.namespace, "cluster": cluster.metadata.name, "value": text},
         )
         return datetime.max.replace(tzinfo=UTC)
+    return moment

@@ -16,12 +16,13 @@ from cloudprovider.core.addressing import Refusal
 from cloudprovider.core.allocation import Proposal
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPBlock
-from cloudprovider.core.errors import KubeError, NotFound
+from cloudprovider.core.errors import AlreadyExists, Conflict, KubeError, NotFound
 from cloudprovider.core.ranges import Version
+from cloudprovider.core.times import rfc3339
 from cloudprovider.core.wants import Granted, Refused, Release, Reopen, Want
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.resources import IPBLOCKS
@@ -49,7 +50,8 @@ _ROOM_REASONS = frozenset({"PoolExhausted", "AddressInUse", "AddressConflict", "
 
 class Batches:
     """Collects wants and releases, and carries them out. ``done`` is called with every load balancer whose case has
-    been decided, one way or the other, once that stands in the API server."""
+    been decided, one way or the other, once that stands in the API server; ``block_write`` with how each write of a
+    block has ended: written, conflict or failed."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Batches:
         rng: random.Random,
         done: Callable[[Key], None],
         is_due: Callable[[Release], bool],
+        block_write: Callable[[str], None],
     ) -> None:
         self._client = client
         self._caches = caches
@@ -69,6 +72,7 @@ class Batches:
         self._rng = rng
         self._done = done
         self._is_due = is_due
+        self._block_write = block_write
         self._wants: dict[Key, None] = {}
         self._releases: dict[tuple[str, str, str], Release] = {}
         self._reopened: dict[tuple[str, str], Reopen] = {}
@@ -344,9 +348,11 @@ class Batches:
             else:
                 stored = await self._client.create(IPBLOCKS, block)
         except KubeError as error:
+            self._block_write("conflict" if isinstance(error, Conflict | AlreadyExists) else "failed")
             _log.warning("A block was not written; trying again.", extra={"block": name, "error": str(error)})
             self._book.doubt(name)
             return False
+        self._block_write("written")
         self._book.written(proposal, stored)
         return True
 

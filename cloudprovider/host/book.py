@@ -23,6 +23,7 @@ from cloudprovider.core.pools import PoolView, survey
 from cloudprovider.core.ranges import PoolRanges, Version, bit_of, block_of
 from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open, request_of, select
 from cloudprovider.core.sharing import Group, Member, is_left_over, join, stranger
+from cloudprovider.core.times import parse_time
 from cloudprovider.core.wants import Release, Reopen, Want
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.hints import Hints
@@ -412,10 +413,8 @@ def _owners(record: Allocation) -> frozenset[str]:
 
 
 def _is_past(time: str, now: datetime) -> bool:
-    try:
-        return datetime.fromisoformat(time) <= now
-    except ValueError:  # written by somebody else: nothing to wait for
-        return True
+    moment = parse_time(time)
+    return moment is None or moment <= now  # where somebody else wrote what is none, there is nothing to wait for
 
 
 def _essence(pool: IPPool) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Wall-clock time, as an argument, and as API objects write it."""
+"""Wall-clock time, as an argument."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,8 +10,3 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The time in UTC."""
     return datetime.now(UTC)
-
-
-def rfc3339(time: datetime) -> str:
-    """Return ``time`` to the second in UTC, as ``metav1.Time`` is written."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

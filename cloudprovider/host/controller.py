@@ -4,12 +4,14 @@ objects; a new one takes up where the last one was killed."""
 import asyncio
 import logging
 import random
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from cloudprovider.core.audit import Findings, audit
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.news import ADDRESS_RELEASED, NOT_RECORDED
+from cloudprovider.core.tracing import Tracer
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock
@@ -21,6 +23,7 @@ from cloudprovider.host.manualreleases import ManualReleases
 from cloudprovider.host.poolstatus import PoolStatuses
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
+from cloudprovider.kube.metrics import Queue
 from cloudprovider.kube.resources import IPPOOLS
 
 _log = logging.getLogger(__name__)
@@ -31,7 +34,8 @@ REOPEN_SECONDS: Final = 15.0
 
 
 class HostController:
-    """Make it before the caches are filled, and :meth:`run` it beside them."""
+    """Make it before the caches are filled, and :meth:`run` it beside them. ``block_write``: see
+    :class:`~cloudprovider.host.batches.Batches`."""
 
     def __init__(
         self,
@@ -42,8 +46,10 @@ class HostController:
         events: EventRecorder,
         *,
         machines: Machines,
+        tracer: Tracer,
         now: Clock,
         rng: random.Random,
+        block_write: Callable[[str], None],
     ) -> None:
         self._caches = caches
         self._hints = hints
@@ -51,9 +57,25 @@ class HostController:
         self._now = now
         self._rng = rng
         self.book = book
-        self.load_balancers = LoadBalancers(client, caches, book, hints, events, machines=machines, now=now, rng=rng)
+        self.load_balancers = LoadBalancers(
+            client,
+            caches,
+            book,
+            hints,
+            events,
+            machines=machines,
+            tracer=tracer,
+            now=now,
+            rng=rng,
+            block_write=block_write,
+        )
         self._pools = PoolStatuses(client, caches, self.book, events, now=now, rng=rng)
         self._releases = ManualReleases(client, caches, self.book, self.load_balancers.batches, events, rng=rng)
+
+    @property
+    def queues(self) -> Sequence[Queue]:
+        """All work queues, for metrics."""
+        return (self.load_balancers.queue, self._pools.queue, self._releases.queue)
 
     async def run(self) -> None:
         """Work until cancelled."""

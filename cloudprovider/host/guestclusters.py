@@ -1,5 +1,5 @@
-"""The bridge's part of each GuestCluster's status (all but the machines): written whole by server-side apply, and only
-when it has changed."""
+"""The bridge's part of each GuestCluster's status (all but the machines and the nodes' health): written whole by
+server-side apply, and only when it has changed."""
 
 import asyncio
 import logging
@@ -16,8 +16,9 @@ from cloudprovider.core.conditiontypes import Type
 from cloudprovider.core.errors import KubeError, NotFound
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.reasons import TenantReason
+from cloudprovider.core.times import rfc3339
 from cloudprovider.host.caches import Caches
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS
 
@@ -98,6 +99,7 @@ class GuestClusterStatuses:
                     )
 
     async def _apply(self, cluster: GuestCluster, status: GuestClusterStatus, *, exclusive: bool) -> None:
+        own = msgspec.structs.replace(status, machines=[], node_health=[])
         metadata = {"name": cluster.metadata.name, "namespace": cluster.metadata.namespace, "uid": cluster.metadata.uid}
         if exclusive:
             metadata["resourceVersion"] = cluster.metadata.resource_version
@@ -105,7 +107,7 @@ class GuestClusterStatuses:
             "apiVersion": GUESTCLUSTERS.api_version,
             "kind": GUESTCLUSTERS.kind,
             "metadata": metadata,
-            "status": cast("dict[str, object]", msgspec.to_builtins(msgspec.structs.replace(status, machines=[]))),
+            "status": cast("dict[str, object]", msgspec.to_builtins(own)),
         }
         written = await self._client.apply(
             GUESTCLUSTERS, *cluster.key, patch, field_manager=FIELD_MANAGER, subresource="status"

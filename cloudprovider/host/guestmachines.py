@@ -26,14 +26,14 @@ class GuestMachines:
     def __init__(self, client: KubeClient, caches: Caches, *, rng: random.Random) -> None:
         self._client = client
         self._caches = caches
-        self._queue: WorkQueue[Key] = WorkQueue(self._write, name="guest-machines", workers=2, rng=rng)
+        self.queue: WorkQueue[Key] = WorkQueue(self._write, name="guest-machines", workers=2, rng=rng)
         caches.guest_clusters.on_change(self._cluster_changed)
         caches.machines.on_change(self._machine_changed)
         caches.machines.on_served(self._served)
 
     async def run(self) -> None:
         """Work until cancelled."""
-        await self._queue.run()
+        await self.queue.run()
 
     async def _write(self, key: Key) -> None:
         cluster = self._caches.guest_clusters.get(*key)
@@ -59,16 +59,16 @@ class GuestMachines:
     def _cluster_changed(self, old: GuestCluster | None, new: GuestCluster | None) -> None:
         if new is None:
             if old is not None:
-                self._queue.forget(old.key)
+                self.queue.forget(old.key)
         elif old is None or (old.status.nodes, old.status.machines) != (new.status.nodes, new.status.machines):
-            self._queue.add_after(new.key, _GATHER_SECONDS)
+            self.queue.add_after(new.key, _GATHER_SECONDS)
 
     def _machine_changed(self, old: VirtualMachineInstance | None, new: VirtualMachineInstance | None) -> None:
         vmi = new or old
         if vmi is not None and differ(old, new):
             for cluster in self._caches.clusters_in(vmi.metadata.namespace):
-                self._queue.add_after(cluster.key, _GATHER_SECONDS)
+                self.queue.add_after(cluster.key, _GATHER_SECONDS)
 
     def _served(self) -> None:
         for key in self._caches.guest_clusters.objects:
-            self._queue.add(key)
+            self.queue.add(key)

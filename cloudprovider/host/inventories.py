@@ -11,7 +11,8 @@ from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus
 from cloudprovider.core.errors import BridgeError
 from cloudprovider.core.exchange import Inventory, InventoryResult, ServiceKey, Tenant
 from cloudprovider.core.tenancy import HeldRemovals, judge_inventory
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.core.times import rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.host.guestclusters import INVENTORY_HELD_BACK, GuestClusterStatuses, with_condition
 
 Key = tuple[str, str]

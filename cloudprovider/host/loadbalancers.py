@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, cast
 
@@ -11,17 +11,19 @@ import msgspec
 from cloudprovider.core.addressing import Refusal, is_ours
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Namespace
-from cloudprovider.core.api.loadbalancer import FINALIZER, LoadBalancer
+from cloudprovider.core.api.loadbalancer import FINALIZER, TRACE_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held
 from cloudprovider.core.news import ADDRESS_CONFLICT, MACHINES_OUT
 from cloudprovider.core.placement import Placement, conflicts, controlled_status, disposable, is_current, place
+from cloudprovider.core.times import rfc3339
+from cloudprovider.core.tracing import ADDRESSES, REASON, LoadBalancerTrails, Tracer
 from cloudprovider.core.wants import Release
 from cloudprovider.host.batches import Batches, Key
 from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches, project_of
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
 from cloudprovider.host.machines import Machines, news_of_machines
 from cloudprovider.kube.api import KubeClient
@@ -56,9 +58,12 @@ class LoadBalancers:
         events: EventRecorder,
         *,
         machines: Machines,
+        tracer: Tracer,
         now: Clock,
         rng: random.Random,
+        block_write: Callable[[str], None],
     ) -> None:
+        self._trails = LoadBalancerTrails(tracer)
         self._client = client
         self._events = events
         self._caches = caches
@@ -75,7 +80,16 @@ class LoadBalancers:
             backoff=BACKOFF,
             group=lambda key: key[0],
         )
-        self.batches = Batches(client, caches, book, now=now, rng=rng, done=self.queue.add, is_due=self._is_due)
+        self.batches = Batches(
+            client,
+            caches,
+            book,
+            now=now,
+            rng=rng,
+            done=self.queue.add,
+            is_due=self._is_due,
+            block_write=block_write,
+        )
         self._machines = machines
         caches.load_balancers.on_change(self._changed)
         caches.guest_clusters.on_change(self._tenant_changed)
@@ -162,10 +176,11 @@ class LoadBalancers:
         if held:
             self.batches.release(_releases(held))
             return
-        try:
-            await self._set_finalizers(lb, [f for f in finalizers if f != FINALIZER])
-        except NotFound:
-            return
+        with self._trails.follow(lb.key, "controller releases", since=self._trails.since(lb.key)):
+            try:
+                await self._set_finalizers(lb, [f for f in finalizers if f != FINALIZER])
+            except NotFound:
+                return
 
     async def _set_finalizers(self, lb: LoadBalancer, finalizers: list[str]) -> LoadBalancer:
         """Only on just this version of the object: somebody else's finalizer must not be lost."""
@@ -186,9 +201,9 @@ class LoadBalancers:
         status = controlled_status(lb, placement, refusal, key=key, now=rfc3339(self._now()), chosen=chosen)
         if is_current(lb, status):
             return False
-        said = self._said.pop(lb.key, None)
+        told = self._said.pop(lb.key, None)
         if refusal is not None:
-            if said == refusal:  # written, and no longer there: another host says otherwise, and may know better
+            if told == refusal:  # written, and no longer there: another host says otherwise, and may know better
                 self.batches.want(lb.key)
                 return True
             self._said[lb.key] = refusal
@@ -198,9 +213,11 @@ class LoadBalancers:
             "metadata": {"name": lb.metadata.name, "namespace": lb.metadata.namespace, "uid": lb.metadata.uid},
             "status": cast("dict[str, object]", msgspec.to_builtins(status)),
         }
-        written = await self._client.apply(
-            LOADBALANCERS, *lb.key, patch, field_manager=FIELD_MANAGER, subresource="status"
-        )
+        said = {ADDRESSES: " ".join(a.ip for a in status.addresses), REASON: "" if refusal is None else refusal.reason}
+        with self._trails.follow(lb.key, "controller allocates", since=self._trails.since(lb.key), attributes=said):
+            written = await self._client.apply(
+                LOADBALANCERS, *lb.key, patch, field_manager=FIELD_MANAGER, subresource="status"
+            )
         self._caches.load_balancers.observe(written)
         for reason, message in news_of_machines(lb, status):
             self._events.record(LOADBALANCERS, lb, MACHINES_OUT.because(reason), message)
@@ -209,6 +226,7 @@ class LoadBalancers:
     # --- what makes work -----------------------------------------------------------------------------------------
 
     def _changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
+        self._trails.changed(old, new, listed=not self._caches.load_balancers.synced.is_set())
         self._tell_group(old, new)
         if old is not None and old.spec.ipam == "dhcp" and (new is None or new.spec.ipam != "dhcp"):
             self.batches.retry_limited()
@@ -280,7 +298,8 @@ class LoadBalancers:
 
 def _asks(lb: LoadBalancer) -> tuple[object, ...]:
     """What the choice of an address depends on."""
-    return lb.spec, lb.metadata.annotations, lb.metadata.uid
+    annotations = {key: value for key, value in lb.metadata.annotations.items() if key != TRACE_ANNOTATION}
+    return lb.spec, annotations, lb.metadata.uid
 
 
 def _shares(lb: LoadBalancer) -> tuple[object, ...]:

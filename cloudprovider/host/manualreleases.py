@@ -42,16 +42,16 @@ class ManualReleases:
         self._book = book
         self._batches = batches
         self._events = events
-        self._queue: WorkQueue[str] = WorkQueue(self._reconcile, name="manual-releases", workers=1, rng=rng)
+        self.queue: WorkQueue[str] = WorkQueue(self._reconcile, name="manual-releases", workers=1, rng=rng)
         caches.pools.on_change(self._changed)
 
     async def run(self) -> None:
         """Work until cancelled; start it when the caches have synced."""
-        await self._queue.run()
+        await self.queue.run()
 
     def _changed(self, _: IPPool | None, new: IPPool | None) -> None:
         if new is not None and MANUALLY_RELEASE_ANNOTATION in new.metadata.annotations:
-            self._queue.add(new.metadata.name)
+            self.queue.add(new.metadata.name)
 
     async def _reconcile(self, name: str) -> float | None:
         pool = self._caches.pools.get("", name)

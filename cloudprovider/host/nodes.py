@@ -51,14 +51,14 @@ class TenantNodes:
         self._statuses = statuses
         self._reports: dict[Tenant, tuple[ReportedNode, ...]] = {}
         self._addresses = NodeAddresses()
-        self._queue: WorkQueue[Tenant] = WorkQueue(self._check_again, name="tenant-nodes", workers=2, rng=rng)
+        self.queue: WorkQueue[Tenant] = WorkQueue(self._check_again, name="tenant-nodes", workers=2, rng=rng)
         caches.guest_clusters.on_change(self._changed)
         infrastructure.on_change(self._doubt)
         claimants.on_change(self._doubt)
 
     async def run(self) -> None:
         """Check again what changed rules make doubtful, until cancelled."""
-        await self._queue.run()
+        await self.queue.run()
 
     async def report(self, tenant: Tenant, nodes: Sequence[ReportedNode]) -> Sequence[RejectedNode]:
         """Replace the tenant's nodes by those of the report that are accepted; return the others."""
@@ -94,7 +94,7 @@ class TenantNodes:
     def _doubt(self, addresses: AbstractSet[IPAddress]) -> None:
         """Have the tenants checked that have reported one of the addresses."""
         for tenant in self._addresses.tenants_at(addresses):
-            self._queue.add_after(tenant, _GATHER_SECONDS)
+            self.queue.add_after(tenant, _GATHER_SECONDS)
 
     async def _check_again(self, tenant: Tenant) -> None:
         try:
@@ -123,16 +123,16 @@ class TenantNodes:
                 tenant = Tenant(*old.key)
                 self._reports.pop(tenant, None)
                 self._addresses.put(tenant, ())
-                self._queue.forget(tenant)
+                self.queue.forget(tenant)
             return
         tenant = Tenant(*new.key)
         if tenant not in self._reports and (old is None or old.status.nodes != new.status.nodes):
             self._addresses.put(tenant, _nodes_of(new.status))
         if old is None:
             if new.status.nodes:  # the rules may have changed while nobody watched
-                self._queue.add_after(tenant, _GATHER_SECONDS)
+                self.queue.add_after(tenant, _GATHER_SECONDS)
         elif old.spec.node_cidrs != new.spec.node_cidrs:
-            self._queue.add(tenant)
+            self.queue.add(tenant)
 
 
 def _nodes_of(status: GuestClusterStatus) -> tuple[ReportedNode, ...]:

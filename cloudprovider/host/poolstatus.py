@@ -15,9 +15,10 @@ from cloudprovider.core.news import ADDRESSES_LEFT, NO_OVERLAP, POOL_RIGHT, POOL
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.poolstatus import FULL, NEARLY_FULL, filling, free, summarize
 from cloudprovider.core.reasons import Heard
+from cloudprovider.core.times import rfc3339
 from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
-from cloudprovider.host.clock import Clock, rfc3339
+from cloudprovider.host.clock import Clock
 from cloudprovider.host.loadbalancers import FIELD_MANAGER
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.events import EventRecorder
@@ -54,16 +55,16 @@ class PoolStatuses:
         self._now = now
         self._told: dict[str, float] = {}
         self._written: dict[str, float] = {}
-        self._queue: WorkQueue[str] = WorkQueue(self._reconcile, name="pools", workers=1, rng=rng)
+        self.queue: WorkQueue[str] = WorkQueue(self._reconcile, name="pools", workers=1, rng=rng)
         book.on_pool(self._tell)
 
     async def run(self) -> None:
         """Work until cancelled; start it when the caches have synced."""
-        await self._queue.run()
+        await self.queue.run()
 
     def _tell(self, name: str) -> None:
         self._told.setdefault(name, asyncio.get_running_loop().time())
-        self._queue.add(name)
+        self.queue.add(name)
 
     async def _reconcile(self, name: str) -> float | None:
         view = self._book.views().get(name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -12,14 +13,16 @@ import kopf
 
 from cloudprovider import __version__
 from cloudprovider.bridge.server import BridgeServer, ServerConfig
-from cloudprovider.bridge.tlsfiles import TlsFiles, TlsPaths
+from cloudprovider.bridge.tlsfiles import SERVER, TlsFiles, TlsPaths
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host import beside, webhookserver
 from cloudprovider.host.assembly import NAME, Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.config import HostConfig
-from cloudprovider.host.metrics import exposition_of, exposition_of_reviews
+from cloudprovider.host.metrics import AdmissionMetrics, HostMetrics
+from cloudprovider.host.readings import reading
 from cloudprovider.host.tenants import FINALIZER, TenantEnd, register
 from cloudprovider.host.webhook import AdmissionWebhook
 from cloudprovider.kube.api import KubeClient
@@ -27,8 +30,10 @@ from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.credentials import load
 from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.lease import Elector, identity_of
-from cloudprovider.kube.metrics import RequestCounter, exposition
+from cloudprovider.kube.metrics import RequestCounter, reading_events
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.shell import run_in_shell
+from cloudprovider.tracing.setup import traced
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +44,25 @@ class HostProgram:
     """One copy of the host program: stands by until it leads. Allocating is safe with two leaders (each block is a
     compare-and-swap), but guests must find one bridge."""
 
-    def __init__(self, config: HostConfig, client: KubeClient, *, rng: random.Random) -> None:
+    def __init__(
+        self,
+        config: HostConfig,
+        client: KubeClient,
+        *,
+        tracer: Tracer = NO_TRACER,
+        rng: random.Random,
+        registry: Registry,
+    ) -> None:
         self._config = config
+        self._tracer = tracer
+        self._metrics = HostMetrics(registry)
+        registry.read(reading(lambda: self._host, self._metrics.bridge, serving=lambda: self._serving))
+        registry.read(reading_events(lambda: self._host.events if self._host is not None else None))
         self._client = client
         self._rng = rng
         self._identity = identity_of(config.identity)
         self._host: Host | None = None
+        self._server: BridgeServer | None = None
         self._serving = False
 
     @property
@@ -55,10 +73,6 @@ class HostProgram:
         if not self._host.caches.is_synced():
             return ("the API server has not listed everything yet",)
         return () if self._serving else ("the bridge is not listening yet",)
-
-    def metrics(self) -> str:
-        """Our own metrics, in Prometheus' text format."""
-        return exposition_of(self._host, serving=self._serving)
 
     async def proceed(self, tenant: Tenant, deleted_at: datetime, grace_seconds: int) -> float | None:
         """See :meth:`TenantEnd.proceed`; a copy that does not lead leaves it to the one that does."""
@@ -87,13 +101,19 @@ class HostProgram:
             version=__version__,
             identity=self._identity,
             reserved=config.reserved_cidrs,
+            tracer=self._tracer,
             now=utc_now,
             time=time.monotonic,
             rng=self._rng,
+            namespace=config.lease_namespace,
+            trusted=lambda: TlsFiles(tls_paths(config), SERVER).load().ca,
+            metrics=self._metrics,
         )
-        server = BridgeServer(
+        server = self._server = BridgeServer(
             ServerConfig(listen=config.bridge_address, tls=tls_paths(config), trust_domain=config.trust_domain),
             host.backend,
+            tracer=self._tracer,
+            observer=self._metrics.bridge,
         )
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -101,7 +121,7 @@ class HostProgram:
                 tasks.create_task(self._serve(host, server), name="bridge")
         finally:
             self._serving = False
-            self._host = None
+            self._host = self._server = None
             # Within the margin that the Lease leaves after its renew deadline.
             await server.stop(grace=1.0)
 
@@ -120,24 +140,29 @@ async def run(config: HostConfig) -> None:
     """Run the host program until SIGTERM or SIGINT. Raises ConfigurationError for settings that can't work."""
     rng = random.Random()  # noqa: S311 - jitter, no secret
     credentials = load(config.kubeconfig or None, config.context or None)
-    TlsFiles(tls_paths(config)).load()
-    requests = RequestCounter()
+    TlsFiles(tls_paths(config), SERVER).load()
+    metrics = Registry("host", __version__)
+    requests = RequestCounter(metrics)
     registry = kopf.OperatorRegistry()
-    async with HttpKubeClient(credentials, program="host", version=__version__, rng=rng, requests=requests) as client:
-        program = HostProgram(config, client, rng=rng)
+    async with (
+        traced(NAME, __version__, os.environ, rng=rng) as tracer,
+        HttpKubeClient(credentials, program="host", version=__version__, rng=rng, requests=requests) as client,
+    ):
+        program = HostProgram(config, client, tracer=tracer, rng=rng, registry=metrics)
         register(registry, program)
 
-        webhook = AdmissionWebhook(client)
-
-        def metrics() -> str:
-            return exposition(requests) + program.metrics() + exposition_of_reviews(webhook.reviews)
+        admission = AdmissionMetrics(metrics)
+        webhook = AdmissionWebhook(client, took=admission.took)
+        admission.follow(webhook.reviews)
 
         async def serve_webhook() -> None:
             place, namespace = config.webhook_address, config.lease_namespace
-            await webhookserver.run(client, webhook, place, namespace=namespace, now=utc_now, rng=rng)
+            await webhookserver.run(
+                client, webhook, place, namespace=namespace, now=utc_now, rng=rng, certified=admission.certified
+            )
 
         async def work() -> None:
-            async with serve(config.endpoint, Probes(ready=lambda: program.not_ready, metrics=metrics)):
+            async with serve(config.endpoint, Probes(ready=lambda: program.not_ready, metrics=metrics.text)):
                 try:
                     async with asyncio.TaskGroup() as tasks:
                         tasks.create_task(program.run(), name="host")

@@ -5,11 +5,17 @@ from typing import Final
 
 import msgspec
 
-from cloudprovider.bridge.api import Hello, Reason, Welcome
-from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION, GuestCluster, GuestClusterStatus
+from cloudprovider.bridge.api import Hello, PeerCertificate, Reason, Welcome
+from cloudprovider.core.api.guestcluster import (
+    REBIND_ANNOTATION,
+    CertificateRecord,
+    GuestCluster,
+    GuestClusterStatus,
+)
 from cloudprovider.core.errors import BridgeError, Conflict, NotFound
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.tenancy import Binding, bind
+from cloudprovider.core.times import rfc3339
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 
 _log = logging.getLogger(__name__)
@@ -25,8 +31,10 @@ class Registration:
         self._version = version
         self._rebinding: dict[Tenant, tuple[str, str]] = {}
 
-    async def connect(self, tenant: Tenant, cluster: GuestCluster, hello: Hello) -> Welcome:
-        """Bind the UID where that is to be done, note the guest's version, and welcome it.
+    async def connect(
+        self, tenant: Tenant, cluster: GuestCluster, hello: Hello, certificate: PeerCertificate | None = None
+    ) -> Welcome:
+        """Bind the UID where that is to be done, note the guest's version and certificate, and welcome it.
 
         Raises BridgeError CLUSTER_MISMATCH.
         """
@@ -43,7 +51,7 @@ class Registration:
                 retryable=False,
             )
         try:
-            await self._bind(tenant, cluster, hello, verdict)
+            await self._bind(tenant, cluster, hello, verdict, certificate)
         except Conflict as other:
             raise BridgeError(
                 f"GuestCluster {tenant.path} has just been changed: try again",
@@ -58,7 +66,14 @@ class Registration:
             ) from gone
         return Welcome(host_version=self._version, tenant=tenant, max_ports=cluster.spec.quota.ports_per_load_balancer)
 
-    async def _bind(self, tenant: Tenant, cluster: GuestCluster, hello: Hello, verdict: Binding) -> None:
+    async def _bind(
+        self,
+        tenant: Tenant,
+        cluster: GuestCluster,
+        hello: Hello,
+        verdict: Binding,
+        certificate: PeerCertificate | None,
+    ) -> None:
         before = cluster.status.cluster_uid
         if verdict is Binding.REBIND and tenant not in self._rebinding:
             # First used up, then bound: an "any" that is left over would let a third cluster in.
@@ -73,6 +88,7 @@ class Registration:
                 status,
                 cluster_uid=hello.cluster_uid,
                 guest_version=hello.guest_version,
+                certificate=_record(certificate) if certificate is not None else status.certificate,
                 inventory=None if fresh else status.inventory,
                 nodes=[] if fresh else status.nodes,
             )
@@ -84,3 +100,11 @@ class Registration:
                 "A guest cluster is bound to its tenant.",
                 extra={"tenant": tenant.path, "cluster_uid": hello.cluster_uid, "before": before},
             )
+
+
+def _record(certificate: PeerCertificate) -> CertificateRecord:
+    return CertificateRecord(
+        fingerprint=certificate.fingerprint,
+        not_before=rfc3339(certificate.not_before),
+        not_after=rfc3339(certificate.not_after),
+    )

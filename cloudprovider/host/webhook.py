@@ -6,8 +6,9 @@ pass with a warning, as the controller checks that again and says what is wrong 
 """
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -27,6 +28,7 @@ from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.core.api.pool import BLOCK_POOL_LABEL, MANUALLY_RELEASE_ANNOTATION, IPPool, IPPoolSpec
 from cloudprovider.core.errors import InvalidRequest, KubeError, NotFound, Unavailable, Violation
+from cloudprovider.core.metrics.definition import OTHER
 from cloudprovider.core.naming import label_value
 from cloudprovider.core.pools import survey
 from cloudprovider.core.rules.holdings import Holding, holdings
@@ -52,10 +54,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AdmissionWebhook:
-    """Answers reviews. ``reviews`` counts them as (resource, outcome): allowed, refused, or unread."""
+    """Answers reviews. ``reviews`` counts them as (resource, outcome): allowed, refused, or unread; ``took`` is told
+    the resource and the seconds."""
 
-    def __init__(self, client: KubeClient, *, deadline: float = DEADLINE) -> None:
-        self.reviews: Counter[tuple[str, str]] = Counter()
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        deadline: float = DEADLINE,
+        took: Callable[[str, float], None] = lambda _resource, _seconds: None,
+    ) -> None:
+        self.reviews: Counter[tuple[str, ...]] = Counter()
+        self._took = took
         self._client = client
         self._deadline = deadline
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -66,22 +76,25 @@ class AdmissionWebhook:
             request = _decode_review(body.decode()).request  # text first: what is in it is read later, piece by piece
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"no AdmissionReview of {REVIEW_API_VERSION}: {error}") from error
-        response = await self._review(request)
+        began = time.monotonic()
+        outcome, response = await self._review(request)
+        resource = _known(request.resource.resource)
+        self.reviews[resource, outcome] += 1
+        self._took(resource, time.monotonic() - began)
         return _encode(AdmissionReviewAnswer(api_version=REVIEW_API_VERSION, kind=REVIEW_KIND, response=response))
 
-    async def _review(self, request: AdmissionRequest) -> AdmissionResponse:
-        resource = request.resource.resource
+    async def _review(self, request: AdmissionRequest) -> tuple[str, AdmissionResponse]:
         try:
             verdict = await self._judge_in_time(request)
         except KubeError as error:
-            self.reviews[resource, "unread"] += 1
-            if resource == LOADBALANCERS.plural:
-                return _allowed(request, [f"not checked beforehand, the controller will: {error}"])
-            return _unread(request, error)
+            if request.resource.resource == LOADBALANCERS.plural:
+                return "unread", _allowed(request, [f"not checked beforehand, the controller will: {error}"])
+            return "unread", _unread(request, error)
         except msgspec.DecodeError as error:
             verdict = Verdict((Violation(field="", reason="Unreadable", message=f"the object can't be read: {error}"),))
-        self.reviews[resource, "refused" if verdict.violations else "allowed"] += 1
-        return _refused(request, verdict) if verdict.violations else _allowed(request, verdict.warnings)
+        if verdict.violations:
+            return "refused", _refused(request, verdict)
+        return "allowed", _allowed(request, verdict.warnings)
 
     async def _judge_in_time(self, request: AdmissionRequest) -> Verdict:
         try:
@@ -144,6 +157,11 @@ class AdmissionWebhook:
         except NotFound:
             return False
         return True
+
+
+def _known(resource: str) -> str:
+    """The resource, if it is one that there are rules for: whoever asks can ask of anything."""
+    return resource if resource in (IPPOOLS.plural, LOADBALANCERS.plural) else OTHER
 
 
 def _old_pool(request: AdmissionRequest, new: IPPool) -> IPPool | None:

@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from cloudprovider.bridge.certificates import KeyPair, issue_server, make_ca
+from cloudprovider.bridge.inspection import belongs, certificates, end_of, is_due, is_signed_by, names_of, pem_of
 
 CA_NAME: Final = "cloudprovider webhook CA"
 _CA: Final = "ca.crt"
@@ -54,13 +54,13 @@ def read(data: Mapping[str, str]) -> Material | None:
     try:
         pem = {name: base64.b64decode(data[name], validate=True) for name in (_CA, _CA_KEY, _CERTIFICATE, _KEY)}
         newest, *retired = x509.load_pem_x509_certificates(pem[_CA])
-        ca = KeyPair(_pem([newest]), pem[_CA_KEY])
+        ca = KeyPair(pem_of([newest]), pem[_CA_KEY])
         serving = KeyPair(pem[_CERTIFICATE], pem[_KEY])
-        if not (_belongs(ca) and _belongs(serving)):
+        if not (belongs(ca) and belongs(serving)):
             return None
     except (KeyError, ValueError, TypeError, binascii.Error, UnsupportedAlgorithm):
         return None
-    return Material(ca, _pem(retired), serving)
+    return Material(ca, pem_of(retired), serving)
 
 
 def data_of(material: Material) -> dict[str, str]:
@@ -83,63 +83,16 @@ def renewed(material: Material | None, hosts: Sequence[str], *, now: datetime, l
         ca = make_ca(CA_NAME, now=now, validity=lives.ca)
         return Material(ca, b"", issue_server(ca, hosts, now=now, validity=lives.serving))
     ca, retired = material.ca, material.retired
-    if _is_due(ca, lives.ca, now) or now + lives.serving > _end(ca):
-        retired = _pem([c for c in _certificates(material.bundle) if c.not_valid_after_utc > now])
+    if is_due(ca, lives.ca, now) or now + lives.serving > end_of(ca):
+        retired = pem_of([c for c in certificates(material.bundle) if c.not_valid_after_utc > now])
         ca = make_ca(CA_NAME, now=now, validity=lives.ca)
     serving = material.serving
     if (
-        _is_due(serving, lives.serving, now)
-        or not set(hosts) <= _names(serving)
-        or not _is_signed_by(serving, _certificates(ca.certificate + retired))
+        is_due(serving, lives.serving, now)
+        or not set(hosts) <= names_of(serving)
+        or not is_signed_by(serving, certificates(ca.certificate + retired))
     ):
         serving = issue_server(ca, hosts, now=now, validity=lives.serving)
     if ca is material.ca and serving is material.serving:
         return material
     return Material(ca, retired, serving)
-
-
-def end_of(material: Material) -> datetime:
-    """When the certificate that is shown ends."""
-    return _end(material.serving)
-
-
-def _is_due(pair: KeyPair, life: timedelta, now: datetime) -> bool:
-    return now >= _end(pair) - life / 3
-
-
-def _end(pair: KeyPair) -> datetime:
-    return x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc
-
-
-def _names(pair: KeyPair) -> frozenset[str]:
-    certificate = x509.load_pem_x509_certificate(pair.certificate)
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return frozenset()
-    addresses = (str(address) for address in names.get_values_for_type(x509.IPAddress))
-    return frozenset((*names.get_values_for_type(x509.DNSName), *addresses))
-
-
-def _is_signed_by(pair: KeyPair, authorities: Sequence[x509.Certificate]) -> bool:
-    certificate = x509.load_pem_x509_certificate(pair.certificate)
-    for authority in authorities:
-        try:
-            certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return True
-    return False
-
-
-def _belongs(pair: KeyPair) -> bool:
-    key = serialization.load_pem_private_key(pair.key, password=None)
-    return key.public_key() == x509.load_pem_x509_certificate(pair.certificate).public_key()
-
-
-def _certificates(pem: bytes) -> Sequence[x509.Certificate]:
-    return x509.load_pem_x509_certificates(pem)
-
-
-def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
-    return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in certificates)

@@ -6,11 +6,13 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 
+from cloudprovider.bridge.inspection import end_of
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.webhook import AdmissionWebhook
@@ -39,11 +41,13 @@ async def run(
     rng: random.Random,
     lives: Lives | None = None,
     check_seconds: float = CHECK_SECONDS,
+    certified: Callable[[datetime], None] = lambda _: None,
 ) -> None:
     """Serve ``webhook`` on ``address`` ("ADDRESS:PORT") until cancelled, with a certificate of its own.
 
     Every copy of the program does, whether it leads or not. Nothing is listened on before there is a certificate.
-    ``namespace`` holds the Secret. Raises ConfigurationError if the address can't be listened on.
+    ``namespace`` holds the Secret; ``certified`` is told when the certificate ends that is used from now
+    on. Raises ConfigurationError if the address can't be listened on.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -51,6 +55,7 @@ async def run(
 
     def use(material: Material) -> None:
         load(context, material)
+        certified(end_of(material.serving))
         usable.set()
 
     trust = WebhookTrust(client, use, namespace=namespace, now=now, rng=rng, lives=lives, check_seconds=check_seconds)

@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from cloudprovider.bridge.inspection import end_of
 from cloudprovider.core.api.admission import ValidatingWebhookConfiguration
 from cloudprovider.core.errors import CloudProviderError, ConfigurationError, Conflict
 from cloudprovider.host.clock import Clock
-from cloudprovider.host.webhookcertificate import Lives, Material, data_of, end_of, read, renewed
+from cloudprovider.host.webhookcertificate import Lives, Material, data_of, read, renewed
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.resources import SECRETS, WEBHOOK_CONFIGURATIONS
@@ -94,7 +95,7 @@ class WebhookTrust:
             await self._client.merge_patch(SECRETS, self._namespace, SECRET, patch)
             log.info(
                 "The webhook's certificate has been renewed.",
-                extra={"not_after": end_of(material).isoformat(), "names": hosts},
+                extra={"not_after": end_of(material.serving).isoformat(), "names": hosts},
             )
         # First the trust, then what is to be trusted: at the next look, as the API server hears of it by a watch. What
         # is shown until then must be trusted too.

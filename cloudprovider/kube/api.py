@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from cloudprovider.core.api.meta import KubeObject
+from cloudprovider.kube.warnings import Warned
 
 T = TypeVar("T", bound=KubeObject)
 
@@ -99,9 +100,10 @@ class KubeClient(Protocol):
         long: watch again from the last version seen. Raises Gone. Close it (``aclosing``) when leaving early."""
         ...
 
-    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
-        """Create ``obj`` in its metadata's namespace. ``dry_run``: all is checked, nothing is stored. Raises
-        AlreadyExists, Invalid (with ``causes``), Forbidden."""
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False, warned: Warned | None = None) -> T:
+        """Create ``obj`` in its metadata's namespace. ``dry_run``: all is checked, nothing is stored. ``warned`` is
+        called with what the API server, or a webhook, warns of, if that is asked for. Raises AlreadyExists, Invalid
+        (with ``causes``), Forbidden."""
         ...
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
@@ -118,9 +120,10 @@ class KubeClient(Protocol):
         *,
         subresource: str = "",
         dry_run: bool = False,
+        warned: Warned | None = None,
     ) -> T:
-        """RFC 7386. ``metadata.resourceVersion`` or ``metadata.uid`` in the patch are preconditions. ``dry_run``: all
-        is checked, nothing is stored. Raises Conflict, NotFound, Invalid.
+        """RFC 7386. ``metadata.resourceVersion`` or ``metadata.uid`` in the patch are preconditions. ``dry_run``,
+        ``warned``: as with :meth:`create`. Raises Conflict, NotFound, Invalid.
 
         On the status of a custom resource, API servers ignore the UID: there a Conflict is raised after the write.
         """

@@ -8,7 +8,7 @@ import asyncio
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 import msgspec
 from aiohttp.abc import AbstractCookieJar
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from cloudprovider.core.api.meta import KubeObject
@@ -26,6 +27,7 @@ from cloudprovider.kube.codec import Codec
 from cloudprovider.kube.credentials import Credentials
 from cloudprovider.kube.metrics import RequestCounter
 from cloudprovider.kube.status import error_of
+from cloudprovider.kube.warnings import Warned, warnings_in
 
 T = TypeVar("T", bound=KubeObject)
 
@@ -169,14 +171,15 @@ class HttpKubeClient:
         finally:
             _hang_up(response)
 
-    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False, warned: Warned | None = None) -> T:
         """Create ``obj``."""
         if obj.metadata.resource_version:
             # The API server answers this with a bare 500, which would look as if trying again could help.
             raise Invalid(f"create {resource.plural} {obj.metadata.name}: resourceVersion is set; it exists already")
         body = _encode(_typed(resource, obj))
+        namespace, query = obj.metadata.namespace, _dry(dry_run)
         return self._codec(resource).object(
-            await self._call("create", resource, obj.metadata.namespace, method="POST", query=_dry(dry_run), body=body)
+            await self._call("create", resource, namespace, method="POST", query=query, body=body, warned=warned)
         )
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
@@ -201,6 +204,7 @@ class HttpKubeClient:
         *,
         subresource: str = "",
         dry_run: bool = False,
+        warned: Warned | None = None,
     ) -> T:
         """RFC 7386."""
         answer = await self._call(
@@ -213,6 +217,7 @@ class HttpKubeClient:
             query=_dry(dry_run),
             body=_encode(patch),
             content_type=_MERGE,
+            warned=warned,
         )
         return _same_uid(resource, self._codec(resource).object(answer), patch)
 
@@ -283,13 +288,20 @@ class HttpKubeClient:
         query: dict[str, str] | None = None,
         body: bytes | None = None,
         content_type: str = _JSON,
+        warned: Warned | None = None,
     ) -> bytes:
         path = _path(resource, namespace, name, subresource)
         if query:
             path += "?" + urlencode(query)
         counted = f"{resource.plural}/{subresource}" if subresource else resource.plural
         what = _what(verb, counted, namespace, name)
-        return (await self._exchange(verb, counted, what, path, method=method, body=body, content_type=content_type))[0]
+        answer, headers = await self._exchange(
+            verb, counted, what, path, method=method, body=body, content_type=content_type
+        )
+        if warned is not None:
+            for text in warnings_in(headers.getall("Warning", ())):
+                warned(text)
+        return answer
 
     async def _exchange(
         self,
@@ -301,7 +313,9 @@ class HttpKubeClient:
         method: str = "GET",
         body: bytes | None = None,
         content_type: str = "",
-    ) -> tuple[bytes, Mapping[str, str]]:
+    ) -> tuple[bytes, CIMultiDictProxy[str]]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with self._session.request(
                 method,
@@ -314,9 +328,9 @@ class HttpKubeClient:
                 answer = await response.read()
                 code = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            self.requests.count(verb, counted, 0)
+            self.requests.count(verb, counted, 0, loop.time() - began)
             raise _no_answer(what, error, self._deadline) from error
-        self.requests.count(verb, counted, code)
+        self.requests.count(verb, counted, code, loop.time() - began)
         if 200 <= code < 300:
             return answer, response.headers
         raise error_of(what, code, answer, response.headers.get("Retry-After"))

@@ -1,6 +1,6 @@
 """The HTTP endpoint that a kubelet probes and Prometheus scrapes: ``/livez``, ``/readyz``, ``/metrics``.
 
-Programs hand in three functions; nothing is registered anywhere else. A probe answers 200 "ok", or 503 with one line
+Programs hand in three functions. A probe answers 200 "ok", or 503 with one line
 for each reason, so that ``kubectl describe pod`` shows why. The functions must not block: they read what is known.
 """
 
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from cloudprovider.core.errors import ConfigurationError
-
-METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format"""
+from cloudprovider.kube.registry import CONTENT_TYPE
 
 Reasons = Sequence[str]
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -24,8 +22,8 @@ def _none() -> Reasons:
     return ()
 
 
-def _empty() -> str:
-    return ""
+async def _empty() -> bytes:
+    return b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +31,12 @@ class Probes:
     """What the endpoint asks. ``live`` and ``ready`` return reasons why not; none means yes.
 
     Not live: the process should be killed and started anew. Not ready: it should not (yet) be relied upon.
-    ``metrics`` returns Prometheus' text format, or what it comes from.
+    ``metrics`` returns Prometheus' text format (:meth:`cloudprovider.kube.registry.Registry.text`).
     """
 
     live: Callable[[], Reasons] = _none
     ready: Callable[[], Reasons] = _none
-    metrics: Callable[[], str | Awaitable[str]] = _empty
+    metrics: Callable[[], Awaitable[bytes]] = _empty
 
 
 def split_address(endpoint: str) -> tuple[str, int]:
@@ -92,11 +90,9 @@ def _probe(reasons: Callable[[], Reasons]) -> _Handler:
     return handle
 
 
-def _metrics(text: Callable[[], str | Awaitable[str]]) -> _Handler:
+def _metrics(text: Callable[[], Awaitable[bytes]]) -> _Handler:
     async def handle(_: web.Request) -> web.Response:
-        found = text()
-        body = found if isinstance(found, str) else await found
-        return web.Response(body=body.encode(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+        return web.Response(body=await text(), headers={"Content-Type": CONTENT_TYPE})
 
     return handle
 

@@ -13,6 +13,7 @@ from cloudprovider.core.api.kubernetes import Event, EventSource, ObjectReferenc
 from cloudprovider.core.api.meta import KubeObject, ObjectMeta
 from cloudprovider.core.errors import AlreadyExists, KubeError, Unavailable
 from cloudprovider.core.news import News
+from cloudprovider.core.times import rfc3339
 from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.backoff import Backoff
 from cloudprovider.kube.resources import EVENTS
@@ -124,7 +125,7 @@ class EventRecorder:
         )
 
     def _event(self, resource: Resource[T], obj: T, news: News, message: str) -> Event:
-        time = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        time = rfc3339(self._now())
         metadata = obj.metadata
         # As client-go names them, cut so that the object's own name may have any length.
         stem = metadata.name[:230].rstrip("-.")

@@ -4,7 +4,7 @@
 the real one. Admission (CEL rules, defaults, node ports) is left out: objects are checked against their types only.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal, TypeVar, cast
 
@@ -18,6 +18,7 @@ from cloudprovider.kube.fakestore import Call, Change, FakeCluster, Snapshot, bo
 from cloudprovider.kube.fields import Object
 from cloudprovider.kube.metrics import RequestCounter
 from cloudprovider.kube.selectors import Matcher, matcher
+from cloudprovider.kube.warnings import Warned
 
 __all__ = ["Call", "FakeCluster", "FakeKubeClient", "Snapshot"]
 
@@ -72,14 +73,16 @@ class FakeKubeClient:
         finally:
             self._cluster.close_watch(watcher)
 
-    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False) -> T:
+    async def create(self, resource: Resource[T], obj: T, *, dry_run: bool = False, warned: Warned | None = None) -> T:
         """Create ``obj``."""
         async with self._request("create", resource, obj.metadata.namespace, obj.metadata.name):
             if obj.metadata.resource_version:
                 raise Invalid("resourceVersion should not be set on objects to be created", status=400)
             _check_namespace(resource, obj.metadata.namespace)
             cluster = self._cluster.rehearsal() if dry_run else self._cluster
-            return cluster.create(resource, body_of(resource, obj), self._program)
+            made = cluster.create(resource, body_of(resource, obj), self._program)
+            _warn(resource, (), made.metadata.finalizers, warned)
+            return made
 
     async def replace(self, resource: Resource[T], obj: T) -> T:
         """Write ``obj`` whole, by compare-and-swap on its resourceVersion."""
@@ -101,6 +104,7 @@ class FakeKubeClient:
         *,
         subresource: str = "",
         dry_run: bool = False,
+        warned: Warned | None = None,
     ) -> T:
         """RFC 7386."""
         async with self._request("patch", resource, namespace, name, subresource):
@@ -112,7 +116,9 @@ class FakeKubeClient:
             body = fields.merge_patch(old.body, wanted)
             if body["metadata"].get("name") != name:
                 raise Invalid(f"the name of the object does not match the name on the URL ({name})", status=400)
-            return _same_uid(cluster.update(resource, old, body, self._program, subresource), unchecked_uid)
+            made = cluster.update(resource, old, body, self._program, subresource)
+            _warn(resource, old.body["metadata"].get("finalizers", ()), made.metadata.finalizers, warned)
+            return _same_uid(made, unchecked_uid)
 
     async def apply(
         self,
@@ -245,3 +251,15 @@ def _event(resource: Resource[T], namespace: str, matches: Matcher, change: Chan
         return None
     metadata = msgspec.structs.replace(before.metadata, resource_version=str(change.version))
     return WatchEvent("DELETED", msgspec.structs.replace(before, metadata=metadata))
+
+
+def _warn(resource: Resource[T], before: Sequence[str], after: Sequence[str], warned: Warned | None) -> None:
+    """What API servers say of a custom resource's finalizers (``generateWarningsFromObj`` in its strategy)."""
+    if warned is None or "." not in resource.group:
+        return
+    for name in after:
+        if "/" not in name and name not in before:
+            warned(
+                f'metadata.finalizers: "{name}": prefer a domain-qualified finalizer name including a path (/) to avoid'
+                " accidental conflicts with other finalizer writers"
+            )

@@ -28,7 +28,7 @@ class _Fair(Generic[K]):
 
     def __init__(self, group: Callable[[K], Hashable]) -> None:
         self._group = group
-        self._rows: OrderedDict[Hashable, dict[K, None]] = OrderedDict()
+        self._rows: OrderedDict[Hashable, dict[K, float]] = OrderedDict()
         self._row_of: dict[K, Hashable] = {}
 
     def __len__(self) -> int:
@@ -37,7 +37,12 @@ class _Fair(Generic[K]):
     def __contains__(self, key: K) -> bool:
         return key in self._row_of
 
-    def push(self, key: K) -> None:
+    @property
+    def oldest(self) -> float | None:
+        """Since when the key has waited that waits longest."""
+        return min((next(iter(row.values())) for row in self._rows.values()), default=None)
+
+    def push(self, key: K, now: float) -> None:
         """Let ``key`` wait at the end of its group's row; if it stands there already, it keeps its place."""
         group = self._group(key)
         if key in self._row_of:
@@ -45,7 +50,7 @@ class _Fair(Generic[K]):
                 return
             self._leave(key)
         self._row_of[key] = group
-        self._rows.setdefault(group, {})[key] = None
+        self._rows.setdefault(group, {})[key] = now
 
     def pop(self) -> K:
         group, row = next(iter(self._rows.items()))
@@ -65,9 +70,11 @@ class _Fair(Generic[K]):
 
 @dataclass(frozen=True)
 class QueueStats:
-    """How a queue stands: keys ready, delayed and being worked on, keys that failed last time, failures in all."""
+    """How a queue stands: keys ready, delayed and being worked on, keys that failed last time, failures in all; and for
+    how many seconds the ``oldest`` that is ready has waited."""
 
     ready: int
+    oldest: float
     delayed: int
     active: int
     failing: int
@@ -97,8 +104,8 @@ class WorkQueue(Generic[K]):
     ) -> None:
         if workers < 1:
             raise ValueError(f"queue {name}: {workers} workers; at least one is needed")
+        self.name = name
         self._handle = handle
-        self._name = name
         self._workers = workers
         self._rng = rng
         self._backoff = backoff
@@ -116,7 +123,15 @@ class WorkQueue(Generic[K]):
     @property
     def stats(self) -> QueueStats:
         """How the queue stands, for metrics."""
-        return QueueStats(len(self._ready), len(self._timers), len(self._active), len(self._failures), self._failed)
+        began = self._ready.oldest
+        return QueueStats(
+            ready=len(self._ready),
+            oldest=0.0 if began is None else asyncio.get_running_loop().time() - began,
+            delayed=len(self._timers),
+            active=len(self._active),
+            failing=len(self._failures),
+            failures=self._failed,
+        )
 
     def add(self, key: K) -> None:
         """Have ``key`` handled as soon as a worker is free (once, if it waits already)."""
@@ -124,7 +139,7 @@ class WorkQueue(Generic[K]):
         if key in self._active:
             self._again.add(key)
         else:
-            self._ready.push(key)
+            self._ready.push(key, asyncio.get_running_loop().time())
             self._idle.clear()
             self._dispatch()
 
@@ -152,7 +167,7 @@ class WorkQueue(Generic[K]):
         """Work until cancelled; then take nothing new, let handlers finish for ``drain_seconds``, cancel the rest, and
         return when all have ended. What was not handled stays in the queue, for another :meth:`run`."""
         if self._running:
-            raise RuntimeError(f"queue {self._name} is already running")
+            raise RuntimeError(f"queue {self.name} is already running")
         self._running = True
         try:
             self._dispatch()
@@ -172,7 +187,7 @@ class WorkQueue(Generic[K]):
     def _dispatch(self) -> None:
         while self._running and self._ready and len(self._active) < self._workers:
             key = self._ready.pop()
-            self._active[key] = asyncio.get_running_loop().create_task(self._work(key), name=f"{self._name} {key}")
+            self._active[key] = asyncio.get_running_loop().create_task(self._work(key), name=f"{self.name} {key}")
         if not self._ready and not self._active:
             self._idle.set()
 
@@ -209,7 +224,7 @@ class WorkQueue(Generic[K]):
             logging.WARNING if expected else logging.ERROR,
             "Work on a key failed; it will be tried again.",
             extra={
-                "queue": self._name,
+                "queue": self.name,
                 "key": str(key),
                 "error": str(error),
                 "failures": failures,

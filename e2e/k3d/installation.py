@@ -119,9 +119,10 @@ class Installation:
         }
         readme.run(readme.blocks("Install")[2], self.folder, self._contexts(guest), settings)
 
-    def uninstall_guest(self, guest: Cluster, tenant: str = TENANT) -> None:
+    def uninstall_guest(self, guest: Cluster, tenant: str = TENANT, namespace: str = TENANT_NAMESPACE) -> None:
         """Its Services of type LoadBalancer are gone before, and the tenant's grace is short."""
-        readme.run(readme.blocks("Uninstall")[0], self.folder, self._contexts(guest), {"TENANT": tenant})
+        settings = {"TENANT": tenant, "NAMESPACE": namespace}
+        readme.run(readme.blocks("Uninstall")[0], self.folder, self._contexts(guest), settings)
 
     def wait_ready(self, cluster: Cluster, side: str) -> None:
         """Wait until all of it runs as it was last applied. Raises LabError with what the pods say."""

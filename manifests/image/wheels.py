@@ -21,6 +21,8 @@ ROOT: Final = Path(__file__).parents[2]
 LOCK: Final = ROOT / "requirements-dev.txt"
 REQUIREMENTS: Final = "requirements.txt"
 """Stands beside the wheels: what they were downloaded for."""
+EXTRA: Final = "traces"
+"""The image can do all that the package can."""
 
 _PIP: Final = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
@@ -53,7 +55,8 @@ def make(out: Path) -> None:
     """Fill ``out`` with exactly what is needed. Raises CalledProcessError; KeyError for what is not pinned."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     entries = pinned(LOCK.read_text(encoding="utf-8"))
-    wanted = "\n".join(entries[name] for name in sorted(closure(project["dependencies"])))
+    requirements_of = [*project["dependencies"], *project["optional-dependencies"][EXTRA]]
+    wanted = "\n".join(entries[name] for name in sorted(closure(requirements_of)))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         fresh = Path(folder) / "wheels"

@@ -11,15 +11,20 @@ import pytest
 from cloudprovider.agent import claims
 from cloudprovider.agent import forwarder as module
 from cloudprovider.agent.forwarder import NetworkForwarder
+from cloudprovider.agent.metrics import AgentMetrics
 from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.metrics.agent import CONFLICTS, REFUSALS, REPAIRS
+from cloudprovider.core.metrics.definition import Metric
 from cloudprovider.core.plan import Forward, GroupId, IPAddress, ListenerKey, Plan
 from cloudprovider.core.wanted import LoadBalancerKey
 from cloudprovider.dataplane.api import Claim, NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeAnnouncer, FakeDataPlane, FakeEngine, FakeFlow, FakeNetwork
-from tests.core.test_forwarding import HTTP, cluster, key, lb
+from cloudprovider.kube.registry import Registry
+from tests.core.test_forwarding import HTTP, backend, cluster, key, lb, vm
+from tests.kube.exposed import exposed
 
 CONFIG = NetworkConfig("", "mgmt-br", IPv4Interface("10.0.0.2/24"))
 VIP = ip_address("10.0.0.100")
@@ -55,6 +60,7 @@ class World:
         self.mended: list[LoadBalancerKey] = []
         self.reported: list[LoadBalancerKey] = []
         self.claims: list[tuple[IPAddress, str]] = []
+        self.registry = Registry("agent", "0")
         self.forwarder = NetworkForwarder(
             CONFIG,
             lambda: self.dataplane.open(CONFIG),
@@ -66,6 +72,7 @@ class World:
             returned=lambda listener, mac: self.returned.append((listener, mac)),
             mended=self.mended.extend,
             fellows=Alone(),
+            metrics=AgentMetrics(self.registry).of(""),
             jitter=lambda: 0.0,
         )
 
@@ -91,6 +98,11 @@ class World:
         async with asyncio.timeout(5):
             while not condition():  # noqa: ASYNC110 - the fake has no events to wait for
                 await asyncio.sleep(0.001)
+
+    async def counted(self, metric: Metric) -> dict[str, float]:
+        """What was counted, by the label "what", if it has one."""
+        found = await exposed(self.registry)
+        return {dict(labels).get("what", ""): n for (name, labels), n in found.items() if name == metric.name}
 
     def in_line(self) -> bool:
         plan = self.table.plan("")
@@ -118,6 +130,22 @@ async def test_what_comes_together_goes_into_one_transaction() -> None:
             world.put(f"b{i}", f"10.0.1.{i}")
         await world.until(world.in_line)
     assert len(world.network.applied) == before + 1
+
+
+async def test_many_groups_go_in_parts_so_that_nothing_else_waits_for_all_of_them() -> None:
+    world = World()
+    port = Listener(port=80, backend_port=8080)
+    async with world.running():
+        world.put()
+        await world.until(world.in_line)
+        before = len(world.network.applied)
+        for i in range(40):  # each with a group of its own, as they are for machines
+            world.table.set_load_balancer(vm(f"m{i}", f"10.0.1.{i}", port, backends=[backend("n1"), backend("n2")]))
+            world.forwarder.touch(("t", f"m{i}"), 1)
+        await world.until(world.in_line)
+    parts = world.network.applied[before:]
+    assert [len(part.groups) for part in parts] == [16, 16, 8, 0]
+    assert sum(len(part.forwards) for part in parts) == 40
 
 
 async def test_deletion_withdraws_the_address_and_forgets_its_connections() -> None:
@@ -162,6 +190,7 @@ async def test_a_refusal_is_told_then_mended() -> None:
         await world.until(world.in_line)
         await world.until(lambda: world.forwarder.generation(A) == 1)
         assert world.forwarder.problem([VIP]) is None
+    assert await world.counted(REFUSALS) == {"": 1}
 
 
 async def test_an_address_of_somebody_else_is_not_announced_but_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +208,7 @@ async def test_an_address_of_somebody_else_is_not_announced_but_told(monkeypatch
         world.network.neighbours.clear()
         await world.until(world.in_line)
     assert world.forwarder.problem([VIP]) is None
+    assert (await world.counted(CONFLICTS))[""] >= 1
 
 
 async def test_an_address_given_up_on_its_way_up_is_told_when_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +259,10 @@ async def test_what_others_break_is_mended(monkeypatch: pytest.MonkeyPatch) -> N
         await world.until(world.in_line)
         world.network.vips.add(ip_address("10.0.0.77"))
         await world.until(world.in_line)
+    counted = await world.counted(REPAIRS)
+    assert counted["rules"] == 1
+    assert counted["listeners"] >= 2, "of a change, and of all that was flushed"
+    assert counted["addresses"] >= 1
 
 
 async def test_a_network_whose_link_is_gone_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:

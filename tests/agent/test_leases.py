@@ -238,8 +238,8 @@ async def test_a_client_that_fails_is_replaced_and_its_leases_go_on(monkeypatch:
         assert await world.held() == [FIRST]
         await until(lambda: world.leases[1].counts().sent.get("discover"))
         discovers = sum(client.counts().sent["discover"] for client in world.leases)
-        counted = f'dhcp_messages_total{{network="management",direction="sent",type="discover"}} {discovers}\n'
-        assert counted in await agent.metrics(), "what the client before has sent counts too"
+        counted = f'dhcp_messages_total{{direction="sent",network="management",type="discover"}} {discovers}.0\n'
+        assert counted in (await agent.registry.text()).decode(), "what the client before has sent counts too"
     assert world.network.announced == [ip_address(FIRST)]
 
 

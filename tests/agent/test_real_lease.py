@@ -130,14 +130,14 @@ async def test_a_lease_is_forwarded_outlives_the_agent_and_is_given_back(lan: La
             writer.transport.abort()
             assert lan.server.leases() == {vip}
             await shout_noise(lan.server.link.name)
-            counted = 'cloudprovider_agent_dhcp_dropped_total{network="management",reason="short-message"} 1'
+            counted = 'cloudprovider_agent_dhcp_dropped_total{network="management",reason="short-message"} 1.0'
 
             async def told() -> bool:
-                return counted in await agent.metrics()
+                return counted in (await agent.registry.text()).decode()
 
             await until(told, 10)
-            received = 'dhcp_messages_total{network="management",direction="received",type="ack"} 1'
-            assert received in await agent.metrics()
+            received = 'dhcp_messages_total{direction="received",network="management",type="ack"} 1.0'
+            assert received in (await agent.registry.text()).decode()
             await world.client.delete(LOADBALANCERS, "t", "a")
 
             async def released() -> bool:

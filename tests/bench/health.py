@@ -44,6 +44,7 @@ from cloudprovider.probe.api import Prober, Target
 from cloudprovider.probe.nodes import HEALTHZ_PORT
 from cloudprovider.probe.prober import SocketProber
 from tests.agent.world import World, running, until
+from tests.bench import burst
 from tests.bench.report import Report
 from tests.core.test_forwarding import HTTP, lb
 from tests.dataplane.lan import CONFIG, Station, bridge, station
@@ -56,6 +57,8 @@ VIP: Final = IPv4Address("10.99.0.101")
 LIMIT: Final = 60.0
 CHECK: Final = HealthCheck(port=HEALTHZ_PORT)
 """As it is by default: every 5 s, 3 s, 3 failures."""
+BURST: Final = 500
+"""Load balancers that are concerned at once."""
 PERIODS: Final = CHECK.failure_threshold * CHECK.period_seconds
 
 
@@ -281,6 +284,9 @@ def main() -> None:
     report = Report(Path("build") / "bench.jsonl", f"make bench-health LOAD={options.load_seconds:g}")
     try:
         death(report, options.rounds)
+        with bridge():
+            asyncio.run(burst.same_machines(report, BURST))
+            asyncio.run(burst.different_sets(report, BURST))
         with bridge(), nodes():
             for count in AIMS:
                 asyncio.run(cost(report, count, options.seconds))

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.bench import health
+from tests.bench import burst, health
 from tests.bench.report import Report
 from tests.dataplane.lan import bridge
 from tests.probe.measure import nodes
@@ -38,3 +38,12 @@ def test_a_server_dies_and_is_not_sent_to_any_more(tmp_path: Path, monkeypatch: 
     values = {row.name: row.value for row in report.rows}
     assert values["connections to it, in the mean"] > 0
     assert 0 < values["the last connection to it, slowest"] < 10
+
+
+async def test_many_are_concerned_at_once(tmp_path: Path) -> None:
+    report = Report(tmp_path / "bench.jsonl", "test")
+    with bridge():
+        await burst.same_machines(report, 12)
+        await burst.different_sets(report, 12)
+    assert len(report.rows) == 16
+    assert all(0 < row.value < 10_000 for row in report.rows)

@@ -13,6 +13,7 @@ import pytest
 from cloudprovider.bridge.api import Hello
 from cloudprovider.bridge.client import ClientConfig, GrpcBridge
 from cloudprovider.bridge.fake import MemoryBackend, MemoryTenant
+from cloudprovider.bridge.observer import ClientObserver, ServerObserver
 from cloudprovider.bridge.server import BridgeServer, ServerConfig
 from cloudprovider.bridge.tlsfiles import TlsPaths
 from tests.bridge.backend_contract import LOAD_BALANCERS, PORTS
@@ -33,6 +34,7 @@ class Bridge:
     port: int = 0
     server: BridgeServer | None = None
     clock: Callable[[], datetime] = now
+    observer: ServerObserver | None = None
     clients: list[GrpcBridge] = field(default_factory=list)
 
     def _now(self) -> datetime:
@@ -40,7 +42,7 @@ class Bridge:
 
     async def start(self, port: int = 0) -> None:
         config = ServerConfig(listen=f"127.0.0.1:{port}", tls=self.server_paths, trust_domain=DOMAIN)
-        self.server = BridgeServer(config, self.backend, now=self._now)
+        self.server = BridgeServer(config, self.backend, now=self._now, observer=self.observer)
         self.port = await self.server.start()
 
     async def stop(self) -> None:
@@ -48,10 +50,17 @@ class Bridge:
             await self.server.stop(grace=0.2)
             self.server = None
 
-    def client(self, paths: TlsPaths | None = None, *, hello: Hello = HELLO, port: int = 0) -> GrpcBridge:
+    def client(
+        self,
+        paths: TlsPaths | None = None,
+        *,
+        hello: Hello = HELLO,
+        port: int = 0,
+        observer: ClientObserver | None = None,
+    ) -> GrpcBridge:
         paths = paths or self.authority.write("client", self.authority.client())
         config = ClientConfig(target=f"127.0.0.1:{port or self.port}", tls=paths, hello=hello, backoff=(0.05, 0.5))
-        client = GrpcBridge(config, random_source=random.Random(1))
+        client = GrpcBridge(config, random_source=random.Random(1), observer=observer)
         self.stack.push_async_callback(client.close)
         return client
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from cloudprovider.bridge.api import Reason, TenantPolicy
+from cloudprovider.bridge.api import PeerCertificate, Reason, TenantPolicy
 from cloudprovider.bridge.certificates import CLOCK_SKEW, KeyPair, issue_server, issue_tenant, make_ca
-from cloudprovider.bridge.identity import Authenticator, PeerCertificate, check, parse_tenant_uris, tenant_uri
+from cloudprovider.bridge.identity import Authenticator, check, parse_tenant_uris, tenant_uri
 from cloudprovider.bridge.server import SERVICE_NAME
 from cloudprovider.core.errors import BridgeError, ConfigurationError
 from cloudprovider.core.exchange import Tenant
@@ -19,7 +19,7 @@ from tests.bridge.conftest import Bridge
 from tests.bridge.tls import DAY, DOMAIN, TENANT
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
-CERTIFICATE = PeerCertificate(TENANT, "ab" * 32, NOW - DAY, NOW + DAY)
+CERTIFICATE = PeerCertificate(TENANT, "ab" * 32, NOW - DAY, NOW + DAY, DOMAIN)
 URI = "spiffe://harvester.local/ns/tenants/cluster/blue"
 
 
@@ -96,7 +96,7 @@ def context(pair: KeyPair, version: bytes = b"TLSv1.3") -> dict[str, list[bytes]
 def test_certificate_is_read_whole(ca: KeyPair) -> None:
     pair = issue_tenant(ca, TENANT, DOMAIN, now=NOW, validity=DAY)
     certificate = Authenticator(DOMAIN).certificate(context(pair))
-    assert certificate == PeerCertificate(TENANT, pair.fingerprint, NOW - CLOCK_SKEW, NOW + DAY)
+    assert certificate == PeerCertificate(TENANT, pair.fingerprint, NOW - CLOCK_SKEW, NOW + DAY, DOMAIN)
 
 
 @pytest.mark.parametrize("version", [b"TLSv1.2", b"TLSv1.1", b""])

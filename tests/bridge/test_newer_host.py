@@ -80,6 +80,14 @@ def says_what_to_do(error: BridgeError) -> bool:
     )
 
 
+async def test_a_host_that_is_older_and_renews_nothing(bridge: Bridge, newer: NewerHost) -> None:
+    newer.version = PROTOCOL_VERSION
+    with pytest.raises(BridgeError) as e:
+        await bridge.client(port=newer.port).renew_certificate(b"")
+    assert (e.value.reason, e.value.retryable) == (Reason.UNSUPPORTED_VERSION, False)
+    assert "older" in str(e.value)
+
+
 async def test_a_version_that_is_not_spoken_here_is_refused(bridge: Bridge, newer: NewerHost) -> None:
     with pytest.raises(BridgeError) as e:
         await bridge.client(port=newer.port).connect()

@@ -43,7 +43,7 @@ def events(text: str) -> list[dict[str, Any]]:
     [
         (["--help"], ["guest", "host", "agent", "crds", "tenant", "first steps"]),
         (["crds", "--help"], ["--write", "kubectl apply"]),
-        (["tenant", "--help"], ["issue", "server-certificate", "keep that"]),
+        (["tenant", "--help"], ["issue", "server-certificate", "create", "revoke", "keep it safe"]),
         (["tenant", "issue", "--help"], ["--bridge HOST:PORT", "--node-cidr", "NAME.guest.yaml"]),
         *((([p.name, "--help"]), [o.flag for o in p.options] + [o.variable for o in p.options]) for p in PROGRAMS),
         (["agent", "--help"], ["leave", "networks.yaml"]),

@@ -16,8 +16,10 @@ import yaml
 from cloudprovider.cli.crds import render
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
+from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.kube import credentials
 from cloudprovider.kube.client import HttpKubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import IPBLOCKS, LOADBALANCERS
 from tests.conftest import LOGS, ROOT
 from tests.host.world import LIMIT, eventually
@@ -216,6 +218,7 @@ async def test_5_the_host_program_goes_on_with_every_address(plane: ControlPlane
             now=utc_now,
             time=asyncio.get_running_loop().time,
             rng=random.Random(3),
+            metrics=HostMetrics(Registry("host", "0")),
             readoption_seconds=0.0,
         )
         task = asyncio.create_task(host.run())
@@ -253,13 +256,18 @@ def test_6_the_way_back_is_as_the_page_says(plane: ControlPlane, tmp_path: Path)
     assert match is not None
     done = subprocess.run(
         ["bash", "-euc", match[1]],
-        env={"PATH": f"{find('kubectl').parent}:/usr/bin:/bin", "KUBECONFIG": str(plane.kubeconfig)},
+        env={
+            "PATH": f"{find('kubectl').parent}:/usr/bin:/bin",
+            "KUBECONFIG": str(plane.kubeconfig),
+            "HOME": str(tmp_path),  # or kubectl keeps its cache in the current folder
+        },
         capture_output=True,
         text=True,
         timeout=90,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".kube").is_dir()
     assert replicas(plane) == [1, 1]
     path = f"{GROUP}/namespaces/office/loadbalancers/intranet"
 

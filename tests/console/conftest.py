@@ -18,6 +18,7 @@ from cloudprovider.console.config import ConsoleConfig
 from cloudprovider.console.server import Console, listening
 from cloudprovider.console.users import connector
 from cloudprovider.kube.metrics import RequestCounter
+from cloudprovider.kube.registry import Registry
 from tests.conftest import DEFINITIONS, KUBEVIRT, LOGS
 from tests.console import scene
 from tests.lab.controlplane import ControlPlane, Settings
@@ -71,6 +72,7 @@ async def running(plane: ControlPlane, **settings: object) -> AsyncIterator[Site
         now=lambda: datetime.now(UTC),
         time=time.monotonic,
         rng=rng,
+        registry=Registry("console", "0"),
     )
     async with listening(config, console, None) as port:
         yield Site(f"http://127.0.0.1:{port}", console, requests)

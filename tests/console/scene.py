@@ -9,6 +9,7 @@ from tests.lab.controlplane import ControlPlane
 from tests.lab.process import wait_for
 
 GROUP: Final = "/apis/loadbalancer.harvesterhci.io/v1beta1"
+CLUSTERS: Final = "/apis/cloudprovider.harvesterhci.io/v1beta1"
 MACHINES: Final = "/apis/kubevirt.io/v1"
 RELEASE: Final = "loadbalancer.harvesterhci.io/manuallyReleaseIP"
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
@@ -56,7 +57,7 @@ def backend(name: str, address: str, *, healthy: bool | None = True, **more: obj
         found["health"] = {
             "healthy": healthy,
             "since": ago(minutes=12),
-            "message": "answered 200 in 2 ms" if healthy else "connection refused (TCP 8080)",
+            "message": "" if healthy else "connection refused (TCP 8080)",
             "history": [
                 {"time": ago(hours=5), "healthy": False},
                 {"time": ago(hours=4, minutes=50), "healthy": True},
@@ -115,6 +116,11 @@ def up(address: str, pool: str, backends: Sequence[Object] = (), **more: object)
         "holder": {"node": "host-1", "generation": 1, "addresses": [address], "mode": "nat"},
         "conditions": [
             condition("Allocated", "True", "Allocated", f'{address} of the pool "{pool}"'),
+            *(
+                [condition("BackendsFound", "True", "BackendsFound", f"{len(backends)} virtual machines match")]
+                if backends
+                else []
+            ),
             condition("Programmed", "True", "Programmed", "host-1 forwards it (nat)"),
             condition("Ready", "True", "Programmed", "it is up and forwarded"),
         ],
@@ -155,8 +161,32 @@ def block(plane: ControlPlane, pool: str, first: str, owners: Mapping[str, str],
     return plane.api.create(f"{GROUP}/ipblocks", body)
 
 
+def guest_cluster(plane: ControlPlane, namespace: str, name: str, nodes: Mapping[str, str], *, failing: str) -> None:
+    """A tenant, one of whose nodes does not answer its probes."""
+    path = f"{CLUSTERS}/namespaces/{namespace}/guestclusters"
+    metadata = {"name": name, "namespace": namespace}
+    version = CLUSTERS.removeprefix("/apis/")
+    plane.api.create(path, {"apiVersion": version, "kind": "GuestCluster", "metadata": metadata, "spec": {}})
+    silent = {
+        "healthy": False,
+        "since": ago(minutes=12),
+        "message": "Nothing comes back from the node any more (port 10256)",
+        "history": [
+            {"time": ago(hours=2), "healthy": False},
+            {"time": ago(hours=1, minutes=40), "healthy": True},
+            {"time": ago(minutes=12), "healthy": False},
+        ],
+    }
+    status = {
+        "nodes": [{"name": node, "addresses": [address]} for node, address in nodes.items()],
+        "nodeHealth": [{"name": failing, "health": silent}],
+    }
+    plane.api.patch(f"{path}/{name}/status", {"status": status})
+
+
 EVERYTHING: Final[Sequence[Object]] = (
     {"apiGroups": ["loadbalancer.harvesterhci.io"], "resources": ["*"], "verbs": ["*"]},
+    {"apiGroups": ["cloudprovider.harvesterhci.io"], "resources": ["guestclusters"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["kubevirt.io"], "resources": ["virtualmachineinstances"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["namespaces", "events"], "verbs": ["get", "list", "watch"]},
 )
@@ -316,6 +346,9 @@ def furnish(plane: ControlPlane) -> None:
                 "labels": {"cloudprovider.harvesterhci.io/cluster": "shop"},
             },
         )
+    guest_cluster(
+        plane, "shops", "shop", {f"shop-node-{i}": f"10.0.8.{60 + i}" for i in (1, 2, 3)}, failing="shop-node-3"
+    )
     taken = {f"10.0.8.{101 + i}": f"shops/shop-{i}" for i in range(4)}
     owners = {"10.0.8.100": "shops/web", "10.0.8.190": "shops/ledger", "10.0.8.110": "agent/host-1", **taken}
     gone = {"10.0.8.130": "shops/long-gone"}

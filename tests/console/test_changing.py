@@ -1,8 +1,10 @@
 """In a real browser, on a real API server: creating, editing and deleting a load balancer, with every rule shown."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -12,7 +14,7 @@ from tests.console import scene
 from tests.console.conftest import Site, sign_in
 from tests.lab.client import Object
 from tests.lab.controlplane import ControlPlane
-from tests.lab.process import wait_for
+from tests.lab.process import LabError, wait_for
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
@@ -126,11 +128,12 @@ async def test_what_has_no_pool_yet_is_cautioned_of_and_can_be_saved(page: Page,
     await expect(page.locator("#problem-")).to_contain_text('namespaces "nowhere" not found')
 
 
-@pytest.fixture
-def policy(plane: ControlPlane) -> Iterator[None]:
-    """A rule of the cluster's own, which no program of ours knows."""
+@contextmanager
+def policy(plane: ControlPlane, word: str, action: str) -> Iterator[None]:
+    """A rule of the cluster's own against a description, which no program of ours knows."""
+    name = f"no-{word}"
     rules: Object = {
-        "metadata": {"name": "no-secrets"},
+        "metadata": {"name": name},
         "spec": {
             "matchConstraints": {
                 "resourceRules": [
@@ -144,38 +147,69 @@ def policy(plane: ControlPlane) -> Iterator[None]:
             },
             "validations": [
                 {
-                    "expression": "!has(object.spec.description) || object.spec.description != 'secret'",
-                    "message": "nothing is secret here",
+                    "expression": f"!has(object.spec.description) || object.spec.description != '{word}'",
+                    "message": f"nothing is {word} here",
                 }
             ],
         },
     }
     plane.api.create(f"{POLICIES}/validatingadmissionpolicies", rules)
-    binding = {"metadata": {"name": "no-secrets"}, "spec": {"policyName": "no-secrets", "validationActions": ["Deny"]}}
+    binding = {"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": [action]}}
     plane.api.create(f"{POLICIES}/validatingadmissionpolicybindings", binding)
 
     def active() -> bool:
+        patch = json.dumps({"spec": {"description": word}})
+        asked = ("patch", "lb", "web", "--namespace=shops", "--type=merge", f"--patch={patch}")
         try:
-            plane.api.request("PATCH", f"{LBS}/web", {"spec": {"description": "secret"}}, query={"dryRun": "All"},
-                              content_type="application/merge-patch+json")  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - whatever it says, it is asked again
-            return "nothing is secret" in str(error)
+            plane.kubectl(*asked, "--dry-run=server", "--warnings-as-errors")
+        except LabError as error:
+            return f"nothing is {word}" in str(error)
         return False
 
-    wait_for("the policy to be in force", active, timeout=30)
-    yield
-    plane.api.delete(f"{POLICIES}/validatingadmissionpolicybindings/no-secrets")
-    plane.api.delete(f"{POLICIES}/validatingadmissionpolicies/no-secrets")
+    try:
+        wait_for("the policy to be in force", active, timeout=30)
+        yield
+    finally:
+        plane.api.delete(f"{POLICIES}/validatingadmissionpolicybindings/{name}")
+        plane.api.delete(f"{POLICIES}/validatingadmissionpolicies/{name}")
 
 
-@pytest.mark.usefixtures("policy")
-async def test_a_rule_of_the_clusters_own_is_told_while_typing(page: Page, site: Site, operator: str) -> None:
-    await sign_in(page, site, operator, "/loadbalancers/shops/web/edit")
-    await page.get_by_label("Description").fill("secret")
-    await expect(page.locator("#problem-")).to_contain_text("nothing is secret here")
-    await page.get_by_role("button", name="Save", exact=True).click()
-    await expect(page.locator("#problem-")).to_contain_text("nothing is secret here")
-    await expect(page.get_by_label("Description")).to_have_value("secret")
+async def test_a_rule_of_the_clusters_own_is_told_while_typing(
+    page: Page, site: Site, operator: str, plane: ControlPlane
+) -> None:
+    with policy(plane, "secret", "Deny"):
+        await sign_in(page, site, operator, "/loadbalancers/shops/web/edit")
+        await page.get_by_label("Description").fill("secret")
+        await expect(page.locator("#problem-")).to_contain_text("nothing is secret here")
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await expect(page.locator("#problem-")).to_contain_text("nothing is secret here")
+        await expect(page.get_by_label("Description")).to_have_value("secret")
+
+
+async def test_what_the_api_server_warns_of_is_told_while_typing_and_once_more_after_saving(
+    page: Page, site: Site, operator: str, plane: ControlPlane
+) -> None:
+    scene.load_balancer(plane, "shops", "warned")
+    with policy(plane, "odd", "Warn"):
+        await sign_in(page, site, operator, "/loadbalancers/shops/warned/edit")
+        await page.get_by_label("Description").fill("odd")
+        await expect(page.locator("#caution-ipPool")).to_contain_text("nothing is odd here")
+        await expect(page.locator("#problem-")).to_be_empty()
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await page.wait_for_url(f"{site.url}/loadbalancers/shops/warned")
+        warning = page.get_by_text("The API server warns: ")
+        await expect(warning).to_contain_text("nothing is odd here")
+        await page.reload()
+        await expect(page.get_by_role("heading", name="warned", exact=True)).to_be_visible()
+        await expect(warning).to_have_count(0)
+        # A warning of ours is beside its field, be it by the rules in process or by the webhook.
+        await page.goto(f"{site.url}/loadbalancers/shops/warned/edit")
+        await tab(page, "Health Check")
+        await page.get_by_label("Check the backends").check()
+        await page.get_by_label("Port", exact=True).last.fill("8080")
+        await page.get_by_label("Timeout, seconds").fill("9")
+        await expect(page.locator("#caution-healthCheck-timeoutSeconds")).to_contain_text("longer than periodSeconds")
+    plane.api.delete(f"{LBS}/warned")
 
 
 async def test_an_edit_keeps_what_the_form_does_not_know(

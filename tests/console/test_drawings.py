@@ -151,11 +151,11 @@ def test_words() -> None:
 
 METRICS = """\
 # TYPE cloudprovider_agent_client_bytes_total counter
-cloudprovider_agent_client_bytes_total{network="",load_balancer="shops/web"} 1500
-cloudprovider_agent_client_bytes_total{network="default/vlan8",load_balancer="shops/web"} 500
-cloudprovider_agent_client_packets_total{network="",load_balancer="shops/web"} 7
-cloudprovider_agent_client_bytes_total{network="",load_balancer="team-a/secret"} 9
-cloudprovider_agent_node_bytes_total{network="",node="shops/web"} 88
+cloudprovider_agent_client_bytes_total{network="management",load_balancer="shops/web"} 1500.0
+cloudprovider_agent_client_bytes_total{network="default/vlan8",load_balancer="shops/web"} 500.0
+cloudprovider_agent_client_packets_total{network="management",load_balancer="shops/web"} 7.0
+cloudprovider_agent_client_bytes_total{network="management",load_balancer="team-a/secret"} 9.0
+cloudprovider_agent_node_bytes_total{network="",node="shops/web"} 8.8e+06
 """
 
 
@@ -186,7 +186,7 @@ async def test_an_agent_is_asked_once_for_all_who_look_and_the_rate_is_between_l
 
     async def handle(request: web.Request) -> web.Response:
         asked.append(request.query["of"])
-        return web.Response(text=METRICS.replace("1500", str(1500 + 4000 * len(asked))))
+        return web.Response(text=METRICS.replace("1500.0", str(1500.0 + 4000 * len(asked))))
 
     async with agent(handle) as url:
         reader = TrafficReader(url, lambda: clock[0])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudprovider.console import lbform, poolform
-from cloudprovider.console.forms import changes, differences, merged, merged_json, rows, slot_of, sorted_in
+from cloudprovider.console.forms import cautions_in, changes, differences, merged, merged_json, rows, slot_of, sorted_in
 from cloudprovider.console.lbform import LbForm
 from cloudprovider.console.poolform import PoolForm
 from cloudprovider.core.api.loadbalancer import HealthCheck, Listener, LoadBalancer, LoadBalancerSpec
@@ -300,3 +300,21 @@ def test_the_rules_paths_of_a_pool_find_their_slots() -> None:
         for f in ("spec.ranges[0].subnet", "spec.selector.priority", "spec.selector.scope")
     ]
     assert list(sorted_in(found, form.slots, poolform.ALIASES)) == ["ranges.0.subnet", "priority", "scope"]
+
+
+def test_a_warning_stands_beside_its_field_and_others_where_they_are_put() -> None:
+    warnings = [
+        "spec.healthCheck.timeoutSeconds: is longer than periodSeconds",
+        "spec.healthCheck.timeoutSeconds: is longer than periodSeconds",
+        'spec.listeners[1].port: is odd: "spec"',
+        "spec: is short",
+        "no address yet: pool a: full",
+        "<b>metadata</b>: no path",
+    ]
+    slots = ("healthCheck", "healthCheck.timeoutSeconds", "listeners", "listeners.1.port")
+    assert cautions_in(warnings, slots, {}, "ipPool") == {
+        "healthCheck.timeoutSeconds": ["is longer than periodSeconds"],
+        "listeners.1.port": ['is odd: "spec"'],
+        "": ["is short"],
+        "ipPool": ["no address yet: pool a: full", "<b>metadata</b>: no path"],
+    }

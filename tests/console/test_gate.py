@@ -17,6 +17,7 @@ from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.errors import Forbidden, Unavailable
 from cloudprovider.kube.fake import FakeCluster
 from cloudprovider.kube.fakestore import Call
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import LOADBALANCERS
 from tests.console.users import FakeUser, now
 
@@ -48,7 +49,14 @@ def cluster() -> FakeCluster:
 
 def console(cluster: FakeCluster, **settings: str) -> Console:
     config = ConsoleConfig(**settings)  # type: ignore[arg-type]
-    return Console(config, lambda token: FakeUser(cluster, token), now=now, time=lambda: 0.0, rng=random.Random(1))
+    return Console(
+        config,
+        lambda token: FakeUser(cluster, token),
+        now=now,
+        time=lambda: 0.0,
+        rng=random.Random(1),
+        registry=Registry("console", "0"),
+    )
 
 
 @pytest.fixture
@@ -194,7 +202,9 @@ async def test_signing_out_ends_the_session_and_its_client(cluster: FakeCluster)
         users.append(FakeUser(cluster, token))
         return users[-1]
 
-    made = Console(ConsoleConfig(), connect, now=now, time=lambda: 0.0, rng=random.Random(1))
+    made = Console(
+        ConsoleConfig(), connect, now=now, time=lambda: 0.0, rng=random.Random(1), registry=Registry("console", "0")
+    )
     async with TestClient(TestServer(made.app)) as client:
         token = await signed_in(client)
         kept = {c.key: c.value for c in client.session.cookie_jar}

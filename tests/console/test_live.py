@@ -18,6 +18,7 @@ from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.errors import Forbidden, Unavailable
 from cloudprovider.kube.fake import FakeCluster
 from cloudprovider.kube.fakestore import Call
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import LOADBALANCERS
 from tests.console.test_gate import Client, own, signed_in
 from tests.console.users import FakeUser, now
@@ -97,7 +98,14 @@ def test_a_message_stays_one_message() -> None:
 
 @pytest.fixture
 def console(cluster: FakeCluster) -> Console:
-    return Console(ConsoleConfig(), lambda t: FakeUser(cluster, t), now=now, time=lambda: 0.0, rng=random.Random(1))
+    return Console(
+        ConsoleConfig(),
+        lambda t: FakeUser(cluster, t),
+        now=now,
+        time=lambda: 0.0,
+        rng=random.Random(1),
+        registry=Registry("console", "0"),
+    )
 
 
 @pytest.fixture

@@ -117,11 +117,41 @@ async def test_a_guests_service_is_only_shown(page: Page, site: Site, operator: 
     await expect(page.get_by_text("it is changed there")).to_be_visible()
 
 
+async def test_a_guests_nodes_are_shown_with_their_health_and_followed(
+    page: Page, site: Site, operator: str, plane: ControlPlane
+) -> None:
+    await sign_in(page, site, operator)
+    row = page.get_by_role("row", name=re.compile("^shop-default-api"))
+    await expect(row).to_contain_text("2 of 3")
+    await expect(row).to_contain_text("Degraded")
+    await row.get_by_role("link").first.click()
+    nodes = page.get_by_role("region", name="Nodes", exact=True)
+    sick = nodes.get_by_role("row", name=re.compile("^shop-node-3"))
+    await expect(sick).to_contain_text("Left out")
+    await expect(sick).to_contain_text("Nothing comes back from the node")
+    await expect(sick.get_by_role("img")).to_have_attribute("aria-label", re.compile("2 times failed"))
+    await expect(nodes.get_by_role("row", name=re.compile("^shop-node-1"))).to_contain_text("10.0.8.61")
+    stands = page.get_by_role("region", name="Where it stands")
+    await expect(stands).to_contain_text("2 of 3")
+    await expect(stands).not_to_contain_text("virtual machines")
+    path = f"{scene.CLUSTERS}/namespaces/shops/guestclusters/shop"
+    before = plane.api.get(path)["status"]["nodeHealth"]
+    back = [{"name": "shop-node-3", "health": {"healthy": True, "since": scene.ago(seconds=5)}}]
+    plane.api.patch(f"{path}/status", {"status": {"nodeHealth": back}})
+    await expect(sick).to_contain_text("Healthy")
+    await expect(page.get_by_role("region", name="Where it stands")).to_contain_text("3 of 3")
+    await page.go_back()
+    await expect(row).to_contain_text("3 of 3")
+    plane.api.patch(f"{path}/status", {"status": {"nodeHealth": before}})
+    await expect(row).to_contain_text("2 of 3")
+
+
 async def test_one_load_balancer_follows_with_its_events(
     page: Page, site: Site, operator: str, plane: ControlPlane
 ) -> None:
     scene.namespace(plane, "live-one")
-    made = scene.load_balancer(plane, "live-one", "one", status=scene.up("10.0.8.178", "vlan8"))
+    check = {"healthCheck": {"port": 8080}}
+    made = scene.load_balancer(plane, "live-one", "one", check, scene.up("10.0.8.178", "vlan8"))
     event = {
         "metadata": {"name": "one.1", "namespace": "live-one"},
         "involvedObject": {
@@ -159,7 +189,7 @@ async def metrics() -> AsyncIterator[str]:
         assert request.match_info["node"] == "host-1"
         lines = (
             f'cloudprovider_agent_client_{what}_total{{network="x",load_balancer="shops/web"}} {n}'
-            for what, n in (("bytes", 123456), ("packets", 789))
+            for what, n in (("bytes", 123456.0), ("packets", 789.0))
         )
         return web.Response(text="\n".join(lines) + "\n")
 

@@ -40,6 +40,15 @@ async def test_who_may_see_one_namespace_sees_only_that(page: Page, site: Site, 
     await expect(page.get_by_role("link", name="Delete")).to_have_count(0)
     await expect(page.get_by_role("region", name="Events")).to_contain_text("You may not read events")
 
+    hidden = "You may not read GuestCluster objects"
+    await page.goto(f"{site.url}/loadbalancers?namespace=shops")
+    await expect(page.locator("#hidden")).to_contain_text(hidden)
+    guest = page.get_by_role("row", name=re.compile("^shop-default-web"))
+    await expect(guest).not_to_contain_text(" of 3")
+    await guest.get_by_role("link").first.click()
+    await expect(page.get_by_role("region", name="Nodes", exact=True)).to_contain_text(hidden)
+    assert "shop-node-1" not in await text_of(page)
+
     refused = {
         "/loadbalancers/team-a/reports": "You may not do this",
         "/loadbalancers/team-a/reports/edit": "You may not do this",

@@ -2,11 +2,14 @@
 
 import pytest
 
-from cloudprovider.console.rows import PAGE_SIZE, Query, Row, row_of, view
+from cloudprovider.console.rows import PAGE_SIZE, Query, Row, in_cluster, row_of, view
+from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus, GuestNode, NodeHealth
 from cloudprovider.core.api.loadbalancer import (
+    CLUSTER_LABEL,
     Address,
     Backend,
     BackendHealth,
+    HealthCheck,
     Listener,
     LoadBalancer,
     LoadBalancerSpec,
@@ -17,12 +20,19 @@ from cloudprovider.core.api.meta import Condition, ObjectMeta
 
 
 def lb(
-    name: str = "web", *conditions: Condition, backends: list[Backend] | None = None, address: str = "", **metadata: str
+    name: str = "web",
+    *conditions: Condition,
+    backends: list[Backend] | None = None,
+    address: str = "",
+    port: int | None = 80,
+    **metadata: str,
 ) -> LoadBalancer:
     addresses = [Address(ip=address, ip_pool="p", prefix_length=24)] if address else []
     return LoadBalancer(
         metadata=ObjectMeta(name=name, namespace="shops", **metadata),  # type: ignore[arg-type]
-        spec=LoadBalancerSpec(listeners=[Listener(port=80), Listener(port=53, protocol="UDP")]),
+        spec=LoadBalancerSpec(
+            listeners=[Listener(port=80), Listener(port=53, protocol="UDP")], health_check=HealthCheck(port=port)
+        ),
         status=LoadBalancerStatus(addresses=addresses, backends=backends or [], conditions=list(conditions)),
     )
 
@@ -46,7 +56,8 @@ UP = condition("Ready", "True")
         (lb("a", condition("Allocated", "False", "Full"), condition("Ready", "False", "X")), "pending", "Full"),
         (lb("a", condition("Ready", "False", "NoPoolMatches")), "pending", "NoPoolMatches"),
         (lb("a", UP, address="10.0.0.9"), "ready", ""),
-        (lb("a", UP, address="10.0.0.9", backends=[backend("x"), backend("y", healthy=True)]), "ready", ""),
+        (lb("a", UP, address="10.0.0.9", backends=[backend("x"), backend("y")], port=None), "ready", ""),
+        (lb("a", UP, address="10.0.0.9", backends=[backend("x"), backend("y", healthy=True)]), "degraded", ""),
         (lb("a", UP, address="10.0.0.9", backends=[backend("x"), backend("y", healthy=False)]), "degraded", ""),
         (lb("a", UP, address="10.0.0.9", backends=[backend("x", reason="NoAddress")]), "degraded", ""),
         (lb("a", condition("Ready", "False", "NoBackends"), address="10.0.0.9"), "failed", "NoBackends"),
@@ -67,7 +78,10 @@ def test_a_line_counts_backends_and_names_a_guests_service() -> None:
         backend("d", healthy=True),
     ]
     row = row_of(lb("x", UP, address="10.0.0.9", backends=backends))
-    assert (row.healthy, row.backends, row.pool, row.workload) == (2, 4, "p", "Virtual machines")
+    assert (row.healthy, row.backends, row.pool, row.workload) == (1, 4, "p", "Virtual machines"), (
+        "a is not checked yet"
+    )
+    assert row_of(lb("x", UP, address="10.0.0.9", backends=backends, port=None)).healthy == 3, "without a check"
     assert row.listeners == ("TCP 80", "UDP 53")
     guest = LoadBalancer(
         metadata=ObjectMeta(name="g", namespace="n", annotations={"loadbalancer.harvesterhci.io/cluster": "blue"}),
@@ -75,6 +89,22 @@ def test_a_line_counts_backends_and_names_a_guests_service() -> None:
     )
     assert row_of(guest).guest == "blue: d/web"
     assert row_of(guest).workload == "Guest cluster"
+
+
+def test_a_guests_service_has_the_nodes_of_its_cluster_where_they_may_be_seen() -> None:
+    guest = LoadBalancer(
+        metadata=ObjectMeta(name="g", namespace="n", labels={CLUSTER_LABEL: "blue"}),
+        spec=LoadBalancerSpec(workload_type="cluster"),
+        status=LoadBalancerStatus(addresses=[Address(ip="10.0.0.9", prefix_length=24)], conditions=[UP]),
+    )
+    row = row_of(guest)
+    assert (row.state, row.healthy, row.backends) == ("ready", 0, 0)
+    assert in_cluster(row, {}) == row, "not to be seen"
+    nodes = [GuestNode(name=name, addresses=["10.0.0.1"]) for name in ("n1", "n2")]
+    sick = NodeHealth(name="n2", health=BackendHealth(healthy=False, since="2026-01-01T00:00:00Z"))
+    known = GuestCluster(status=GuestClusterStatus(nodes=nodes, node_health=[sick]))
+    found = in_cluster(row, {("n", "blue"): known})
+    assert (found.state, found.healthy, found.backends) == ("degraded", 1, 2)
 
 
 def made(i: int, **changed: object) -> Row:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloudprovider.console.sessions import PER_USER, REMEMBERED, Full, Sessions
+from cloudprovider.console.sessions import NOTICES, PER_USER, REMEMBERED, Full, Sessions
 from cloudprovider.kube.fake import FakeCluster
 from tests.console.users import FakeUser, now
 
@@ -82,3 +82,16 @@ def test_a_session_remembers_the_last_namespaces(sessions: Sessions) -> None:
     assert session.namespaces[0] == "n10"
     assert len(session.namespaces) == REMEMBERED
     assert "n0" not in session.namespaces
+
+
+def test_what_is_to_be_told_is_told_once_and_not_without_bound(sessions: Sessions) -> None:
+    session, _ = sessions.add("a", client())
+    other, _ = sessions.add("b", client())
+    for text in ("one", "two", "one"):
+        session.tell(text)
+    assert other.take_notices() == ()
+    assert session.take_notices() == ("one", "two")
+    assert session.take_notices() == ()
+    for i in range(1000):
+        session.tell(str(i))
+    assert len(session.take_notices()) == NOTICES

@@ -15,6 +15,7 @@ from cloudprovider.core.api.admission import UserInfo
 from cloudprovider.core.errors import Forbidden
 from cloudprovider.kube.api import Resource
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
+from cloudprovider.kube.warnings import Warned
 
 
 def now() -> datetime:
@@ -30,14 +31,16 @@ class FakeUser(FakeKubeClient):
         self.closed = False
 
     @override
-    async def create(self, resource: Resource[Any], obj: Any, *, dry_run: bool = False) -> Any:
+    async def create(
+        self, resource: Resource[Any], obj: Any, *, dry_run: bool = False, warned: Warned | None = None
+    ) -> Any:
         if isinstance(obj, SelfSubjectReview):
             if self.who == "wrong":
                 raise Forbidden("Unauthorized", status=401, reason="Unauthorized")
             return SelfSubjectReview(status=SelfSubjectReviewStatus(user_info=UserInfo(username=f"user-{self.who}")))
         if isinstance(obj, SelfSubjectAccessReview):
             return SelfSubjectAccessReview(spec=obj.spec, status=SubjectAccessReviewStatus(allowed=True))
-        return cast("Any", await super().create(resource, obj, dry_run=dry_run))
+        return cast("Any", await super().create(resource, obj, dry_run=dry_run, warned=warned))
 
     async def close(self) -> None:
         self.closed = True

@@ -7,7 +7,7 @@ import pytest
 from cloudprovider.core.api.loadbalancer import HealthCheck, Listener
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.plan import Forward, GroupId
-from tests.core.test_forwarding import HTTP, MACS, NODES, cluster, key, lb, seen, table
+from tests.core.test_forwarding import HTTP, MACS, NODES, backend, cluster, key, lb, seen, table, vm
 
 A, B = ("t", "a"), ("t", "b")
 CHECK = HealthCheck(port=30080)
@@ -141,3 +141,54 @@ def test_a_check_that_can_not_be_made_is_a_problem_of_the_load_balancer() -> Non
     assert want.problem is not None
     assert want.problem.reason == "InvalidSpec"
     assert "runs backwards" in want.problem.message
+
+
+MACHINES = [backend(name) for name in ("n1", "n2", "n3")]
+
+
+def machines(**more: object) -> ForwardingTable:
+    check = HealthCheck(port=8080, **more)  # type: ignore[arg-type]
+    port = Listener(port=80, backend_port=8080)
+    return table(vm("a", VIP, port, backends=MACHINES, health_check=check))
+
+
+def test_of_machines_the_group_stays_and_only_who_is_in_it_changes() -> None:
+    tested = machines()
+    assert members(tested) == []
+    tested.set_healthy(A, frozenset({"n1", "n2", "n3"}))
+    tested.take_changes("")
+    (number,) = tested.plan("").groups
+    tested.set_healthy(A, frozenset({"n1", "n3"}))
+    changes = tested.take_changes("")
+    assert changes.groups.keys() == {number}
+    assert not changes.forwards, "the kernel takes what differs of a table, not a table more"
+    assert members(tested) == [{"n1", "n3"}]
+    tested.set_healthy(A, frozenset())
+    assert tested.plan("").forwards[key(VIP)].group == 0
+    assert members(tested) == []
+    tested.set_healthy(A, frozenset({"n2"}))
+    assert members(tested) == [{"n2"}]
+
+
+def test_of_machines_too_a_check_that_is_no_more_counts_for_nothing_and_a_new_one_from_the_start() -> None:
+    tested = machines()
+    tested.set_healthy(A, frozenset({"n1"}))
+    port = Listener(port=80, backend_port=8080)
+    tested.set_load_balancer(vm("a", VIP, port, backends=MACHINES))
+    assert members(tested) == [{"n1", "n2", "n3"}]
+    tested.set_load_balancer(vm("a", VIP, port, backends=MACHINES, health_check=HealthCheck(port=8080)))
+    assert members(tested) == [{"n1"}]
+    tested.remove_load_balancer(A)
+    tested.set_load_balancer(vm("a", VIP, port, backends=MACHINES, health_check=HealthCheck(port=8080)))
+    assert members(tested) == [], "one made anew starts down"
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_connections_to_a_machine_that_fails_are_cut_where_that_is_asked_for(reset: bool) -> None:
+    tested = machines(failed_connections="Reset" if reset else "Keep")
+    tested.set_healthy(A, frozenset({"n1", "n2"}))
+    tested.take_changes("")
+    tested.set_healthy(A, frozenset({"n1"}))
+    due = tested.transitions("").due(0.0)
+    gone = ip_address(NODES["n2"])
+    assert due.tcp.keys() == ({gone} if reset else set())

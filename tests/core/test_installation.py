@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterStatus
+from cloudprovider.core.api.guestcluster import CertificateRecord, GuestCluster, GuestClusterStatus
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.installation import certificate, clock, definition, guests, networks, permissions
 from cloudprovider.core.permissions import Permission
@@ -90,6 +90,21 @@ def test_guests_that_are_silent() -> None:
         ("guest ns/b", "warning", "has not called since 2026-01-01T11:00:00Z; what is forwarded goes on"),
         ("guest ns/c", "warning", "has never called"),
     ]
+
+
+def test_guests_whose_certificate_has_not_been_renewed() -> None:
+    def guest(ends: str) -> GuestCluster:
+        status = GuestClusterStatus(
+            last_seen_time="2026-01-01T11:59:10Z", certificate=CertificateRecord(not_after=ends)
+        )
+        return GuestCluster(metadata=ObjectMeta(name="a", namespace="ns"), status=status)
+
+    (fine,) = guests([guest("2026-02-01T12:00:00Z")], NOW)
+    assert (fine.verdict, fine.message) == ("ok", "heard 50 s ago")
+    (late,) = guests([guest("2026-01-31T11:00:00Z")], NOW)
+    assert late.verdict == "warning"
+    assert "ends at 2026-01-31T11:00:00Z, and has not been renewed" in late.message
+    assert "cloudprovider tenant rotate" in late.todo
 
 
 def test_networks_of_pools_without_an_agent() -> None:

@@ -45,11 +45,11 @@ def test_a_difference_turns_one_plan_into_the_other(have: Plan, want: Plan) -> N
     assert bool(diff(have, want)) == (have != want)
 
 
-@given(plans(), plans(), st.integers(1, 5))
-def test_chunks_are_small_and_never_refer_to_a_missing_group(have: Plan, want: Plan, size: int) -> None:
+@given(plans(), plans(), st.integers(1, 5), st.integers(1, 3))
+def test_chunks_are_small_and_never_refer_to_a_missing_group(have: Plan, want: Plan, size: int, groups: int) -> None:
     now = have
-    for part in chunks(diff(have, want), size):
-        assert len(part.forwards) in range(1, size + 1) if part.forwards else len(part.groups) == 1
+    for part in chunks(diff(have, want), size, groups=groups):
+        assert len(part.forwards) in range(1, size + 1) if part.forwards else len(part.groups) in range(1, groups + 1)
         assert not (part.forwards and part.groups)
         now = carry_out(now, part)
         assert {f.group for f in now.forwards.values()} - {0} <= now.groups.keys()

@@ -70,7 +70,13 @@ def test_conditions_are_made_by_the_one_function_for_it() -> None:
     assert makers == {"core/conditions.py"}
 
 
-KINDS = {"SERVICES": "Service", "NODES": "Node", "LOADBALANCERS": "LoadBalancer", "IPPOOLS": "IPPool"}
+KINDS = {
+    "SERVICES": "Service",
+    "NODES": "Node",
+    "LOADBALANCERS": "LoadBalancer",
+    "IPPOOLS": "IPPool",
+    "SECRETS": "Secret",
+}
 
 
 def test_events_are_about_the_kind_and_of_the_program_that_their_entry_names() -> None:

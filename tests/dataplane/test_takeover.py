@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cloudprovider.core.maglev import lookup_table
+from cloudprovider.core.maglev import lookup_table, table_size
 from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey, Plan, diff
+from cloudprovider.dataplane import ruleset_dsr
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
-from tests.dataplane.dsr import ADDRESSES, ONE, TO_ONE, VIP, WEB, Connection, group, nft, serving, started
+from tests.dataplane.dsr import ADDRESSES, ONE, TO_ONE, VIP, WEB, Connection, connections, group, nft, serving, started
 from tests.dataplane.lan import CONFIG, LIMIT, Station
 
 pytestmark = pytest.mark.kernel
@@ -23,6 +24,7 @@ KILLED = """
 import asyncio, itertools, sys
 from ipaddress import IPv4Address
 from cloudprovider.core.plan import Changes, Forward, Group, GroupId, ListenerKey
+from cloudprovider.dataplane import ruleset_dsr
 from cloudprovider.dataplane.segment import HostDataPlane
 from tests.dataplane.lan import CONFIG
 
@@ -125,6 +127,37 @@ async def test_an_agent_that_knew_no_ways_is_taken_over_without_a_gap(
         assert "0x86dd" not in nft(f"list map {table} ways"), "nothing is wanted of IPv6"
         assert await flow.alive()
         flow.close()
+
+
+async def test_a_newer_agent_s_chains_serve_until_the_elements_lead_to_ours(
+    dataplane: HostDataPlane, client: Station, nodes: list[Station]
+) -> None:
+    """An upgrade that is taken back: what leads to a chain that is not known here can't be removed at once."""
+    segment = await started(dataplane)
+    plan = Plan(groups={ONE: group(nodes)}, forwards={WEB: TO_ONE})
+    await segment.engine.apply(diff(Plan(), plan))
+    await segment.close()
+    ours = ruleset_dsr.chain("by", 4, table_size(len(nodes)), by_client=False)
+    table = "netdev cloudprovider"
+    nft(f"add chain {table} newer")
+    nft(f"add rule {table} newer goto {ours}")
+    nft(f"add chain {table} unused")
+    nft(f"delete element {table} tables4 {{ {ONE} }}")
+    nft(f"add element {table} tables4 {{ {ONE} : goto newer }}")
+    async with serving(nodes), connections(client, 8) as flows:
+        segment = await dataplane.open(CONFIG)
+        await segment.engine.start()
+        assert all([await flow.alive() for flow in flows])
+        assert await client.ask_tcp(VIP, 80)
+        chains = nft("list chains netdev")
+        assert "newer" in chains
+        assert "unused" not in chains
+        await segment.engine.apply(diff(await segment.engine.observe(), plan))
+        assert await segment.engine.observe() == plan
+        await segment.engine.start()
+        assert "newer" not in nft("list chains netdev")
+        assert all([await flow.alive() for flow in flows])
+        await segment.close()
 
 
 async def test_a_killed_agent_s_work_is_taken_over(

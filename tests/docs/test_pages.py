@@ -44,14 +44,16 @@ OTHERS_WORDS = frozenset(
         *("LoadBalancer", "IPPool", "IPBlock", "GuestCluster", "EndpointSlices", "NetworkAttachmentDefinition"),
         *("VirtualMachine", "VirtualMachineInstance", "ValidatingWebhookConfiguration", "LoadBalancerList"),
         *("ExplanationList", "PoolList", "TraceList", "DrainList", "CheckList", "EnsureLoadBalancer"),
-        *("DeleteLoadBalancer", "WatchLoadBalancers"),
+        *("DeleteLoadBalancer", "WatchLoadBalancers", "RenewCertificate"),
         *("ClientIP", "HttpOnly", "SameSite"),  # Kubernetes', HTTP's
         *("IPAddressPool", "L2Advertisement", "BGPPeer", "BGPAdvertisement"),  # MetalLB's
+        *("PodMonitor", "PrometheusRule"),  # the Prometheus operator's
     }
 )
 OTHERS_FLAGS = frozenset(
     {
-        *("--context", "--server-side", "--timeout", "--help", "--values", "--namespace"),  # kubectl's and Helm's
+        *("--context", "--server-side", "--timeout", "--help", "--values", "--namespace"),
+        *("--wait", "--cert", "--key"),  # kubectl delete; kubectl create secret tls  # kubectl's and Helm's
         *("--force-conflicts", "--ignore-not-found", "--type", "--replicas", "--no-headers", "--all", "--port"),
         *("--name", "--target-port", "--for", "--set", "--config"),
         *("--controllers", "--load-balancer-ip"),  # of a guest's cloud provider; kubectl expose

@@ -1,7 +1,7 @@
 """A guest cluster, its host cluster, and all between them: only the API servers and the agent are stand-ins."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from cloudprovider.bridge.api import Hello, Welcome
+from cloudprovider.bridge.certificates import KeyPair, issue_server
 from cloudprovider.bridge.client import ClientConfig, GrpcBridge
 from cloudprovider.bridge.local import LocalBridge
 from cloudprovider.bridge.server import BridgeServer, ServerConfig
@@ -20,7 +21,7 @@ from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS
-from tests.bridge.tls import DOMAIN, Authority
+from tests.bridge.tls import DAY, DOMAIN, Authority, now
 from tests.guest.world import HELLO, TENANT, World
 from tests.host.world import World as HostWorld
 from tests.host.world import eventually, guest_cluster, pool, subnet
@@ -67,13 +68,14 @@ class Chain:
 
 
 @asynccontextmanager
-async def chain() -> AsyncIterator[Chain]:
+async def chain(trusted: Callable[[], bytes] | None = None) -> AsyncIterator[Chain]:
+    """``trusted``: the CAs that the bridge trusts, where there is one."""
     cluster = FakeCluster(utc_now)
     world = HostWorld(client=FakeKubeClient(cluster), connect=lambda: FakeKubeClient(cluster))
     for tenant in (TENANT, OTHER):
         await world.client.create(GUESTCLUSTERS, guest_cluster(tenant))
     await world.client.create(IPPOOLS, pool("default", subnet("192.0.2.0/24")))
-    async with world.host() as host, world.agent(host):
+    async with world.host(trusted=trusted) as host, world.agent(host):
         yield Chain(world, host)
 
 
@@ -91,10 +93,15 @@ class CountingBridge(GrpcBridge):
 
     @override
     async def ensure(
-        self, service: ServiceKey, request: LoadBalancerRequest, shown_addresses: tuple[IPAddress, ...] = ()
+        self,
+        service: ServiceKey,
+        request: LoadBalancerRequest,
+        shown_addresses: tuple[IPAddress, ...] = (),
+        *,
+        trace: str = "",
     ) -> LoadBalancerState:
         self.calls["ensure"] += 1
-        return await super().ensure(service, request, shown_addresses)
+        return await super().ensure(service, request, shown_addresses, trace=trace)
 
 
 @dataclass
@@ -107,12 +114,19 @@ class Wire:
     port: int = 0
     server: BridgeServer | None = None
     guest: World = field(default_factory=World)
+    paths: TlsPaths = field(init=False)
 
     async def start(self) -> None:
-        tls = self.authority.write("server", self.authority.server())
+        self.show(self.authority.ca)
+        tls = self.paths
         config = ServerConfig(listen=f"127.0.0.1:{self.port}", tls=tls, trust_domain=DOMAIN)
         self.server = BridgeServer(config, self.chain.host.backend)
         self.port = await self.server.start()
+
+    def show(self, signer: KeyPair, trusted: bytes = b"") -> None:
+        """Have the bridge's files hold a certificate by ``signer``; ``trusted``: whom it trusts, if not the same CA."""
+        pair = issue_server(signer, ["127.0.0.1"], now=now(), validity=DAY)
+        self.paths = self.authority.write("server", pair, KeyPair(trusted or signer.certificate, b""))
 
     async def stop(self) -> None:
         if self.server is not None:
@@ -147,7 +161,8 @@ class Wire:
 @asynccontextmanager
 async def wired(folder: Path) -> AsyncIterator[Wire]:
     async with AsyncExitStack() as stack:
-        made = Wire(await stack.enter_async_context(chain()), Authority.make(folder / "tls"), stack)
+        trusted = (folder / "tls" / "server.ca").read_bytes
+        made = Wire(await stack.enter_async_context(chain(trusted)), Authority.make(folder / "tls"), stack)
         await made.start()
         stack.push_async_callback(made.stop)
         yield made

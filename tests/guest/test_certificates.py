@@ -10,8 +10,8 @@ from cryptography import x509
 from cloudprovider.bridge.api import Reason
 from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION
 from cloudprovider.core.errors import BridgeError
+from cloudprovider.core.times import rfc3339
 from cloudprovider.guest.leading import Leadership
-from cloudprovider.host.clock import rfc3339
 from tests.bridge.tls import now
 from tests.guest.chain import OTHER, OTHER_HELLO, CountingBridge, Wire
 from tests.guest.world import HELLO, TENANT, World
@@ -112,6 +112,22 @@ async def test_one_that_is_revoked(
         else:
             wire.authority.write("client", wire.authority.client())
         await heals(wire, had)
+
+
+async def test_a_guest_that_is_there_before_its_host(wire: Wire) -> None:
+    """It goes on asking, ever more slowly, and its Services say what is missing until it is there."""
+    await wire.stop()
+    bridge = wire.client(wire.authority.write("client", wire.authority.client()))
+    async with wire.guest.leading(bridge) as leadership:
+        await wire.guest.create()
+        condition = await wire.guest.until_reason("Unavailable")
+        assert f"nothing listens on 127.0.0.1:{wire.port}" in condition.message
+        assert "does the host's program run" in condition.message
+        assert any("nothing listens" in reason for reason in leadership.not_ready)
+        await wire.quiet(bridge)
+        await wire.start()
+        assert await wire.guest.until_ready()
+        assert not leadership.not_ready
 
 
 async def test_one_of_another_tenant(wire: Wire) -> None:

@@ -20,6 +20,7 @@ from cloudprovider.guest.config import GuestConfig
 from cloudprovider.guest.program import GuestProgram, run
 from cloudprovider.kube.credentials import Credentials
 from cloudprovider.kube.fake import FakeKubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import LEASES, NAMESPACES
 from cloudprovider.kube.shell import run_in_shell
 from tests.guest.world import TENANT, World, in_virtual_time, pass_time
@@ -38,6 +39,7 @@ class Copies:
     def __init__(self, world: World) -> None:
         self.world = world
         self.hellos: list[Hello] = []
+        self.registries: dict[str, Registry] = {}
         world.cluster.seed(NAMESPACES, Namespace(metadata=ObjectMeta(name="kube-system", uid="the-uid")))
 
     def bridge(self, hello: Hello) -> BridgeClient:
@@ -46,7 +48,8 @@ class Copies:
 
     def start(self, identity: str) -> tuple[GuestProgram, "asyncio.Task[None]"]:
         client = FakeKubeClient(self.world.cluster, program=identity)
-        program = GuestProgram(config(identity), client, self.bridge, rng=random.Random(identity))
+        registry = self.registries[identity] = Registry("guest", "0")
+        program = GuestProgram(config(identity), client, self.bridge, rng=random.Random(identity), registry=registry)
         return program, asyncio.create_task(program.run())
 
 
@@ -66,8 +69,8 @@ async def test_one_copy_leads_and_the_next_takes_over_at_once_when_it_ends() -> 
     await pass_time(60)
     assert len(copies.hellos) == 1
     assert copies.hellos[0].cluster_uid == "the-uid"
-    assert "cloudprovider_guest_leader 1" in first.metrics()
-    assert "cloudprovider_guest_leader 0" in second.metrics()
+    assert b"cloudprovider_guest_leader 1.0\n" in await copies.registries["first"].text()
+    assert b"cloudprovider_guest_leader 0.0\n" in await copies.registries["second"].text()
     assert not first.not_ready
     assert not second.not_ready
     await end(task)
@@ -95,14 +98,15 @@ async def test_it_says_why_it_is_not_ready() -> None:
 async def test_metrics_count_the_addresses() -> None:
     world = World()
     copies = Copies(world)
-    program, task = copies.start("first")
+    _, task = copies.start("first")
     await world.create()
     await world.until_ready()
-    text = program.metrics()
-    assert 'cloudprovider_guest_address_seconds_bucket{le="+Inf"} 1' in text
-    assert "cloudprovider_guest_address_seconds_count 1" in text
-    assert "cloudprovider_guest_bridge_connected 1" in text
-    assert "cloudprovider_guest_load_balancers 1" in text
+    lines = (await copies.registries["first"].text()).decode().splitlines()
+    assert 'cloudprovider_guest_time_to_address_seconds_bucket{le="+Inf"} 1.0' in lines
+    assert "cloudprovider_guest_time_to_address_seconds_count 1.0" in lines
+    assert "cloudprovider_guest_bridge_connected 1.0" in lines
+    assert "cloudprovider_guest_load_balancers 1.0" in lines
+    assert 'cloudprovider_guest_services{reason="AddressAssigned",state="ready"} 1.0' in lines
     await end(task)
 
 

@@ -111,7 +111,7 @@ class Cluster:
                 labels, value = line.removeprefix("cloudprovider_kube_requests_total").rsplit(" ", 1)
                 found = dict(pair.split("=", 1) for pair in labels.strip("{}").replace('"', "").split(","))
                 if found["verb"] not in {"get", "list", "watch"} and found["resource"] != "leases":
-                    counts[f"{found['verb']} {found['resource']} {found['code']}"] += int(value)
+                    counts[f"{found['verb']} {found['resource']} {found['code']}"] += int(float(value))
         return counts
 
 

@@ -19,12 +19,14 @@ from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.exchange import ServiceKey, Tenant
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.core.translate import Classes
 from cloudprovider.guest.leading import Leadership
 from cloudprovider.guest.metrics import GuestMetrics
 from cloudprovider.guest.servicestatus import READY
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import ENDPOINTSLICES, EVENTS, NODES, SERVICES
 from tests.kube import virtualtime
 
@@ -61,9 +63,11 @@ class World:
         self.backend = MemoryBackend(automatic=automatic)
         self.backend.set_tenant(TENANT, MemoryTenant())
         self.bridge = LocalBridge(self.backend, TENANT, HELLO)
-        self.metrics = GuestMetrics()
+        self.registry = Registry("guest", "0")
+        self.metrics = GuestMetrics(self.registry)
         self.leadership: Leadership
         self.tokens = 0
+        self.tracer: Tracer = NO_TRACER
 
     @asynccontextmanager
     async def leading(self, bridge: BridgeClient | None = None) -> AsyncIterator[Leadership]:
@@ -81,6 +85,7 @@ class World:
             events=events,
             metrics=self.metrics,
             rng=rng,
+            tracer=self.tracer,
             now=now,
         )
         tasks = [asyncio.create_task(self.leadership.run()), asyncio.create_task(events.run())]

@@ -114,8 +114,8 @@ async def test_it_serves_guests_and_ends_a_tenant_when_its_object_is_deleted(pla
             await client.close()
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{endpoint}/metrics") as response:
             text = await response.text()
-        assert 'cloudprovider_kube_requests_total{verb="create",resource="loadbalancers",code="201"} 1' in text
-        assert "cloudprovider_host_load_balancers 1" in text
+        assert 'cloudprovider_kube_requests_total{code="201",resource="loadbalancers",verb="create"} 1.0' in text
+        assert 'cloudprovider_host_load_balancers{reason="Pending",state="no_address"} 1.0' in text
         patch = '{"spec":{"deletionGracePeriodSeconds":0}}'
         plane.kubectl("-n", "team-a", "patch", "guestcluster", "blue", "--type=merge", "-p", patch)
         plane.kubectl("-n", "team-a", "delete", "guestcluster", "blue", "--wait=false")

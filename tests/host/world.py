@@ -18,9 +18,12 @@ from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPBlock, IPPool, IPPoolSpec, Range, Scope, Selector
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.exchange import ServiceKey, Tenant
+from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import Clock, utc_now
+from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.kube.api import KubeClient
+from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 from tests.kube import virtualtime
 
@@ -72,18 +75,29 @@ class World:
     rng: random.Random = field(default_factory=lambda: random.Random(7))
 
     @asynccontextmanager
-    async def host(self, *, readoption_seconds: float = 0.0, settle_seconds: float = 0.0) -> AsyncIterator[Host]:
+    async def host(
+        self,
+        *,
+        readoption_seconds: float = 0.0,
+        settle_seconds: float = 0.0,
+        metrics: HostMetrics | None = None,
+        tracer: Tracer = NO_TRACER,
+        trusted: Callable[[], bytes] | None = None,
+    ) -> AsyncIterator[Host]:
         """Run a host program's parts; leaving the block kills them where they stand."""
         host = Host(
             self.connect(),
             version="0",
             identity="host-test",
             reserved=(ip_network("10.96.0.0/12"),),
+            tracer=tracer,
             now=self.now,
             time=asyncio.get_running_loop().time,
             rng=self.rng,
+            metrics=metrics or HostMetrics(Registry("host", "0")),
             settle_seconds=settle_seconds,
             readoption_seconds=readoption_seconds,
+            trusted=trusted,
         )
         task = asyncio.create_task(host.run())
         try:

@@ -77,6 +77,19 @@ async def test_create_gives_identity_and_drops_status(side: Side) -> None:
     assert await side.client.get(LOADBALANCERS, side.namespace, "lb") == made
 
 
+async def test_what_the_server_warns_of_is_passed_on(side: Side) -> None:
+    heard: list[str] = []
+    wanted = load_balancer(side, finalizers=("mine",))
+    await side.client.create(LOADBALANCERS, wanted, dry_run=True, warned=heard.append)
+    (rehearsed,) = heard
+    assert rehearsed.startswith('metadata.finalizers: "mine": prefer a domain-qualified finalizer name')
+    await side.client.create(LOADBALANCERS, wanted, warned=heard.append)
+    assert heard == [rehearsed, rehearsed]
+    patch: Json = {"metadata": {"finalizers": ["mine", "yours"]}}
+    await side.client.merge_patch(LOADBALANCERS, side.namespace, "lb", patch, warned=heard.append)
+    assert [text.split('"')[1] for text in heard[2:]] == ["yours"]
+
+
 async def test_a_dry_run_checks_all_and_stores_nothing(side: Side) -> None:
     client, namespace = side.client, side.namespace
     assert (await client.create(LOADBALANCERS, load_balancer(side), dry_run=True)).spec == SPEC

@@ -25,8 +25,12 @@ async def test_ready_says_why_not_and_then_is() -> None:
         assert (await get(port, "/readyz"))[:2] == (200, "ok\n")
 
 
+async def up() -> bytes:
+    return b"up 1\n"
+
+
 async def test_metrics_are_prometheus_text() -> None:
-    async with serve("127.0.0.1:0", Probes(metrics=lambda: "up 1\n")) as port:
+    async with serve("127.0.0.1:0", Probes(metrics=up)) as port:
         status, text, content_type = await get(port, "/metrics")
     assert (status, text) == (200, "up 1\n")
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"

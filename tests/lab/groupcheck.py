@@ -53,11 +53,11 @@ def dsr_groups(rules: Rules) -> Iterator[str]:
 
 def _ways(group: int, size: int, rules: Rules) -> Iterator[str]:
     for version in (4, 6):
-        for hashed, mark, way in (("flow", group, "straight"), ("client", group | BY_CLIENT, "by")):
+        for hashed, mark in (("flow", group), ("client", group | BY_CLIENT)):
             end = f"_{hashed}{version}_{size}"
             found = rules.tables.get((version, mark))
-            if found not in (f"{way}{end}", f"tracked{version}"):
-                yield f"kernel: mark {mark:#x} leads to {found}, not to {way}{end}"
+            if found not in (f"by{end}", f"tracked{version}"):
+                yield f"kernel: mark {mark:#x} leads to {found}, not to by{end}"
             for step, chain in ((FRAGMENT, f"by{end}"), (ERROR, f"error{end}")):
                 if (found := rules.steps.get((version, mark | step))) != chain:
                     yield f"kernel: mark {mark | step:#x} leads to {found}, not to {chain}"

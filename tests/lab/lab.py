@@ -141,8 +141,11 @@ class Lab:
         *,
         node_port_range: str = Settings.node_port_range,
         second_proxy: Proxy = RANCHER,
+        source: Path = programs.ROOT,
     ) -> None:
+        """``source``: the checkout whose programs, definitions and roles it begins with."""
         require_sandbox()
+        self._source = source
         self._second_proxy = second_proxy
         self.folder = folder
         self.logs = logs
@@ -232,10 +235,11 @@ class Lab:
         for plane in (self.host_plane, self.guest_plane):
             plane.start()
         self._register_host()
-        self.host_plane.apply_definitions(programs.MANIFESTS / "crds")
+        manifests = self._source / "manifests"
+        self.host_plane.apply_definitions(manifests / "crds")
         self.host_plane.apply_definitions(KUBEVIRT)
-        programs.install(self.host_plane, "host")
-        programs.install(self.guest_plane, "guest")
+        programs.install(self.host_plane, "host", manifests=manifests)
+        programs.install(self.guest_plane, "guest", manifests=manifests)
         for pool in (POOL, RESERVED_POOL):
             self.host_plane.api.create(POOLS_PATH, pool.manifest())
 
@@ -307,6 +311,8 @@ class Lab:
                 log=self.logs / "program-guest.log",
             ),
         }
+        for program in self.programs.values():
+            program.run_from(self._source)
 
     # What scenarios do to it.
 
@@ -324,6 +330,14 @@ class Lab:
         self.programs[name].wait_ready()
         if name == "host":
             programs.wait_judged(self.host_plane)  # it is ready for guests before that
+
+    def replace(self, name: ProgramName, source: Path) -> None:
+        """Stop a program and start that of another checkout in its place, whose roles have come before it."""
+        side: Side = "guest" if name == "guest" else "host"
+        programs.install(self.plane(side), side, manifests=source / "manifests", only=name)
+        self.programs[name].stop()
+        self.programs[name].run_from(source)
+        self.start(name)
 
     def check_rights(self) -> None:
         """Raise LabError when a program has asked an API server for what its role does not allow. Told once."""

@@ -65,14 +65,13 @@ class Program:
         common = [f"--kubeconfig={kubeconfig}", f"--endpoint=127.0.0.1:{self._port}", "--log-format=json"]
         self._arguments = [*common, *map(str, flags)]
         self._forbidden: Counter[str] = Counter()
-        environment = {"PYTHONPATH": str(ROOT)}
-        self.process = Process(
-            name,
-            [*enter, *_command(name), *self._arguments],
-            log=log,
-            namespace=namespace.name,
-            environment=environment,
-        )
+        self.process = Process(name, [*enter, *_command(name), *self._arguments], log=log, namespace=namespace.name)
+        self.run_from(ROOT)
+
+    def run_from(self, source: Path) -> None:
+        """From the next start on be the program of another checkout's ``source``."""
+        # Safe path: what stands where the test runs must not come before it.
+        self.process.environment.update(PYTHONPATH=str(source), PYTHONSAFEPATH="1")
 
     def start(self, *, wait: bool = True) -> None:
         self.process.start()
@@ -181,10 +180,15 @@ def kubectl_lb(kubeconfig: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def install(plane: ControlPlane, side: str) -> None:
-    """Apply what ``manifests/SIDE`` has of accounts, roles and policies; the programs themselves run as processes."""
-    rendered = plane.kubectl("kustomize", MANIFESTS / side)
-    wanted = [item for item in yaml.safe_load_all(rendered) if item and item["kind"] not in WORKLOADS]
+def install(plane: ControlPlane, side: str, *, manifests: Path = MANIFESTS, only: str = "") -> None:
+    """Apply what ``manifests/SIDE`` has of accounts, roles and policies; the programs themselves run as processes.
+    ``only``: of one program."""
+    rendered = plane.kubectl("kustomize", manifests / side)
+    wanted = [
+        item
+        for item in yaml.safe_load_all(rendered)
+        if item and item["kind"] not in WORKLOADS and (not only or item["metadata"]["name"] == f"cloudprovider-{only}")
+    ]
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(wanted))
 
 

@@ -37,7 +37,7 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     "slot gone": (lambda s: direct_table(s).pop(711), "has 4098 slots, not 4099"),
     "mark leads nowhere": (
         lambda s: s.kernel.dsr.tables.pop((4, direct_group(s))),
-        "leads to None, not to straight_flow4_4099",
+        "leads to None, not to by_flow4_4099",
     ),
     "fragments lead nowhere": (
         lambda s: s.kernel.dsr.steps.pop((4, direct_group(s) | FRAGMENT)),

@@ -125,7 +125,7 @@ def test_an_address_taken_off_the_link(lab: Lab, work: Workspace) -> None:
         ("flush chain ip cloudprovider forward", "kernel: the chain ip forward has no rule"),
         ("flush chain netdev cloudprovider out", "kernel: the chain netdev out has no rule"),
         ("delete element netdev cloudprovider slots_4099 {{ {direct} . 711 }}", "has 4098 slots, not 4099"),
-        ("delete element netdev cloudprovider tables4 {{ {direct} }}", "leads to None, not to straight_flow4_4099"),
+        ("delete element netdev cloudprovider tables4 {{ {direct} }}", "leads to None, not to by_flow4_4099"),
         ("flush set netdev cloudprovider members", "knows frames that come back from [], not"),
     ],
 )

@@ -83,6 +83,14 @@ def test_both_ways_leave_the_same() -> None:
     assert "livenessProbe" not in agent, "nobody answers there any more"
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_both_ways_are_watched_the_same(side: str) -> None:
+    expected = comparable(render(MANIFESTS / "overlays" / "example" / "monitoring" / side))
+    assert comparable(chart(side, "--set", "monitoring.enabled=true")) == expected
+    assert {"PodMonitor", "PrometheusRule"} < {kind for kind, _, _ in expected}
+    assert not {"PodMonitor", "PrometheusRule"} & {d["kind"] for d in chart(side)}
+
+
 def test_leaving_gives_up_the_same_capabilities_as_serving() -> None:
     (serving,) = (d for d in chart("host") if d["kind"] == "DaemonSet")
     (left,) = (d for d in chart("host", *LEAVE) if d["kind"] == "DaemonSet")
@@ -185,3 +193,17 @@ def test_the_chart_is_of_the_programs_version(side: str) -> None:
         for c in d["spec"]["template"]["spec"]["containers"]
     ]
     assert set(images) == {f"cloudprovider:{__version__}"}, "as make image calls it"
+
+
+@pytest.mark.parametrize(("side", "programs"), [("host", 2), ("guest", 1)])
+def test_traces_are_told_to_every_program(side: str, programs: int) -> None:
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.observability:4317", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    flags = [word for name, value in told.items() for word in ("--set-string", f"traces.{name}={value}")]
+    found = [
+        {one["name"]: one.get("value") for one in document["spec"]["template"]["spec"]["containers"][0].get("env", [])}
+        for document in chart(side, *flags)
+        if document["kind"] in ("Deployment", "DaemonSet")
+    ]
+    assert len(found) == programs
+    assert all(told.items() <= environment.items() for environment in found)
+    assert template(side, "--set", "traces.PATH=/tmp").returncode != 0

@@ -175,6 +175,11 @@ def listener(name: str, port: int, protocol: str = "TCP", **more: int) -> Json:
             "spec.listeners",
             "at most 250 items",
         ),
+        (
+            changed(MACHINES, listeners=[listener(f"p{i}", i) for i in range(1, 1001)]),
+            "spec.listeners",
+            "at most 250 items",
+        ),
         (changed(MACHINES, healthCheck={"port": 80}), "spec.healthCheck.port", "backendPort of a TCP listener"),
         (changed(MACHINES, healthCheck={"port": 5353}), "spec.healthCheck.port", "backendPort of a TCP listener"),
         *(

@@ -95,9 +95,10 @@ def test_nothing_is_sent_to_the_builder_but_what_it_copies(recipe: list[Instruct
     assert {line.removeprefix("!").removesuffix("/*.whl") for line in others} == copied
 
 
-def test_what_the_package_needs_is_pinned_and_nothing_of_development() -> None:
-    names = wheels.closure(PROJECT["dependencies"])
-    assert {"aiohttp", "grpcio", "kopf", "msgspec", "multidict", "cffi"} <= names
+def test_what_the_package_needs_is_pinned_and_nothing_of_development(recipe: list[Instruction]) -> None:
+    names = wheels.closure([*PROJECT["dependencies"], *PROJECT["optional-dependencies"][wheels.EXTRA]])
+    assert {"aiohttp", "grpcio", "kopf", "msgspec", "multidict", "cffi", "opentelemetry-sdk"} <= names
+    assert f'"{PROJECT["name"]}[{wheels.EXTRA}]==' in " ".join(arguments(recipe, "RUN"))
     assert names <= wheels.pinned(wheels.LOCK.read_text()).keys()
     assert not names & {"pytest", "mypy", "ruff", "hypothesis", "grpcio-tools"}
 

@@ -20,7 +20,7 @@ Errors are gRPC status codes with google.rpc details (ErrorInfo.domain is "cloud
   PERMISSION_DENIED    ErrorInfo.reason: UNKNOWN_TENANT, CLUSTER_MISMATCH; or BadRequest for a value outside the
                        tenant's limits.
   FAILED_PRECONDITION  ErrorInfo.reason: NOT_CONNECTED (call Connect first), STALE_LEADER, IDENTITY_MISMATCH,
-                       UNSUPPORTED_VERSION, TENANT_TERMINATING.
+                       UNSUPPORTED_VERSION, TENANT_TERMINATING, RENEWAL_NOT_OFFERED.
   RESOURCE_EXHAUSTED   QuotaFailure: which bound of the tenant; RetryInfo where waiting helps. ErrorInfo.reason:
                        QUOTA_EXCEEDED, RATE_LIMITED.
   UNAVAILABLE          ErrorInfo.reason UNAVAILABLE, RetryInfo: the host can't answer now; try again, with backoff.
@@ -964,3 +964,53 @@ class LoadBalancerState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadBalancerState: _TypeAlias = LoadBalancerState  # noqa: Y015
+
+@_typing.final
+class RenewCertificateRequest(_message.Message):
+    """What is to be signed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CSR_FIELD_NUMBER: _builtins.int
+    csr: _builtins.bytes
+    """PKCS #10, PEM, at most 8 KiB, of an ECDSA P-256 key. Only the key counts: the names are those of the certificate
+    that the call is made with, and so is the length of its life. Empty: only the authorities are asked for.
+    """
+    def __init__(
+        self,
+        *,
+        csr: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCertificateRequest: _TypeAlias = RenewCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RenewCertificateResponse(_message.Message):
+    """The new certificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """PEM; empty if none was asked for."""
+    authorities: _builtins.bytes
+    """All CAs (PEM, one after the other) whose certificates the bridge shows or may show soon: the guest is to trust them."""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        authorities: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCertificateResponse: _TypeAlias = RenewCertificateResponse  # noqa: Y015

@@ -64,6 +64,11 @@ class LoadBalancerBridgeStub:
                 request_serializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.WatchLoadBalancersRequest.SerializeToString,
                 response_deserializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.WatchLoadBalancersResponse.FromString,
                 _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/cloudprovider.bridge.v1.LoadBalancerBridge/RenewCertificate',
+                request_serializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.RenewCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class LoadBalancerBridgeServicer:
@@ -114,6 +119,14 @@ class LoadBalancerBridgeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificate(self, request, context):
+        """Gives the tenant a new certificate for a key of its own making; the one that it calls with stays valid until it
+        ends. RENEWAL_NOT_OFFERED by a host without the CA's key. A host of an older version answers UNIMPLEMENTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LoadBalancerBridgeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +159,11 @@ def add_LoadBalancerBridgeServicer_to_server(servicer, server):
                     servicer.WatchLoadBalancers,
                     request_deserializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.WatchLoadBalancersRequest.FromString,
                     response_serializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.WatchLoadBalancersResponse.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.RenewCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +328,33 @@ class LoadBalancerBridge:
             '/cloudprovider.bridge.v1.LoadBalancerBridge/WatchLoadBalancers',
             cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.WatchLoadBalancersRequest.SerializeToString,
             cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.WatchLoadBalancersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudprovider.bridge.v1.LoadBalancerBridge/RenewCertificate',
+            cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.RenewCertificateRequest.SerializeToString,
+            cloudprovider_dot_bridge_dot_v1_dot_bridge__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,7 +20,7 @@ Errors are gRPC status codes with google.rpc details (ErrorInfo.domain is "cloud
   PERMISSION_DENIED    ErrorInfo.reason: UNKNOWN_TENANT, CLUSTER_MISMATCH; or BadRequest for a value outside the
                        tenant's limits.
   FAILED_PRECONDITION  ErrorInfo.reason: NOT_CONNECTED (call Connect first), STALE_LEADER, IDENTITY_MISMATCH,
-                       UNSUPPORTED_VERSION, TENANT_TERMINATING.
+                       UNSUPPORTED_VERSION, TENANT_TERMINATING, RENEWAL_NOT_OFFERED.
   RESOURCE_EXHAUSTED   QuotaFailure: which bound of the tenant; RetryInfo where waiting helps. ErrorInfo.reason:
                        QUOTA_EXCEEDED, RATE_LIMITED.
   UNAVAILABLE          ErrorInfo.reason UNAVAILABLE, RetryInfo: the host can't answer now; try again, with backoff.
@@ -73,6 +73,10 @@ class LoadBalancerBridgeStub:
     """Streams the state of the tenant's load balancers: first all of them (or, with a resume token that the host
     still knows, just what changed since), then each change. Ends when the certificate expires or is revoked.
     """
+    RenewCertificate: _grpc.UnaryUnaryMultiCallable[_bridge_pb2.RenewCertificateRequest, _bridge_pb2.RenewCertificateResponse]
+    """Gives the tenant a new certificate for a key of its own making; the one that it calls with stays valid until it
+    ends. RENEWAL_NOT_OFFERED by a host without the CA's key. A host of an older version answers UNIMPLEMENTED.
+    """
 
 @_typing.type_check_only
 class LoadBalancerBridgeAsyncStub(LoadBalancerBridgeStub):
@@ -94,6 +98,10 @@ class LoadBalancerBridgeAsyncStub(LoadBalancerBridgeStub):
     WatchLoadBalancers: _aio.UnaryStreamMultiCallable[_bridge_pb2.WatchLoadBalancersRequest, _bridge_pb2.WatchLoadBalancersResponse]  # type: ignore[assignment]
     """Streams the state of the tenant's load balancers: first all of them (or, with a resume token that the host
     still knows, just what changed since), then each change. Ends when the certificate expires or is revoked.
+    """
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_bridge_pb2.RenewCertificateRequest, _bridge_pb2.RenewCertificateResponse]  # type: ignore[assignment]
+    """Gives the tenant a new certificate for a key of its own making; the one that it calls with stays valid until it
+    ends. RENEWAL_NOT_OFFERED by a host without the CA's key. A host of an older version answers UNIMPLEMENTED.
     """
 
 class LoadBalancerBridgeServicer(metaclass=_abc_1.ABCMeta):
@@ -149,6 +157,16 @@ class LoadBalancerBridgeServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_bridge_pb2.WatchLoadBalancersResponse], _abc.AsyncIterator[_bridge_pb2.WatchLoadBalancersResponse]]:
         """Streams the state of the tenant's load balancers: first all of them (or, with a resume token that the host
         still knows, just what changed since), then each change. Ends when the certificate expires or is revoked.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _bridge_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bridge_pb2.RenewCertificateResponse, _abc.Awaitable[_bridge_pb2.RenewCertificateResponse]]:
+        """Gives the tenant a new certificate for a key of its own making; the one that it calls with stays valid until it
+        ends. RENEWAL_NOT_OFFERED by a host without the CA's key. A host of an older version answers UNIMPLEMENTED.
         """
 
 def add_LoadBalancerBridgeServicer_to_server(servicer: LoadBalancerBridgeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

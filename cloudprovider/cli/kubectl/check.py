@@ -21,7 +21,14 @@ from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPPool, IPPoolSpec, Range
 from cloudprovider.core.errors import CloudProviderError, Forbidden, Invalid, KubeError, NotFound
 from cloudprovider.core.installation import Finding
-from cloudprovider.core.naming import AGENT_PROGRAM, GUEST_PROGRAM, HOST_PROGRAM
+from cloudprovider.core.naming import (
+    AGENT_PROGRAM,
+    GUEST_PROGRAM,
+    GUEST_SECRET,
+    HOST_PROGRAM,
+    RENEWED_SECRET,
+    SERVER_SECRET,
+)
 from cloudprovider.core.permissions import OF_GUEST_USERS, OF_OPERATORS, OF_PROGRAMS, Permission, program_of
 from cloudprovider.kube import resources
 from cloudprovider.kube.resources import SELF_SUBJECT_ACCESS_REVIEWS, SELF_SUBJECT_REVIEWS
@@ -29,8 +36,10 @@ from cloudprovider.kube.resources import SELF_SUBJECT_ACCESS_REVIEWS, SELF_SUBJE
 WEBHOOK: Final = "cloudprovider-admission"
 OLD_NAMESPACE: Final = "harvester-system"
 OLD_CONTROLLER: Final = "harvester-load-balancer"
-_REISSUE: Final = "cloudprovider tenant server-certificate NAMES --ca-dir CA, and apply bridge.host.yaml"
-_REISSUE_GUEST: Final = "have the host's operator issue it anew: cloudprovider tenant issue"
+_REISSUE: Final = "cloudprovider tenant server-certificate NAMES; the host's log says why it did not renew it"
+_REISSUE_GUEST: Final = (
+    "have the host's operator issue it anew: cloudprovider tenant rotate; the log says why it did not renew"
+)
 
 
 async def check(session: Session, clock: Callable[[], datetime]) -> list[Finding]:
@@ -43,11 +52,11 @@ async def check(session: Session, clock: Callable[[], datetime]) -> list[Finding
     found.append(await _permissions(session, OF_OPERATORS if host else OF_GUEST_USERS))
     certificates = (
         (
-            ("cloudprovider-bridge-tls", "the bridge", _REISSUE),
+            (SERVER_SECRET, "the bridge", _REISSUE),
             ("cloudprovider-webhook-tls", "the webhook", "nothing: the host program renews it; look at its log"),
         )
         if host
-        else (("cloudprovider-bridge", "the guest", _REISSUE_GUEST),)
+        else ((GUEST_SECRET, "the guest", _REISSUE_GUEST),)
     )
     for secret, whose, todo in certificates:
         found += await _certificates(session, secret, whose, todo)
@@ -119,6 +128,8 @@ async def _certificates(session: Session, secret: str, whose: str, todo: str) ->
     name = f"certificate of {whose}"
     try:
         data = (await session.cluster.get(resources.SECRETS, SYSTEM, secret)).data
+        if secret == GUEST_SECRET:
+            secret, data = await _newer(session, secret, data)
     except NotFound:
         return [Finding(name=name, verdict="wrong", message=f"there is no Secret {SYSTEM}/{secret}", todo=todo)]
     except Forbidden:
@@ -126,7 +137,7 @@ async def _certificates(session: Session, secret: str, whose: str, todo: str) ->
     found = []
     for key, title in (("tls.crt", name), ("ca.crt", f"CA of {whose}")):
         try:
-            read = x509.load_pem_x509_certificates(base64.b64decode(data.get(key, ""), validate=True))[0]
+            read = _certificate(data, key)
         except (ValueError, binascii.Error):
             message = f"{key} of the Secret {SYSTEM}/{secret} holds no certificate"
             found.append(Finding(name=title, verdict="wrong", message=message, todo=todo))
@@ -134,6 +145,21 @@ async def _certificates(session: Session, secret: str, whose: str, todo: str) ->
         dates = (read.not_valid_before_utc, read.not_valid_after_utc)
         found.append(installation.certificate(title, *dates, session.now, todo))
     return found
+
+
+async def _newer(session: Session, secret: str, data: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """What a guest uses: what it was given, or what it has renewed since."""
+    try:
+        renewed = (await session.cluster.get(resources.SECRETS, SYSTEM, RENEWED_SECRET)).data
+        begins = [_certificate(each, "tls.crt").not_valid_before_utc for each in (data, renewed)]
+    except (NotFound, Forbidden, ValueError, binascii.Error):
+        return secret, data
+    return (RENEWED_SECRET, renewed) if begins[1] >= begins[0] else (secret, data)
+
+
+def _certificate(data: dict[str, str], key: str) -> x509.Certificate:
+    """Raises ValueError, binascii.Error."""
+    return x509.load_pem_x509_certificates(base64.b64decode(data.get(key, ""), validate=True))[0]
 
 
 async def _leases(session: Session) -> Sequence[Lease] | None:

@@ -14,6 +14,7 @@ from typing import Final, TextIO
 import msgspec
 
 from cloudprovider.cli.crds import dump
+from cloudprovider.core.times import seconds_since
 
 API_VERSION: Final = "cli.cloudprovider.harvesterhci.io/v1"
 GAP: Final = "   "
@@ -68,13 +69,13 @@ def indented(text: str, indent: int, style: Style) -> str:
 
 def age(since: str, now: datetime) -> str:
     """How long ago, as kubectl says it; "-" where it is not known."""
-    try:
-        seconds = int((now - datetime.fromisoformat(since)).total_seconds())
-    except (ValueError, TypeError):
+    elapsed = seconds_since(since, now)
+    if elapsed is None:
         return "-"
+    seconds = int(elapsed)
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if seconds < 120:
-        return f"{max(seconds, 0)}s"
+        return f"{seconds}s"
     if minutes < 10:
         return f"{minutes}m{seconds % 60}s" if seconds % 60 else f"{minutes}m"
     if hours < 3:

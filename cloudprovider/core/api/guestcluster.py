@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from cloudprovider.core.api.loadbalancer import MAX_LISTENERS, MAX_SOURCE_RANGES
+from cloudprovider.core.api.loadbalancer import MAX_LISTENERS, MAX_SOURCE_RANGES, BackendHealth
 from cloudprovider.core.api.meta import AddressText, ApiStruct, Cidr, Condition, KubeObject
 
 REBIND_ANNOTATION = "cloudprovider.harvesterhci.io/rebind"
@@ -90,6 +90,13 @@ class NodeMachine(ApiStruct, frozen=True, kw_only=True):
     interfaces: Annotated[list[MachineInterface], Meta(max_length=32, description="Where it stands.")] = []
 
 
+class NodeHealth(ApiStruct, frozen=True, kw_only=True):
+    """What the probes say of a node that has failed them at least once."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="Of the node.")]
+    health: Annotated[BackendHealth, Meta(description="By GET /healthz of its kube-proxy.")]
+
+
 class InventoryRecord(ApiStruct, frozen=True, kw_only=True):
     """The last complete inventory that was accepted."""
 
@@ -99,16 +106,30 @@ class InventoryRecord(ApiStruct, frozen=True, kw_only=True):
     time: Annotated[str, Meta(description="RFC 3339; when it was accepted.")] = ""
 
 
+class CertificateRecord(ApiStruct, frozen=True, kw_only=True):
+    """The certificate that the guest last introduced itself with."""
+
+    fingerprint: Annotated[str, Meta(description="SHA-256 of the DER, in hex.")] = ""
+    not_before: Annotated[str, Meta(description="RFC 3339.")] = ""
+    not_after: Annotated[str, Meta(description="RFC 3339; its end.")] = ""
+
+
 class GuestClusterStatus(ApiStruct, frozen=True, kw_only=True):
-    """What is known of the tenant: ``machines`` by the host controller, all else by the bridge."""
+    """What is known of the tenant: ``machines`` by the host controller, ``nodeHealth`` by the agent, all else
+    by the bridge."""
 
     cluster_uid: Annotated[str, Meta(description="UID of the guest's kube-system namespace, bound at first use.")] = ""
     guest_version: Annotated[str, Meta(description="Version of the guest's program.")] = ""
     last_seen_time: Annotated[str, Meta(description="RFC 3339; when the guest last called.")] = ""
+    certificate: CertificateRecord | None = None
     nodes: Annotated[list[GuestNode], Meta(max_length=5000, description="Its nodes that take traffic.")] = []
     machines: Annotated[
         list[NodeMachine],
         Meta(max_length=5000, description="The virtual machines of these nodes, as far as the host knows them."),
+    ] = []
+    node_health: Annotated[
+        list[NodeHealth],
+        Meta(max_length=5000, description="Health of the nodes that the probes have found unfit, once or now."),
     ] = []
     inventory: InventoryRecord | None = None
     conditions: Annotated[list[Condition], Meta(description="What is wrong with the tenant, if anything.")] = []

@@ -220,4 +220,5 @@ class Event(KubeObject, frozen=True, kw_only=True):
 class Secret(KubeObject, frozen=True, kw_only=True):
     """core/v1 Secret; the values are in base64."""
 
+    type: str = ""
     data: dict[str, str] = {}

@@ -25,6 +25,8 @@ NETWORK_ANNOTATION = "loadbalancer.harvesterhci.io/network"
 PROJECT_ANNOTATION = "loadbalancer.harvesterhci.io/project"
 NAMESPACE_ANNOTATION = "loadbalancer.harvesterhci.io/namespace"
 CLUSTER_ANNOTATION = "loadbalancer.harvesterhci.io/cluster"
+TRACE_ANNOTATION = "cloudprovider.harvesterhci.io/traceparent"
+"""The trace of the change that the bridge has written last, where it traces (:mod:`cloudprovider.core.tracing`)."""
 
 MAX_LISTENERS = 250
 MAX_SOURCE_RANGES = 1000

@@ -6,7 +6,6 @@ from base64 import b64decode
 from collections.abc import Iterator
 from typing import Final
 
-from cloudprovider.core import exchange
 from cloudprovider.core.api.loadbalancer import HealthCheck, LoadBalancerSpec
 from cloudprovider.core.checkrules import KINDS_OF, Part, violations
 from cloudprovider.core.errors import Violation
@@ -30,7 +29,7 @@ def health_check_violations(spec: LoadBalancerSpec) -> Iterator[Violation]:
             f" {', '.join(map(str, ports))}"
         )
         yield Violation(field=f"{_AT}.port", reason="NotAListener", message=message)
-    yield from violations(_plain(check, check.port), _field)
+    yield from violations(check, _field)
     if not check.certificate_authority:
         return
     at = f"{_AT}.certificateAuthority"
@@ -58,23 +57,6 @@ def health_check_advice(spec: LoadBalancerSpec) -> Iterator[str]:
         )
     if check.certificate_authority and not check.verify_certificate and check.protocol in _TLS:
         yield f"{_AT}.certificateAuthority: counts for nothing while verifyCertificate is not set"
-
-
-def _plain(check: HealthCheck, port: int) -> exchange.HealthCheck:
-    return exchange.HealthCheck(
-        port=port,
-        protocol=check.protocol,
-        path=check.path,
-        host=check.host,
-        expected_codes=tuple(check.expected_codes),
-        verify_certificate=check.verify_certificate,
-        grpc_service=check.grpc_service,
-        success_threshold=check.success_threshold,
-        failure_threshold=check.failure_threshold,
-        period_seconds=check.period_seconds,
-        timeout_seconds=check.timeout_seconds,
-        failed_connections=check.failed_connections,
-    )
 
 
 def _field(part: Part) -> str:

@@ -39,6 +39,7 @@ from tests.bench.report import Report
 from tests.dataplane.lan import CONFIG, bridge
 
 _CHANGES: Final = 50
+_SCRAPES: Final = 7
 _LIMIT: Final = 300.0
 _LOOK_EVERY: Final = 0.05
 
@@ -54,6 +55,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     most: int
     change: float = 0.0
     """Milliseconds; 0: not measured."""
+    scrape: float = 0.0
+    """Milliseconds until the metrics are read and written."""
+    scraped: int = 0
+    """Bytes of them."""
+    held: float = 0.0
+    """Milliseconds of CPU that the event loop was held for without a pause meanwhile, at the most."""
 
 
 class _WatchedEngine:
@@ -107,12 +114,16 @@ async def _find(count: int, client: KubeClient, requests: RequestCounter, cluste
     running = asyncio.create_task(agent.run())
     try:
         await _served(requests, count)
+        scrape, scraped, held = await _scrape(agent)
         found = Found(
             in_line=dataplane.watched.applied - start,
             served=time.perf_counter() - start,
             before=before,
             after=resident_bytes(),
             most=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            scrape=scrape,
+            scraped=scraped,
+            held=held,
         )
         if cluster is None:
             return found
@@ -121,6 +132,30 @@ async def _find(count: int, client: KubeClient, requests: RequestCounter, cluste
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await dataplane.remove("")
+
+
+async def _scrape(agent: Agent) -> tuple[float, int, float]:
+    """How long a scrape takes, how much it brings, and for how long it holds the loop at once (medians)."""
+    held = 0.0
+
+    async def beat() -> None:
+        nonlocal held
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            held, before = max(held, time.thread_time() - before), time.thread_time()
+
+    taken, pauses, size = [], [], 0
+    for _ in range(_SCRAPES):
+        held = 0.0
+        beside = asyncio.create_task(beat())
+        await asyncio.sleep(0)
+        start = time.perf_counter()
+        size = len(await agent.registry.text())
+        taken.append(1000 * (time.perf_counter() - start))
+        pauses.append(1000 * held)
+        beside.cancel()
+    return statistics.median(taken), size, statistics.median(pauses)
 
 
 async def _change(cluster: FakeCluster, watched: _WatchedEngine) -> float:
@@ -192,6 +227,9 @@ def add_rows(report: Report) -> None:
     report.add(f"{what}: memory", seen.after / 1e6, "MB", ("<", 200))
     report.add(f"{what}: memory at the most", seen.most / 1e6, "MB")
     report.add(f"{what}: memory before it started", seen.before / 1e6, "MB")
+    report.add(f"{what}: one scrape of its metrics", seen.scrape, "ms")
+    report.add(f"{what}: of that at once, without a pause", seen.held, "ms")
+    report.add(f"{what}: size of a scrape", seen.scraped / 1e3, "kB")
 
 
 def main() -> None:

@@ -27,11 +27,11 @@ from tests.cli.kubectl import scene
 from tests.cli.kubectl.scene import DNS_OBJECT, GOOD, WEB, WEB_OBJECT, Scene, condition, service
 
 AGENT_METRICS = "# TYPE cloudprovider_agent_client_packets_total counter\n" + "".join(
-    f'cloudprovider_agent_client_{what}_total{{network="{network}",load_balancer="{WEB_OBJECT}"}} {number}\n'
+    f'cloudprovider_agent_client_{what}_total{{network="{network}",load_balancer="{WEB_OBJECT}"}} {float(number)}\n'
     for what, network, number in (
         ("packets", "default/vlan8", 1200),
         ("bytes", "default/vlan8", 98765),
-        ("packets", "", 1),
+        ("packets", "management", 1),
     )
 )
 

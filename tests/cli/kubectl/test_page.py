@@ -34,7 +34,7 @@ CHECKED = [
         name="certificate of the bridge",
         verdict="warning",
         message="valid until 2026-01-20, 19 days",
-        todo="cloudprovider tenant server-certificate NAMES --ca-dir CA, and apply bridge.host.yaml",
+        todo="cloudprovider tenant server-certificate NAMES; the host's log says why it did not renew it",
     ),
     Finding(name="cloudprovider-host", verdict="ok", message="cloudprovider-host runs on host-1"),
     Finding(

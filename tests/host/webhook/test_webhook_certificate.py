@@ -8,7 +8,8 @@ import pytest
 from cryptography import x509
 
 from cloudprovider.bridge.certificates import KeyPair
-from cloudprovider.host.webhookcertificate import Lives, Material, data_of, end_of, read, renewed
+from cloudprovider.bridge.inspection import end_of
+from cloudprovider.host.webhookcertificate import Lives, Material, data_of, read, renewed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -42,7 +43,7 @@ def test_the_first_has_the_names_that_are_called(first: Material) -> None:
     names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["webhook.system.svc"]
     assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
-    assert end_of(first) == NOW + 90 * DAY
+    assert end_of(first.serving) == NOW + 90 * DAY
     assert trusted(first)
 
 
@@ -60,7 +61,7 @@ def test_the_certificate_is_renewed_by_the_same_ca(first: Material) -> None:
     second = renew(first, 60 * DAY)
     assert second.ca == first.ca
     assert second.bundle == first.bundle
-    assert end_of(second) == NOW + 150 * DAY
+    assert end_of(second.serving) == NOW + 150 * DAY
     assert trusted(second)
 
 
@@ -95,7 +96,7 @@ def test_years_of_daily_looks_never_leave_it_untrusted_or_expired() -> None:
         now = NOW + timedelta(hours=hour)
         before = material
         material = renewed(material, HOSTS, now=now, lives=lives)
-        assert end_of(material) > now + DAY
+        assert end_of(material.serving) > now + DAY
         assert trusted(material)
         assert len(x509.load_pem_x509_certificates(material.bundle)) <= 2
         if before is not None:
@@ -118,7 +119,7 @@ def test_a_ca_too_short_lived_for_the_next_certificate_is_renewed_with_it() -> N
     lives = Lives(ca=100 * DAY, serving=90 * DAY)
     old = renewed(None, HOSTS, now=NOW, lives=lives)
     new = renewed(old, HOSTS, now=NOW + 60 * DAY, lives=lives)
-    assert end_of(new) == NOW + 150 * DAY
+    assert end_of(new.serving) == NOW + 150 * DAY
     assert new.ca != old.ca
     assert trusted(new)
 

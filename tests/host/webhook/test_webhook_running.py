@@ -177,7 +177,7 @@ async def test_the_program_answers_while_another_copy_leads(
                 assert "another copy leads" in await response.text()
             async with session.get(f"http://127.0.0.1:{endpoint}/metrics") as response:
                 counted = await response.text()
-        assert 'cloudprovider_host_admission_reviews_total{resource="ippools",outcome="refused"} 1' in counted
+        assert 'cloudprovider_host_admission_reviews_total{outcome="refused",resource="ippools"} 1.0' in counted
         process.terminate()
         async with asyncio.timeout(LIMIT):
             assert await process.wait() == 0, log.read_text()

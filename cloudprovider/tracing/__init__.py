@@ -1,0 +1,1 @@
+"""Traces by OpenTelemetry. Nothing of it is imported unless it is configured."""
