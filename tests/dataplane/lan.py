@@ -94,9 +94,8 @@ class Station:
             self.take(address)
             run(f"ip netns exec {self.name} arping -c 1 -w 1 -U -I eth0 {address}")
         else:
-            run(
-                f"ip netns exec {self.name} sysctl -qw net.ipv6.conf.eth0.ndisc_notify=1 net.ipv6.conf.eth0.accept_dad=0"
-            )
+            for setting in ("ndisc_notify=1", "accept_dad=0"):
+                run(f"ip netns exec {self.name} sysctl -qw net.ipv6.conf.eth0.{setting}")
             run(f"ip -n {self.name} address add {address}/64 dev eth0")
 
     def take_all(self, addresses: Sequence[IPAddress]) -> None:

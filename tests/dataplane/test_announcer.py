@@ -118,7 +118,7 @@ async def test_an_address_is_left_to_whom_it_may_go_to_and_to_nobody_else(
     with world.occupy(vip) as mac:
         await until(lambda: (vip, mac) in asked, "the question")
         assert await segment.announcer.held() == {vip + 1}
-    assert fought == [(vip + 1, mac)]
+    assert len(fought) == 1
 
 
 @pytest.mark.parametrize("address", ["fe80::100", "ff02::100", "::1", "::"])
