@@ -1,0 +1,121 @@
+"""What only the real watch does: bfdd as a process."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloudprovider.liveness.api import Liveness
+from tests.dataplane.lan import until
+from tests.liveness.test_contract import pair
+from tests.liveness.world import PACE, RealHost, RealHosts, Running
+
+UP, DOWN, UNKNOWN = Liveness.UP, Liveness.DOWN, Liveness.UNKNOWN
+
+pytestmark = pytest.mark.kernel
+
+
+@contextlib.contextmanager
+def agent(host: RealHost, others: Mapping[str, RealHost]) -> Iterator[None]:
+    """A process of its own watches, until it is ended by SIGKILL."""
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            host.watch.follow({name: other.address for name, other in others.items()})
+            asyncio.new_event_loop().run_until_complete(host.watch.run())
+        os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def check_process(pid: int, host: RealHost) -> None:
+    process = Path(f"/proc/{pid}")
+    assert os.sched_getscheduler(pid) == os.SCHED_RR
+    assert process.owner() == "frr"
+    assert str((process / "ns/net").readlink()) == f"net:[{host.station.path.stat().st_ino}]"
+    assert stat.S_IMODE(host.directory.stat().st_mode) == 0o700
+    assert host.directory.owner() == "root"
+
+
+def ended(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+async def test_the_next_agent_goes_on_with_the_bfdd_of_a_killed_one(real: RealHosts) -> None:
+    one, two, three = real.host("10.99.0.11"), real.host("10.99.0.12"), real.host("10.99.0.13")
+    async with Running(three.watch) as third, Running(one.watch) as first:
+        third.watch.follow({"two": two.address})
+        first.watch.follow({"two": two.address})
+        with agent(two, {"one": one, "three": three}):
+            await first.until("two", UP)
+            await third.until("two", UP)
+        pid = two.pid
+        async with Running(two.another()) as heir:
+            heir.watch.follow({"one": one.address})
+            await heir.until("one", UP)
+            assert two.pid == pid
+            await third.until("two", UNKNOWN)  # the heir does not follow it, which it is told
+            assert (first.changes, heir.changes) == ([("two", UP)], [("one", UP)])
+            assert DOWN not in {liveness for _, liveness in third.changes}
+        await until(lambda: ended(pid), "the end of bfdd")
+
+
+async def test_a_bfdd_that_hangs_is_replaced(real: RealHosts) -> None:
+    one, two = real.host("10.99.0.11"), real.host("10.99.0.12")
+    async with pair(one, two) as (first, _):
+        pid = one.pid
+        os.kill(pid, signal.SIGSTOP)
+        await first.until("two", UNKNOWN)
+        await first.until("two", UP)
+        assert ended(pid)
+        assert first.changes == [("two", UP), ("two", UNKNOWN), ("two", UP)]
+
+
+async def test_bfdd_runs_before_all_others_reached_by_root_alone_and_leaves_nothing(real: RealHosts) -> None:
+    one, two = real.host("10.99.0.11"), real.host("10.99.0.12")
+    async with pair(one, two):
+        pid = one.pid
+        check_process(pid, one)
+    assert ended(pid)
+    assert os.listdir(one.directory) == []  # noqa: PTH208
+
+
+async def test_a_bfdd_that_can_not_be_started_is_told_and_tried_again(
+    real: RealHosts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = real.host("10.99.0.11"), real.host("10.99.0.12")
+    program = tmp_path / "bfdd"
+    program.write_text("#!/bin/sh\necho no room left\nexit 3\n")
+    program.chmod(0o755)
+    async with Running(one.another(replace(PACE, retry=0.05), str(program))) as first, Running(two.watch):
+        first.watch.follow({"two": two.address})
+        two.watch.follow({"one": one.address})
+        await until(lambda: len(caplog.records) >= 3, "attempts")
+        fields = [record.__dict__ for record in caplog.records]
+        assert [f["retry_seconds"] for f in fields[:3]] == [0.05, 0.1, 0.2]
+        assert fields[0]["network"] == "h1"
+        assert fields[0]["error"].endswith("did not start (status 3): no room left")
+        program.unlink()
+        program.symlink_to("/usr/lib/frr/bfdd")
+        await first.until("two", UP)
+
+
+async def test_that_nobody_is_watched_without_an_address_is_told_once(
+    real: RealHosts, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with Running(real.host().watch):
+        await until(lambda: len(caplog.records) > 0, "a line")
+        assert [record.getMessage() for record in caplog.records] == [
+            "Hosts are not watched on a network: this one has no address of its own there."
+        ]
