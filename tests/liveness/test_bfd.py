@@ -1,16 +1,18 @@
 """What only the real watch does: bfdd as a process."""
 
-import asyncio
 import contextlib
 import logging
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cloudprovider.liveness.api import Liveness
 from tests.dataplane.lan import until
@@ -19,23 +21,25 @@ from tests.liveness.world import PACE, RealHost, RealHosts, Running
 
 UP, DOWN, UNKNOWN = Liveness.UP, Liveness.DOWN, Liveness.UNKNOWN
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.kernel
 
 
 @contextlib.contextmanager
-def agent(host: RealHost, others: Mapping[str, RealHost]) -> Iterator[None]:
-    """A process of its own watches, until it is ended by SIGKILL."""
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            host.watch.follow({name: other.address for name, other in others.items()})
-            asyncio.new_event_loop().run_until_complete(host.watch.run())
-        os._exit(1)
+def agent(host: RealHost, others: Mapping[str, RealHost]) -> Iterator[subprocess.Popen[bytes]]:
+    """An agent as a process of its own, under the capabilities of its pod; ended by SIGKILL where it still runs."""
+    manifest = yaml.safe_load((ROOT / "manifests/host/agent.yaml").read_text())
+    *limited, _program = manifest["spec"]["template"]["spec"]["containers"][0]["command"]
+    watched = [f"{name}={other.address}" for name, other in others.items()]
+    where = map(str, (host.station.path, host.directory, host.address))
+    command = [*limited, sys.executable, "-m", "tests.liveness.agent", *where, *watched]
+    process = subprocess.Popen(command, cwd=ROOT)
     try:
-        yield
+        yield process
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        process.kill()
+        process.wait()
 
 
 def check_process(pid: int, host: RealHost) -> None:
@@ -68,6 +72,23 @@ async def test_the_next_agent_goes_on_with_the_bfdd_of_a_killed_one(real: RealHo
             assert (first.changes, heir.changes) == ([("two", UP)], [("one", UP)])
             assert DOWN not in {liveness for _, liveness in third.changes}
         await until(lambda: ended(pid), "the end of bfdd")
+
+
+async def test_an_agent_with_the_rights_of_its_pod_starts_and_ends_its_bfdd(real: RealHosts) -> None:
+    one, two = real.host("10.99.0.11"), real.host("10.99.0.12")
+    async with Running(one.watch) as first:
+        one.watch.follow({"two": two.address})
+        with agent(two, {"one": one}) as process:
+            await first.until("two", UP)
+            pid = two.pid
+            check_process(pid, two)
+            process.terminate()
+            await until(lambda: process.poll() is not None, "the end of the agent")
+            assert process.returncode == 0
+        assert ended(pid)
+        assert not two.folder.exists()
+        await first.until("two", UNKNOWN)
+        assert first.changes == [("two", UP), ("two", UNKNOWN)]
 
 
 async def test_a_bfdd_that_hangs_is_replaced(real: RealHosts) -> None:
