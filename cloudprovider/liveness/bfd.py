@@ -126,7 +126,11 @@ class BfdWatch:
 
 
 class _Session:
-    """What is said on one connection."""
+    """What is said on one connection.
+
+    bfdd binds a session to our address when it is added, and does not try that again: the data plane has the address on
+    the link before it hands out a segment.
+    """
 
     def __init__(self, connection: Connection, peers: Peers, pace: Pace) -> None:
         self._connection = connection
@@ -136,6 +140,7 @@ class _Session:
         self._numbers: Iterator[int] = itertools.cycle(range(1, 65536))
         self._asked = 0
         self._adding: dict[int, IPAddress] = {}
+        self._refused: set[IPAddress] = set()
         self._ours: set[tuple[IPAddress, IPAddress]] = set()
 
     def change(self, added: Collection[IPAddress], removed: Collection[IPAddress]) -> None:
@@ -149,6 +154,7 @@ class _Session:
         """Raises DaemonError."""
         self.change(list(self._peers.addresses), [])
         while True:
+            self.change([peer for peer in self._refused if peer in self._peers.addresses], [])
             self._asked = self._say(control.subscribe(number := next(self._numbers)), number)
             try:
                 async with asyncio.timeout(self._pace.ask):
@@ -184,8 +190,13 @@ class _Session:
         if response.number == self._asked:
             self._asked = 0
         peer = self._adding.pop(response.number, None)
-        if peer is not None and response.error:
-            raise DaemonError(f"bfdd does not watch {peer}: {response.error}")
+        if peer is None or peer not in self._peers.addresses:
+            return
+        if response.error and peer not in self._refused:
+            _logger.warning(
+                "A host is not watched: bfdd refuses it.", extra={"address": str(peer), "error": response.error}
+            )
+        (self._refused.add if response.error else self._refused.discard)(peer)
 
     def _told(self, status: control.Status) -> None:
         peer = ip_address(status.peer_address)

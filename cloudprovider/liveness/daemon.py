@@ -91,14 +91,15 @@ class Daemon:
 
     async def connect(self) -> Connection:
         """The one that runs, or a new one. Raises DaemonError, DataPlaneError."""
-        namespace = await self._namespace()
         try:
-            folder = self._folder(os.fstat(namespace).st_ino)
-            return await _reach(folder) or await self._start(namespace, folder)
+            namespace = await self._namespace()
+            try:
+                folder = self._folder(os.fstat(namespace).st_ino)
+                return await _reach(folder) or await self._start(namespace, folder)
+            finally:
+                os.close(namespace)
         except OSError as error:
             raise DaemonError(f"can't start {self._program}: {error}") from error
-        finally:
-            os.close(namespace)
 
     async def end(self, connection: Connection, *, kill: bool = False) -> None:
         """End the one that is connected: in order, and where it does not end, or at once, by SIGKILL."""
@@ -106,13 +107,13 @@ class Daemon:
         gone = connection.reader.at_eof()
         for number in (signal.SIGKILL,) if kill else (signal.SIGTERM, signal.SIGKILL):
             if not gone and connection.pid > 1:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(OSError):
                     os.kill(connection.pid, number)
                 gone = await connection.ended()
         connection.close()
         if gone:
             shutil.rmtree(connection.folder, ignore_errors=True)
-            await asyncio.gather(*self._listening)
+            await self._reap()
 
     async def _namespace(self) -> int:
         with await self._open_socket(lambda _link: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as inside:
@@ -152,13 +153,23 @@ class Daemon:
                     if found is not None:
                         return found
                     await asyncio.sleep(0.01)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            if not isinstance(error, TimeoutError):
-                raise
-        await listening
+        except TimeoutError:
+            pass
+        except BaseException:
+            await self._give_up(process)
+            raise
+        await self._give_up(process)
         raise DaemonError(f"{self._program} did not start (status {process.returncode}): {'; '.join(self._said)}")
+
+    async def _give_up(self, process: asyncio.subprocess.Process) -> None:
+        with contextlib.suppress(OSError):
+            process.kill()
+        await self._reap()
+
+    async def _reap(self) -> None:
+        """Wait for the end of what was killed, if it was ours."""
+        if self._listening:
+            await asyncio.wait(self._listening, timeout=_END)
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         """Keep its last words, until it has ended."""

@@ -1,6 +1,5 @@
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +7,7 @@ import pytest
 
 from tests.dataplane.lan import bridge
 from tests.lab.sandbox import ENVIRONMENT_MARK
-from tests.liveness.world import FakeHosts, Hosts, RealHosts
-
-LEFT = Path("/var/tmp/frr")
-"""Where a daemon of FRR that is killed leaves a directory, under its process id."""
+from tests.liveness.world import FakeHosts, Hosts, RealHosts, tidy
 
 
 @pytest.fixture
@@ -19,11 +15,8 @@ def real(tmp_path: Path) -> Iterator[RealHosts]:
     """Hosts on a bridge in the sandbox's own network namespace."""
     if os.environ.get(ENVIRONMENT_MARK) != "1":
         pytest.skip("makes links and daemons: run it by tests/lab/sandbox pytest ...")
-    before = set(LEFT.glob("bfdd.*"))
-    with bridge(), contextlib.ExitStack() as stack:
+    with tidy(), bridge(), contextlib.ExitStack() as stack:
         yield RealHosts(stack, Path(os.environ["TMPDIR"]) / f"bfd-{tmp_path.name}")
-    for left in set(LEFT.glob("bfdd.*")) - before:
-        shutil.rmtree(left)
 
 
 @pytest.fixture(params=["fake", pytest.param("bfdd", marks=pytest.mark.kernel)])

@@ -22,7 +22,7 @@ from typing import Protocol
 from cloudprovider.liveness.api import Liveness
 from cloudprovider.liveness.bfd import Pace
 from tests.dataplane.lan import bridge, run, station, until
-from tests.liveness.world import RealHost, RealHosts, Running
+from tests.liveness.world import RealHost, RealHosts, Running, tidy
 
 PACE = Pace(retry=1.0, slowest=1.0)
 
@@ -242,7 +242,7 @@ async def main() -> None:
     folder = Path(os.environ["TMPDIR"]) / "measure"
     make = bfdd if options.engine == "bfdd" else keepalived
     print(f"# {options.engine}, {options.hosts} hosts{', every core busy' if options.busy else ''}", flush=True)
-    with bridge():
+    with tidy(), bridge():
         async with make(options.hosts, folder) as engine:
             with busy() if options.busy else contextlib.nullcontext():
                 await measure(engine, options)

@@ -23,6 +23,30 @@ UP, DOWN, UNKNOWN = Liveness.UP, Liveness.DOWN, Liveness.UNKNOWN
 
 ROOT = Path(__file__).parents[2]
 
+REFUSING = """#!{python}
+import json, socket, struct
+listening = socket.socket(socket.AF_UNIX)
+listening.bind("control")
+listening.listen()
+connection, _ = listening.accept()
+stream = connection.makefile("rwb")
+added = 0
+while header := stream.read(8):
+    length, number, kind, version = struct.unpack("!IHBB", header)
+    asked = stream.read(length)
+    added += kind == 2
+    refused = kind == 2 and added <= 2
+    answers = [(1, number, dict(status="error", error="no") if refused else dict(status="ok"))]
+    if kind == 2 and not refused:
+        peer = json.loads(asked)["ipv4"][0]["peer-address"]
+        answers.append((4, 0, {{"op": "status", "peer-address": peer, "state": "up"}}))
+    for kind, number, answer in answers:
+        body = json.dumps(answer).encode()
+        stream.write(struct.pack("!IHBB", len(body), number, kind, 1) + body)
+    stream.flush()
+"""
+"""A bfdd that takes a host only when it is asked for the third time."""
+
 pytestmark = pytest.mark.kernel
 
 
@@ -129,6 +153,23 @@ async def test_a_bfdd_that_can_not_be_started_is_told_and_tried_again(
         program.unlink()
         program.symlink_to("/usr/lib/frr/bfdd")
         await first.until("two", UP)
+
+
+async def test_a_host_that_bfdd_refuses_is_asked_for_again(
+    real: RealHosts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = real.host("10.99.0.11"), real.host("10.99.0.12")
+    program = tmp_path / "bfdd"
+    program.write_text(REFUSING.format(python=sys.executable))
+    program.chmod(0o755)
+    async with Running(one.another(replace(PACE, ask=0.2), str(program))) as first:
+        first.watch.follow({"two": two.address})
+        await first.until("two", UP)
+        warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert [(w.getMessage(), w.__dict__["address"], w.__dict__["error"]) for w in warnings] == [
+            ("A host is not watched: bfdd refuses it.", "10.99.0.12", "no")
+        ]
+    assert first.changes == [("two", UP), ("two", UNKNOWN)]
 
 
 async def test_that_nobody_is_watched_without_an_address_is_told_once(

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Protocol, Self
@@ -22,6 +23,16 @@ LIMIT = 15.0
 """Seconds until hosts have found each other: a session that is not up sends one packet a second (RFC 5880 section
 6.8.3)."""
 PACE = Pace(ask=1.0, retry=0.1)
+
+
+@contextlib.contextmanager
+def tidy() -> Iterator[None]:
+    """A bfdd that is killed leaves a directory under its process id: nothing of it stays."""
+    there = Path("/var/tmp/frr")
+    before = set(there.glob("bfdd.*"))
+    yield
+    for left in set(there.glob("bfdd.*")) - before:
+        shutil.rmtree(left)
 
 
 class Host(Protocol):
