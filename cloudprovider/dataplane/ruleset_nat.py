@@ -8,7 +8,8 @@
     forward    nothing but what was translated; counts by node
     source     answers come back here: the namespace's own address is what nodes see
     output     tells nobody of a shorter way (IPv6)
-    refuse     what is left at input, quickly and with a bounded rate: RST, ICMP; ping is answered
+    input      answers, ping, BFD; of what is left:
+    refuse     quickly and with a bounded rate: RST, ICMP
 
 The choice of a node is two-stage, so that a listener costs two elements however many nodes there are, and a group's
 table stands once however many Services share it.
@@ -18,6 +19,7 @@ from functools import cache
 from typing import Final
 
 from cloudprovider.core.maglev import SIZES
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane import marks, ruleset
 from cloudprovider.dataplane.nftables import SetName
 from cloudprovider.dataplane.ruleset import NAT_FAMILY, SYNTAX, StaticTable, Version
@@ -25,6 +27,12 @@ from cloudprovider.dataplane.standing import Standing
 
 RESETS_PER_SECOND: Final = 1000
 """How many RST and ICMP errors a namespace sends at most; beyond, it is silent."""
+BFD_PORT: Final = 3784
+"""Where hosts tell each other that they are there (RFC 5881 section 4), by packets of a hop limit of 255: from this
+network alone (section 5)."""
+BFD_PER_SECOND: Final = 2000
+"""How many of those come in at most, whoever sends them: what they are for runs before all else on the host. Ten hosts
+send 120."""
 
 _NEIGHBOUR_DISCOVERY: Final = (
     # Without it nobody finds the VIP; a switch that snoops would not deliver solicitations without the last.
@@ -145,6 +153,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
             "ct status dnat drop",
             "ct state established,related accept",
             "ct state invalid drop",
+            *(_bfd(version, own.ip) if own is not None else ()),
             *([f"{icmp} type echo-request accept"] if standing.answer_ping else []),
             f"limit rate {RESETS_PER_SECOND}/second burst {RESETS_PER_SECOND} packets jump refuse",
         ],
@@ -170,3 +179,10 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
                 f"meta l4proto {{ tcp, udp }} dnat {ip} to {node} : {listener} map @ports",
             ]
     return found
+
+
+def _bfd(version: Version, own: IPAddress) -> list[str]:
+    """Other hosts' signs of life, which come to the namespace's own address."""
+    ip, hops = ("ip", "ttl") if version == 4 else ("ip6", "hoplimit")
+    rate = f"limit rate {BFD_PER_SECOND}/second burst {BFD_PER_SECOND // 10} packets"
+    return [f"{ip} daddr {own} {ip} {hops} 255 udp dport {BFD_PORT} {rate} accept"]
