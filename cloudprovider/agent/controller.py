@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 
 from cloudprovider.agent.backendhealth import BackendChecks
+from cloudprovider.agent.fellows import Fellows, MakeWatch
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.holdings import Holdings
 from cloudprovider.agent.leases import Connect, Leases
@@ -75,6 +76,7 @@ class AgentController:
         hosts: Membership,
         connect: Connect,
         make_prober: MakeProber,
+        make_watch: MakeWatch,
         rng: random.Random,
         metrics: AgentMetrics,
         now: Callable[[], datetime],
@@ -139,9 +141,10 @@ class AgentController:
             get=lambda key: self._load_balancers.get(*key),
             write=self._write,
             changed=self._changed_hands,
-            is_down=lambda _network, _host: False,
+            is_down=lambda network, host: network in self._fellows and self._fellows[network].is_down(host),
             rng=rng,
         )
+        self._fellows = {n.name: Fellows(node, n, make_watch, changed=self._hosts_changed) for n in networks}
         self._forwarders |= {
             n.name: NetworkForwarder(
                 n,
@@ -150,7 +153,12 @@ class AgentController:
                 self._reports.add,
                 adopted=self._adopted,
                 defended=partial(self._defended, n.name),
-                beside=[self._leases[n.name].run, self._health[n.name].run, partial(self._checks.run, n.name)],
+                beside=[
+                    self._leases[n.name].run,
+                    self._health[n.name].run,
+                    partial(self._checks.run, n.name),
+                    self._fellows[n.name].run,
+                ],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
                 fellows=self._holdings.on(n.name),
@@ -223,6 +231,7 @@ class AgentController:
             await self._clusters.synced.wait()
             await self._hosts.synced.wait()
             self._hosts.on_change(self._hosts_changed)
+            self._hosts_changed()
             for lb in list(self._load_balancers.objects.values()):
                 self._put(lb)
             self._checks.begin(self._load_balancers.objects)
@@ -264,6 +273,8 @@ class AgentController:
 
     def _hosts_changed(self) -> None:
         """Somebody came or went: whose a load balancer is may be another now, and who speaks for a cluster."""
+        for fellows in self._fellows.values():
+            fellows.follow(self._hosts.roster.hosts)
         for cluster in self._clusters.objects:
             self._node_reports.add(cluster)
         if self._looking is None or self._looking.done():
@@ -275,7 +286,10 @@ class AgentController:
         self._look_again = True
         while self._look_again:
             self._look_again = False
-            keys = list(self._load_balancers.objects)
+            objects = self._load_balancers.objects
+            dead = {host for host in self._hosts.roster.hosts if any(f.is_down(host) for f in self._fellows.values())}
+            # First those that nobody has any more.
+            keys = sorted(objects, key=lambda k, o=objects: _holder(o[k]) not in dead)  # type: ignore[misc]
             for start in range(0, len(keys), SLICE):
                 for key in keys[start : start + SLICE]:
                     if (lb := self._load_balancers.get(*key)) is not None:
@@ -464,7 +478,9 @@ class AgentController:
                 config = self._configs[network]
                 own = (i.ip for i in (config.address, config.address6) if i is not None)
                 found[network] = Presence(
-                    mac=forwarder.mac, addresses=tuple(str(a) for a in own), ready=forwarder.in_line
+                    mac=forwarder.mac,
+                    addresses=tuple(str(a) for a in own),
+                    ready=forwarder.in_line and not self._fellows[network].is_cut_off,
                 )
         return found
 
@@ -501,6 +517,10 @@ class AgentController:
         if leasing.lease is not None:
             why = f"{why} {leasing.lease.ip} is leased now.".lstrip()
         self._events.record(LOADBALANCERS, before, LEASE_LOST, f"{lease.ip} is off the link. {why}".rstrip())
+
+
+def _holder(lb: LoadBalancer) -> str:
+    return lb.status.holder.node if lb.status.holder is not None else ""
 
 
 async def give_up(client: KubeClient, node: str) -> int:

@@ -17,6 +17,7 @@ from cloudprovider import __version__
 from cloudprovider.agent.attachments import AttachedDataPlane
 from cloudprovider.agent.config import AgentConfig
 from cloudprovider.agent.controller import AgentController, give_up
+from cloudprovider.agent.fellows import MakeWatch
 from cloudprovider.agent.leases import Connect
 from cloudprovider.agent.membership import Membership, Timing
 from cloudprovider.agent.metrics import AgentMetrics
@@ -24,7 +25,7 @@ from cloudprovider.agent.nodehealth import MakeProber
 from cloudprovider.core.metrics.agent import SERVING
 from cloudprovider.core.naming import AGENT_PROGRAM
 from cloudprovider.core.tracing import NO_TRACER, Tracer
-from cloudprovider.dataplane.api import DataPlane, Segment
+from cloudprovider.dataplane.api import DataPlane, NetworkConfig, Segment
 from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.dhcp.api import DhcpClient
 from cloudprovider.dhcp.client import SocketDhcpClient
@@ -36,6 +37,8 @@ from cloudprovider.kube.endpoint import Probes, serve
 from cloudprovider.kube.events import EventRecorder
 from cloudprovider.kube.metrics import RequestCounter, reading_events
 from cloudprovider.kube.registry import Readings, Registry, Series
+from cloudprovider.liveness.api import PeerWatch
+from cloudprovider.liveness.bfd import BfdWatch
 from cloudprovider.probe.api import Prober
 from cloudprovider.probe.prober import SocketProber
 from cloudprovider.tracing.setup import traced
@@ -61,6 +64,7 @@ class Agent:
         *,
         connect: Connect,
         make_prober: MakeProber,
+        make_watch: MakeWatch,
         registry: Registry | None = None,
         now: Callable[[], datetime] = _utc,
         timing: Timing | None = None,
@@ -74,6 +78,7 @@ class Agent:
         self._rng = rng
         self._connect = connect
         self._make_prober = make_prober
+        self._make_watch = make_watch
         self._now = now
         self._tracer = tracer
         self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
@@ -155,6 +160,7 @@ class Agent:
                 hosts=self._hosts,
                 connect=self._connect,
                 make_prober=self._make_prober,
+                make_watch=self._make_watch,
                 rng=self._rng,
                 metrics=self._metrics,
                 now=self._now,
@@ -188,6 +194,11 @@ async def connect(
 
 def _prober(segment: Segment, network: str) -> Prober:
     return SocketProber(segment.packets, network=network)
+
+
+def _watch(segment: Segment, config: NetworkConfig) -> PeerWatch:
+    own = [interface.ip for interface in (config.address, config.address6) if interface is not None]
+    return BfdWatch(config.name, own, segment.packets)
 
 
 async def run(config: AgentConfig) -> None:
@@ -228,6 +239,14 @@ async def _with_agent(config: AgentConfig, work: Callable[[Agent, AgentConfig], 
         guarded = partial(connect, rng=random.SystemRandom())
         dataplane = AttachedDataPlane(HostDataPlane(config.instance), client)
         agent = Agent(
-            config, client, dataplane, rng, connect=guarded, make_prober=_prober, registry=registry, tracer=tracer
+            config,
+            client,
+            dataplane,
+            rng,
+            connect=guarded,
+            make_prober=_prober,
+            make_watch=_watch,
+            registry=registry,
+            tracer=tracer,
         )
         await work(agent, config)

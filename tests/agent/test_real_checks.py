@@ -23,7 +23,7 @@ from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.resources import LOADBALANCERS
 from cloudprovider.probe.prober import SocketProber
 from tests.agent.test_real_kernel import MODES, SECONDS, Host, answered, client, host, stations
-from tests.agent.world import running, until
+from tests.agent.world import running, until, unwatched
 from tests.core.test_forwarding import HTTP, lb
 from tests.dataplane.dsr import connections, serving
 from tests.dataplane.lan import CONFIG, Station
@@ -49,6 +49,7 @@ def checking(host: Host, dataplane: HostDataPlane) -> Agent:
         random.Random(1),
         connect=host.world.connect,
         make_prober=lambda segment, _network: SocketProber(segment.packets),
+        make_watch=unwatched,
     )
 
 

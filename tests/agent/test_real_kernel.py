@@ -24,7 +24,7 @@ from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.resources import EVENTS, GUESTCLUSTERS, LOADBALANCERS
 from cloudprovider.probe.fake import FakeProber, FakeTargets
-from tests.agent.world import World, running, until
+from tests.agent.world import World, running, until, unwatched
 from tests.core.test_forwarding import HTTP, lb
 from tests.dataplane.dsr import Connection, connections, nft, serving
 from tests.dataplane.lan import BRIDGE, CONFIG, Station, bridge, run, station
@@ -58,6 +58,7 @@ class Host:
             random.Random(1),
             connect=self.world.connect,
             make_prober=lambda _segment, _network: FakeProber(FakeTargets()),
+            make_watch=unwatched,
         )
 
     async def has_nodes(self, nodes: list[Station], *others: GuestNode) -> None:

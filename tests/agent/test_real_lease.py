@@ -22,7 +22,7 @@ from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
 from cloudprovider.probe.fake import FakeProber, FakeTargets
-from tests.agent.world import World, running, until
+from tests.agent.world import World, running, until, unwatched
 from tests.dataplane.lan import Station
 from tests.dhcp.lan import BRIDGE, SUBNET, bridge, station
 from tests.dhcp.servers import Dnsmasq, Terms
@@ -58,6 +58,7 @@ class Lan:
             random.Random(1),
             connect=by_socket,
             make_prober=lambda _segment, _network: FakeProber(FakeTargets()),
+            make_watch=unwatched,
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,18 +11,22 @@ from ipaddress import IPv4Address, IPv4Interface, ip_address
 import msgspec
 
 from cloudprovider.agent.config import AgentConfig
+from cloudprovider.agent.fellows import MakeWatch
 from cloudprovider.agent.membership import Timing
 from cloudprovider.agent.program import Agent
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, Address, Listener, LoadBalancer
 from cloudprovider.core.api.meta import Condition
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeNetwork
 from cloudprovider.dhcp.fake import FakeDhcpClient, FakeDhcpServer
 from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.fakestore import FakeCluster
 from cloudprovider.kube.resources import EVENTS, GUESTCLUSTERS, LOADBALANCERS
+from cloudprovider.liveness.fake import FakeLan as FakeBfd
+from cloudprovider.liveness.fake import FakePeerWatch
 from cloudprovider.probe.fake import FakeProber, FakeTargets
 from tests.core.test_forwarding import HTTP, cluster, lb
 
@@ -31,6 +36,15 @@ VLAN2 = NetworkConfig("default/vlan2", "vlan2-br", IPv4Interface("10.2.0.2/24"))
 OLD = Address(ip="10.0.0.100", ip_pool="p", prefix_length=24)
 NEW = Address(ip="10.0.0.150", ip_pool="q", prefix_length=24)
 MAC = "02:00:00:00:00:99"
+
+
+def own(config: NetworkConfig) -> list[IPAddress]:
+    return [interface.ip for interface in (config.address, config.address6) if interface is not None]
+
+
+def unwatched(_: Segment, config: NetworkConfig) -> FakePeerWatch:
+    """Nobody is watched: for an agent that is alone."""
+    return FakePeerWatch(FakeBfd(time.monotonic), own(config))
 
 
 class World:
@@ -52,6 +66,8 @@ class World:
         """Why no DHCP client can be had."""
         self.leases: list[FakeDhcpClient] = []
         """The clients that agents made, the newest last."""
+        self.heard = FakeBfd(time.monotonic)
+        """Which hosts hear each other."""
         self.probed = FakeTargets()
         """What nodes answer when they are probed."""
         self.cluster.seed(GUESTCLUSTERS, cluster("n1", "n2"))
@@ -60,13 +76,14 @@ class World:
     def network(self) -> FakeNetwork:
         return self.dataplane.namespaces.get("") or FakeNetwork()
 
-    def agent(
+    def agent(  # noqa: PLR0917
         self,
         node: str = "h1",
         dataplane: FakeDataPlane | None = None,
         networks: tuple[NetworkConfig, ...] = (MGMT,),
         timing: Timing | None = None,
         now: Callable[[], datetime] | None = None,
+        make_watch: MakeWatch | None = None,
     ) -> Agent:
         config = AgentConfig(node_name=node, instance="fake", networks=networks)
         client = FakeKubeClient(self.cluster, program=node)
@@ -77,6 +94,7 @@ class World:
             random.Random(1),
             connect=self.connect,
             make_prober=lambda _segment, _network: FakeProber(self.probed),
+            make_watch=make_watch or (lambda _segment, config: FakePeerWatch(self.heard, own(config))),
             now=now or (lambda: self.now),
             timing=timing,
         )

@@ -31,7 +31,7 @@ from cloudprovider.kube.fake import FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
 from cloudprovider.probe.api import Target
 from cloudprovider.probe.fake import FakeProber
-from tests.agent.world import World, running, until
+from tests.agent.world import World, running, until, unwatched
 from tests.bench.report import Report
 from tests.core.test_forwarding import lb, vm
 from tests.dataplane.lan import CONFIG
@@ -132,6 +132,7 @@ async def _measure(world: World, made: Iterable[LoadBalancer], dying: Iterable[T
         random.Random(1),
         connect=world.connect,
         make_prober=lambda _segment, _network: FakeProber(world.probed),
+        make_watch=unwatched,
     )
     try:
         watch = Watch()

@@ -43,7 +43,7 @@ from cloudprovider.kube.resources import GUESTCLUSTERS, LOADBALANCERS
 from cloudprovider.probe.api import Prober, Target
 from cloudprovider.probe.nodes import HEALTHZ_PORT
 from cloudprovider.probe.prober import SocketProber
-from tests.agent.world import World, running, until
+from tests.agent.world import World, running, until, unwatched
 from tests.bench import burst
 from tests.bench.report import Report
 from tests.core.test_forwarding import HTTP, lb
@@ -219,6 +219,7 @@ class Dying:
             random.Random(1),
             connect=world.connect,
             make_prober=lambda segment, _network: SocketProber(segment.packets),
+            make_watch=unwatched,
         )
         real = NftablesEngine.apply
 

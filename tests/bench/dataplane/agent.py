@@ -33,6 +33,7 @@ from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
 from cloudprovider.kube.metrics import RequestCounter
 from cloudprovider.kube.resources import LOADBALANCERS
 from cloudprovider.probe.fake import FakeProber, FakeTargets
+from tests.agent.world import unwatched
 from tests.bench.dataplane.objects import load_balancer, seed
 from tests.bench.dataplane.rules import COUNTS, NODES, resident_bytes
 from tests.bench.report import Report
@@ -109,6 +110,7 @@ async def _find(count: int, client: KubeClient, requests: RequestCounter, cluste
         rng,
         connect=lambda segment, network, probe: connect(segment, network, probe, rng=rng),
         make_prober=lambda _segment, _network: FakeProber(FakeTargets()),
+        make_watch=unwatched,
     )
     start = time.perf_counter()
     running = asyncio.create_task(agent.run())
