@@ -10,7 +10,7 @@ from cloudprovider.core.plan import IPAddress
 HOST_PROGRAM: Final = "cloudprovider-host"
 AGENT_PROGRAM: Final = "cloudprovider-agent"
 GUEST_PROGRAM: Final = "cloudprovider-guest"
-"""What each program calls itself: its Lease (an agent's goes on with its instance and node), its events, its workload."""
+"""What each program calls itself: its Lease (an agent's goes on with instance and node), its events, its workload."""
 
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _MAX_LABEL = 63
