@@ -21,6 +21,7 @@ _MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "Allocated": ("It has an address", "It has no address"),
     "Leased": ("The DHCP server has given a lease", "There is no lease of a DHCP server"),
     "BackendsFound": ("There are virtual machines to send to", "There is no virtual machine to send to"),
+    "Owned": ("There is a host to serve it", "There is no host to serve it"),
     "Programmed": ("A host has the address up and forwards", "No host forwards it"),
     "Ready": ("It takes traffic", "It takes no traffic"),
 }
@@ -32,6 +33,7 @@ _ORDER: Final[Sequence[str]] = (
     "Allocated",
     "Leased",
     "BackendsFound",
+    "Owned",
     "Programmed",
     "Ready",
     "ClientAddressNotPreserved",
@@ -64,7 +66,7 @@ class BackendView:
 
 def steps(lb: LoadBalancer) -> Sequence[Step]:
     """Return where a load balancer stands, from the address to the traffic."""
-    wanted = [kind for kind in _ORDER if kind not in {"Leased", "ClientAddressNotPreserved"}]
+    wanted = [kind for kind in _ORDER if kind not in {"Leased", "Owned", "ClientAddressNotPreserved"}]
     if lb.spec.ipam == "dhcp":
         wanted.insert(1, "Leased")
     known = {c.type: c for c in lb.status.conditions}

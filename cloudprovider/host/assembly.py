@@ -16,6 +16,8 @@ from cloudprovider.host.controller import HostController
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 from cloudprovider.host.guestmachines import GuestMachines
 from cloudprovider.host.hints import READOPTION_SECONDS, Hints
+from cloudprovider.host.hosts import FAILBACK_SECONDS, Hosts
+from cloudprovider.host.hosts import SETTLE_SECONDS as HOSTS_SECONDS
 from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
 from cloudprovider.host.machines import Machines
@@ -29,16 +31,19 @@ NAME: Final = HOST_PROGRAM
 
 
 class Host:
-    """One term in office. ``backend`` may be asked once ``caches`` have synced, while :meth:`run` runs.
+    """One term in office. ``backend`` may be asked once ``caches`` have synced, while they and :meth:`run` run.
 
+    ``caches`` are for this term alone, but may have been filled before it: a standby's are.
     ``identity``: which copy of the program this is. ``time`` is monotonic, in seconds.
     ``settle_seconds``: see :data:`~cloudprovider.host.inventories.SETTLE_SECONDS`;
-    ``readoption_seconds``: see :data:`~cloudprovider.host.hints.READOPTION_SECONDS`.
+    ``readoption_seconds``: see :data:`~cloudprovider.host.hints.READOPTION_SECONDS`; ``hosts_seconds`` and
+    ``failback_seconds``: see :data:`~cloudprovider.host.hosts.SETTLE_SECONDS` and what stands below it there.
     """
 
     def __init__(
         self,
         client: KubeClient,
+        caches: Caches,
         *,
         version: str,
         identity: str,
@@ -48,16 +53,21 @@ class Host:
         rng: random.Random,
         settle_seconds: float = SETTLE_SECONDS,
         readoption_seconds: float = READOPTION_SECONDS,
+        hosts_seconds: float = HOSTS_SECONDS,
+        failback_seconds: float = FAILBACK_SECONDS,
     ) -> None:
-        self.caches = Caches(client, rng)
+        self.caches = caches
         hints = Hints(time, wait_seconds=readoption_seconds)
         self._events = EventRecorder(client, component=NAME, instance=identity, now=now, rng=rng)
         book = AddressBook(self.caches, hints)
         infrastructure = Infrastructure(self.caches, book, reserved=reserved)
         claimants = Claimants(self.caches)
         machines = Machines(self.caches, book, infrastructure, claimants)
+        hosts = Hosts(
+            self.caches, self._events, time=time, settle_seconds=hosts_seconds, failback_seconds=failback_seconds
+        )
         self.controller = HostController(
-            client, self.caches, book, hints, self._events, machines=machines, now=now, rng=rng
+            client, self.caches, book, hints, self._events, machines=machines, hosts=hosts, now=now, rng=rng
         )
         self._statuses = GuestClusterStatuses(client, self.caches, now=now, rng=rng)
         self._nodes = TenantNodes(self.caches, infrastructure, claimants, self._statuses, rng=rng)
@@ -72,11 +82,11 @@ class Host:
             nodes=self._nodes,
             inventories=Inventories(self._statuses, now=now, time=time, settle_seconds=settle_seconds),
         )
+        caches.replay()
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.caches.run(), name="caches")
             tasks.create_task(self.controller.run(), name="controller")
             tasks.create_task(self._statuses.run(), name="guest cluster statuses")
             tasks.create_task(self._nodes.run(), name="tenants' nodes")
