@@ -26,6 +26,7 @@ _MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "Allocated": ("It has an address", "It has no address"),
     "Leased": ("The DHCP server has given a lease", "There is no lease of a DHCP server"),
     "BackendsFound": ("There are virtual machines to send to", "There is no virtual machine to send to"),
+    "Owned": ("There is a host to serve it", "There is no host to serve it"),
     "Programmed": ("A host has the address up and forwards", "No host forwards it"),
     "Ready": ("It takes traffic", "It takes no traffic"),
 }
@@ -37,6 +38,7 @@ _ORDER: Final[Sequence[str]] = (
     "Allocated",
     "Leased",
     "BackendsFound",
+    "Owned",
     "Programmed",
     "Ready",
     "ClientAddressNotPreserved",
@@ -69,7 +71,7 @@ class BackendView:
 
 def steps(lb: LoadBalancer) -> Sequence[Step]:
     """Return where a load balancer stands, from the address to the traffic."""
-    not_asked = {"Leased", "ClientAddressNotPreserved"}
+    not_asked = {"Leased", "Owned", "ClientAddressNotPreserved"}
     if lb.spec.workload_type == "cluster":  # of a guest's nodes its GuestCluster tells
         not_asked.add("BackendsFound")
     wanted = [kind for kind in _ORDER if kind not in not_asked]

@@ -190,7 +190,8 @@ def state_of(lb: LoadBalancer, counted: Count) -> tuple[State, str]:
     if not lb.status.addresses and not lb.status.address:
         waiting = allocated if allocated is not None and allocated.status != "True" else ready
         return "pending", waiting.reason if waiting is not None else ""
-    return "failed", ready.reason if ready is not None else ""
+    said = find(lb.status.conditions, "Owned") or ready
+    return "failed", said.reason if said is not None else ""
 
 
 def _working(counted: Count) -> State:

@@ -19,6 +19,7 @@ Type = Literal[
     "NearlyFull",
     "NodesRejected",
     "Overlap",
+    "Owned",
     "Programmed",
     "Ready",
     "loadbalancer.harvesterhci.io/Ready",
@@ -85,6 +86,13 @@ CONDITIONS: Final = (
             **by_word(reasons.ADDRESS),
         },
         also=("Leased",),
+    ),
+    ConditionType(
+        kind="LoadBalancer",
+        type="Owned",
+        by=("host",),
+        text="there is a host to have its addresses up",
+        reasons=by_word(reasons.OWNED),
     ),
     ConditionType(
         kind="LoadBalancer",

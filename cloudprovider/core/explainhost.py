@@ -20,6 +20,7 @@ from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Ledger
 from cloudprovider.core.naming import AGENT_PROGRAM, HOST_PROGRAM
 from cloudprovider.core.overview import Count, health_of
+from cloudprovider.core.standing import OWNED
 from cloudprovider.core.steps import Explanation, Name, State, Step, explanation, running, step_of, todo_of
 
 _ORDER: Final[tuple[Name, ...]] = (
@@ -139,6 +140,11 @@ def _forwarding(view: HostView) -> Iterator[Step]:
     """Holder, programmed, announced."""
     lb, holder = view.lb, view.lb.status.holder
     programmed = find(lb.status.conditions, "Programmed")
+    if (owned := find(lb.status.conditions, OWNED)) is not None and owned.status == "False":
+        yield _of("holder", "wrong", owned)
+        yield Step(name="programmed", state="waiting")
+        yield Step(name="announced", state="waiting")
+        return
     if holder is None and programmed is None:
         state, message = running(AGENT_PROGRAM, view.leases, view.now)
         if state == "wrong":

@@ -16,6 +16,7 @@ from cloudprovider.core.drain import TAKEN_OUT
 from cloudprovider.core.exchange import HealthCheck
 from cloudprovider.core.guestmachines import GUEST_CLUSTER_LABEL
 from cloudprovider.core.hosts import INSTANCE_LABEL, NODE_ANNOTATION, STANDING_ANNOTATION
+from cloudprovider.core.standing import WEIGHT_ANNOTATION
 from cloudprovider.core.takeover import SERVICE_LABEL
 
 Whose = Literal["Harvester", "ours", "Kubernetes", "kube-vip", "MetalLB", "Rancher", "cert-manager"]
@@ -305,6 +306,14 @@ OTHERS: Final = (
         whose="ours",
         by="the agents",
         text="what proves that the holder is dead, so that nobody waits for its Lease to run out",
+    ),
+    Mark(
+        name=WEIGHT_ANNOTATION,
+        on="Node (host)",
+        whose="ours",
+        values="0 to 100",
+        default="1",
+        text="the host's share of the load balancers, to the others'; 0: none, what it has goes to others",
     ),
     Mark(
         name=INSTANCE_LABEL,

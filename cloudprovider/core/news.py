@@ -138,6 +138,9 @@ POOL_RIGHT: Final = News("IPPool", "Normal", "Ready", "host", "its ranges are ri
 NO_OVERLAP: Final = _own("IPPool", "Normal", "NoOverlap", "host", "no older pool hands out its addresses any more")
 ADDRESSES_LEFT: Final = _own("IPPool", "Normal", "AddressesLeft", "host", "it was full, and has addresses again")
 
+WEIGHT_WRONG: Final = _own(
+    "Node", "Warning", "InvalidWeight", "host", "the annotation for the host's weight can't be read: it counts as 1"
+)
 CERTIFICATE_RENEWED: Final = _own(
     "Secret", "Normal", "CertificateRenewed", "guest", "the certificate for the host's bridge is a new one"
 )
@@ -157,5 +160,6 @@ NEWS: Final[tuple[News | Echo, ...]] = (
     *(ADDRESS_CONFLICT, MACHINES_OUT, RULES_MENDED, CLAIMED_BY_OTHER, LEASE_LOST),
     *(ADDRESS_RELEASED, NOT_RECORDED, RELEASED, NOT_RELEASED),
     *(POOL_WRONG, POOL_RIGHT, NO_OVERLAP, ADDRESSES_LEFT),
+    WEIGHT_WRONG,
     *(CERTIFICATE_RENEWED, CERTIFICATE_NOT_RENEWED, BRIDGE_CERTIFICATE_RENEWED),
 )

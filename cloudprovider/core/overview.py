@@ -137,7 +137,7 @@ def _of_host(lb: LoadBalancer, clusters: Mapping[tuple[str, str], GuestCluster] 
 
 def _worst(lb: LoadBalancer) -> Condition | None:
     """What keeps it from serving: the first of the conditions that is not fulfilled, else ``Ready``."""
-    said = [find(lb.status.conditions, kind) for kind in ("Allocated", "Programmed", "Ready")]
+    said = [find(lb.status.conditions, kind) for kind in ("Allocated", "Owned", "Programmed", "Ready")]
     return next((c for c in said if c is not None and c.status == "False"), said[-1])
 
 

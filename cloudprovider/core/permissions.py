@@ -79,7 +79,7 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
             name="cloudprovider-admission",
         ),
         *_each("get", "apps", "deployments", name="harvester-load-balancer"),
-        *_each("get create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
+        *_each("get list watch create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
         *_each("get patch", "", "secrets", namespace=SYSTEM, name="cloudprovider-webhook-tls"),
         *_each("get patch", "", "secrets", namespace=SYSTEM, name=SERVER_SECRET),
         *_each("get", "", "secrets", namespace=SYSTEM, name=CA_SECRET),

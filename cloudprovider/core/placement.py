@@ -22,6 +22,7 @@ from cloudprovider.core.ledger import Held
 from cloudprovider.core.pools import PoolView
 from cloudprovider.core.ranges import Version
 from cloudprovider.core.reasons import Heard
+from cloudprovider.core.standing import OWNED, Ownership
 
 ALLOCATED = "Allocated"
 READY = "Ready"
@@ -121,20 +122,28 @@ def controlled_status(
     key: str,
     now: str,
     chosen: Chosen | None = None,
+    ownership: Ownership | None = None,
 ) -> LoadBalancerStatus:
     """Return the part of the status that is the controller's. ``key``: what decides which host owns the addresses.
-    ``now``: RFC 3339. ``chosen``: the virtual machines, where it sends to such."""
+    ``now``: RFC 3339. ``chosen``: the virtual machines, where it sends to such. ``ownership``: which host is to have
+    the addresses up, or to lease them; None: nobody knows yet, or there is nothing to have."""
     addresses = list(placement.addresses)
     if refusal is None and lb.spec.ipam == "dhcp" and _leased(lb) is None:
         refusal = _no_lease(lb)
-    said = [*_conditions(lb, placement, refusal), *(() if chosen is None else (chosen.condition,))]
+    ownership = ownership or Ownership()
+    said = [
+        *_conditions(lb, placement, refusal),
+        *(() if chosen is None else (chosen.condition,)),
+        *ownership.conditions,
+    ]
     status = LoadBalancerStatus(
         conditions=carry_times(lb.status.conditions, said, now),
         backends=[] if chosen is None else list(chosen.backends),
         backend_servers=[] if chosen is None else chosen.addresses,
+        owner=ownership.host,
     )
-    if not addresses:
-        return status
+    if not addresses:  # what is to be leased has its owner before it has an address
+        return structs.replace(status, address_key=key) if ownership.host else status
     first = addresses[0]
     return structs.replace(
         status,
@@ -159,11 +168,16 @@ def is_current(lb: LoadBalancer, wanted: LoadBalancerStatus) -> bool:
         _addresses(have) == _addresses(wanted)
         and (shown(lb), have.backend_servers) == (tuple(wanted.backends), wanted.backend_servers)
         and all(named.get(c.type) == c for c in wanted.conditions)
+        and (OWNED in named) == any(c.type == OWNED for c in wanted.conditions)
     )
 
 
 def _addresses(status: LoadBalancerStatus) -> tuple[object, ...]:
-    return (status.address, status.allocated_address, status.addresses, status.next_addresses, status.address_key)
+    return (status.address, status.allocated_address, status.addresses, status.next_addresses, *_whose(status))
+
+
+def _whose(status: LoadBalancerStatus) -> tuple[str, str]:
+    return status.address_key, status.owner
 
 
 def _choose(lb: LoadBalancer, options: Sequence[_Option]) -> tuple[Address, Address | None] | None:

@@ -212,6 +212,15 @@ MACHINE: Final[Mapping[MachineReason, Meaning]] = {
     ),
 }
 
+OwnedReason = Literal["NoHost"]
+
+OWNED: Final[Mapping[OwnedReason, Meaning]] = {
+    "NoHost": Meaning(
+        "no host stands on the load balancer's networks, runs its agent and takes load balancers",
+        "start the agent of one of the hosts, uncordon one, or add the network to the agents' files",
+    ),
+}
+
 NoMachinesReason = Literal["NoBackends", "KubeVirtNotInstalled", "MachinesUnknown"]
 BackendReason = Literal[
     "NoNodes",
@@ -338,6 +347,7 @@ NewsReason = Literal[
     "AddressClaimedByOther",
     "LeaseLost",
     "LoadBalancerDeleted",
+    "InvalidWeight",
     "CertificateRenewed",
     "CertificateNotRenewed",
 ]
@@ -346,6 +356,7 @@ NewsReason = Literal[
 AllocationReason = Literal[NoPoolReason, AddressReason, LeaseReason]
 Reason = Literal[
     AllocationReason,
+    OwnedReason,
     ProgrammedReason,
     BackendReason,
     MachineReason,

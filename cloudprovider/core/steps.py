@@ -90,7 +90,8 @@ _TENANTS: Final[tuple[guestreasons.BridgeReason, ...]] = (
 )
 
 _GROUPS: Final[tuple[tuple[Name, Mapping[str, Meaning]], ...]] = (
-    ("announced", {"AddressConflict": reasons.PROGRAMMED["AddressConflict"]}),
+    ("announced", {word: reasons.PROGRAMMED[word] for word in ("AddressConflict", "HeldByAnotherHost")}),
+    ("holder", by_word(reasons.OWNED)),
     ("shown", {"ForeignOwner": guestreasons.SERVICE["ForeignOwner"]}),
     ("backends", by_word(reasons.BACKEND)),
     ("backends", by_word(reasons.MACHINE)),

@@ -46,7 +46,7 @@ class Problem:
 
 def problem_of_state(state: LoadBalancerState) -> Problem | None:
     """Return what the host could not do; None if there is nothing wrong, or it has not said yet."""
-    for kind in ("Allocated", "Programmed"):
+    for kind in ("Allocated", "Owned", "Programmed"):
         condition = _condition(state, kind)
         if condition is not None and condition.status == "False":
             return Problem(Heard(condition.reason or kind), condition.message)

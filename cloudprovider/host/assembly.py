@@ -19,6 +19,8 @@ from cloudprovider.host.controller import HostController
 from cloudprovider.host.guestclusters import GuestClusterStatuses
 from cloudprovider.host.guestmachines import GuestMachines
 from cloudprovider.host.hints import READOPTION_SECONDS, Hints
+from cloudprovider.host.hosts import FAILBACK_SECONDS, Hosts
+from cloudprovider.host.hosts import SETTLE_SECONDS as HOSTS_SECONDS
 from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.host.inventories import SETTLE_SECONDS, Inventories
 from cloudprovider.host.machines import Machines
@@ -35,18 +37,21 @@ NAME: Final = HOST_PROGRAM
 
 
 class Host:
-    """One term in office. ``backend`` may be asked once ``caches`` have synced, while :meth:`run` runs.
+    """One term in office. ``backend`` may be asked once ``caches`` have synced, while they and :meth:`run` run.
 
+    ``caches`` are for this term alone, but may have been filled before it: a standby's are.
     ``identity``: which copy of the program this is. ``time`` is monotonic, in seconds.
     ``namespace`` holds the Secrets of the tenants' CA and the bridge's certificate; ``trusted``: the CAs (PEM) that the
     bridge trusts at this moment.
     ``settle_seconds``: see :data:`~cloudprovider.host.inventories.SETTLE_SECONDS`;
-    ``readoption_seconds``: see :data:`~cloudprovider.host.hints.READOPTION_SECONDS`.
+    ``readoption_seconds``: see :data:`~cloudprovider.host.hints.READOPTION_SECONDS`; ``hosts_seconds`` and
+    ``failback_seconds``: see :data:`~cloudprovider.host.hosts.SETTLE_SECONDS` and what stands below it there.
     """
 
     def __init__(
         self,
         client: KubeClient,
+        caches: Caches,
         *,
         version: str,
         identity: str,
@@ -60,8 +65,10 @@ class Host:
         readoption_seconds: float = READOPTION_SECONDS,
         namespace: str = SYSTEM,
         trusted: Callable[[], bytes] | None = None,
+        hosts_seconds: float = HOSTS_SECONDS,
+        failback_seconds: float = FAILBACK_SECONDS,
     ) -> None:
-        self.caches = Caches(client, rng)
+        self.caches = caches
         hints = Hints(time, wait_seconds=readoption_seconds)
         waits = Waits(now=now, time=time, address_after=metrics.address_after, ready_after=metrics.ready_after)
         waits.follow(self.caches.load_balancers)
@@ -70,6 +77,9 @@ class Host:
         infrastructure = Infrastructure(self.caches, book, reserved=reserved)
         claimants = Claimants(self.caches)
         machines = Machines(self.caches, book, infrastructure, claimants)
+        hosts = Hosts(
+            self.caches, self.events, time=time, settle_seconds=hosts_seconds, failback_seconds=failback_seconds
+        )
         self.controller = HostController(
             client,
             self.caches,
@@ -77,6 +87,7 @@ class Host:
             hints,
             self.events,
             machines=machines,
+            hosts=hosts,
             tracer=tracer,
             now=now,
             rng=rng,
@@ -99,6 +110,7 @@ class Host:
             inventories=Inventories(self._statuses, now=now, time=time, settle_seconds=settle_seconds),
             certificates=self._certificates,
         )
+        caches.replay()
 
     @property
     def queues(self) -> Sequence[Queue]:
@@ -108,7 +120,6 @@ class Host:
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.caches.run(), name="caches")
             tasks.create_task(self.controller.run(), name="controller")
             tasks.create_task(self._statuses.run(), name="guest cluster statuses")
             tasks.create_task(self._nodes.run(), name="tenants' nodes")

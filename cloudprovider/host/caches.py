@@ -2,20 +2,23 @@
 
 import asyncio
 import random
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from cloudprovider.core.api.guestcluster import GuestCluster
-from cloudprovider.core.api.kubernetes import Namespace, Node, NodeStatus
+from cloudprovider.core.api.kubernetes import EXCLUDE_LABELS, Lease, Namespace, Node, NodeSpec, NodeStatus
 from cloudprovider.core.api.kubevirt import VirtualMachineInstance
 from cloudprovider.core.api.loadbalancer import VIP_ON_LOOPBACK_ANNOTATION, LoadBalancer
 from cloudprovider.core.api.meta import KubeObject, ObjectMeta
 from cloudprovider.core.backends import usable
 from cloudprovider.core.exchange import Tenant
+from cloudprovider.core.hosts import Roster
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.machines import claims_of
+from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.core.standing import WEIGHT_ANNOTATION
 from cloudprovider.core.wanted import is_for_machines
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.informer import Informer
@@ -23,6 +26,7 @@ from cloudprovider.kube.resources import (
     GUESTCLUSTERS,
     IPBLOCKS,
     IPPOOLS,
+    LEASES,
     LOADBALANCERS,
     NAMESPACES,
     NODES,
@@ -47,9 +51,14 @@ BY_LEASED = "leased"
 
 
 class Caches:
-    """The informers of the host program. Run :meth:`run` as a task and wait for :meth:`synced`."""
+    """The informers of the host program. Run :meth:`run` as a task and wait for :meth:`synced`.
 
-    def __init__(self, client: KubeClient, rng: random.Random) -> None:
+    ``time``: monotonic, in seconds; ``namespace``: where the programs' Leases are.
+    """
+
+    def __init__(
+        self, client: KubeClient, rng: random.Random, *, time: Callable[[], float], namespace: str = SYSTEM
+    ) -> None:
         self.load_balancers: Informer[LoadBalancer] = Informer(
             client,
             LOADBALANCERS,
@@ -71,6 +80,10 @@ class Caches:
         )
         self.namespaces = Informer(client, NAMESPACES, rng=rng, transform=_just_project)
         self.nodes = Informer(client, NODES, rng=rng, transform=_just_addresses)
+        self.leases = Informer(client, LEASES, rng=rng, namespace=namespace)
+        self.roster = Roster(time)
+        """The hosts, as their agents' Leases tell: whoever hears of a Lease's change finds it changed here."""
+        self.leases.on_change(self._lease_changed)
         self.machines: Informer[VirtualMachineInstance] = Informer(
             client,
             VIRTUAL_MACHINE_INSTANCES,
@@ -88,7 +101,15 @@ class Caches:
                 tasks.create_task(informer.run())
             tasks.create_task(self.namespaces.run())
             tasks.create_task(self.nodes.run())
+            tasks.create_task(self.leases.run())
             tasks.create_task(self.machines.run())
+
+    def replay(self) -> None:
+        """See :meth:`Informer.replay`: for callbacks that have come since."""
+        for informer in (self.namespaces, self.nodes, self.leases, self.pools, self.blocks, self.guest_clusters):
+            informer.replay()
+        self.machines.replay()
+        self.load_balancers.replay()
 
     async def synced(self) -> None:
         """Wait until every cache but that of the machines holds its first list."""
@@ -106,6 +127,13 @@ class Caches:
         yield self.guest_clusters.synced
         yield self.namespaces.synced
         yield self.nodes.synced
+        yield self.leases.synced
+
+    def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
+        if new is not None:
+            self.roster.observe(new)
+        elif old is not None:
+            self.roster.forget(old)
 
     def project_of(self, namespace: str) -> str:
         """Return the project that a namespace is in, "c-xxx/p-yyy"; empty if it is in none."""
@@ -244,7 +272,15 @@ def _just_project(namespace: Namespace) -> Namespace:
 
 
 def _just_addresses(node: Node) -> Node:
-    return Node(metadata=_head(node.metadata, {}), status=NodeStatus(addresses=node.status.addresses))
+    """Where it is, and what says how many load balancers are to be its."""
+    weight = node.metadata.annotations.get(WEIGHT_ANNOTATION)
+    head = _head(node.metadata, {} if weight is None else {WEIGHT_ANNOTATION: weight})
+    labels = {label: value for label, value in node.metadata.labels.items() if label in EXCLUDE_LABELS}
+    return Node(
+        metadata=msgspec.structs.replace(head, labels=labels),
+        spec=NodeSpec(unschedulable=node.spec.unschedulable),
+        status=NodeStatus(addresses=node.status.addresses),
+    )
 
 
 def _head(metadata: ObjectMeta, annotations: dict[str, str]) -> ObjectMeta:

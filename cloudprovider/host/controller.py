@@ -16,6 +16,7 @@ from cloudprovider.host.book import AddressBook
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
+from cloudprovider.host.hosts import Hosts
 from cloudprovider.host.loadbalancers import LoadBalancers
 from cloudprovider.host.losses import has_lost_records, is_kept
 from cloudprovider.host.machines import Machines
@@ -47,6 +48,7 @@ class HostController:
         *,
         machines: Machines,
         tracer: Tracer,
+        hosts: Hosts,
         now: Clock,
         rng: random.Random,
         block_write: Callable[[str], None],
@@ -55,6 +57,7 @@ class HostController:
         self._hints = hints
         self._events = events
         self._now = now
+        self.hosts = hosts
         self._rng = rng
         self.book = book
         self.load_balancers = LoadBalancers(
@@ -64,6 +67,7 @@ class HostController:
             hints,
             events,
             machines=machines,
+            hosts=hosts,
             tracer=tracer,
             now=now,
             rng=rng,
@@ -81,6 +85,7 @@ class HostController:
         """Work until cancelled."""
         await self._caches.synced()
         self.book.resume()
+        self.hosts.begin()
         # Before anything is given: what is in use already must be recorded, or it would be given twice.
         findings = self.audit()
         self._hints.begin(self._tenants(), records_lost=has_lost_records(self._caches, findings))
@@ -90,6 +95,7 @@ class HostController:
             tasks.create_task(self.load_balancers.run())
             tasks.create_task(self._pools.run())
             tasks.create_task(self._releases.run())
+            tasks.create_task(self.hosts.run())
             tasks.create_task(self._audits())
             tasks.create_task(self._reopen())
             tasks.create_task(self._hear_guests())

@@ -11,7 +11,7 @@ import msgspec
 from cloudprovider.core.addressing import Refusal, is_ours
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Namespace
-from cloudprovider.core.api.loadbalancer import FINALIZER, TRACE_ANNOTATION, LoadBalancer
+from cloudprovider.core.api.loadbalancer import FINALIZER, TRACE_ANNOTATION, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.errors import NotFound
 from cloudprovider.core.lbobject import service_of
 from cloudprovider.core.ledger import Held
@@ -25,6 +25,7 @@ from cloudprovider.host.book import AddressBook, Room
 from cloudprovider.host.caches import Caches, project_of
 from cloudprovider.host.clock import Clock
 from cloudprovider.host.hints import Hints
+from cloudprovider.host.hosts import Hosts
 from cloudprovider.host.machines import Machines, news_of_machines
 from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.backoff import Backoff
@@ -59,6 +60,7 @@ class LoadBalancers:
         *,
         machines: Machines,
         tracer: Tracer,
+        hosts: Hosts,
         now: Clock,
         rng: random.Random,
         block_write: Callable[[str], None],
@@ -91,6 +93,7 @@ class LoadBalancers:
             block_write=block_write,
         )
         self._machines = machines
+        self._hosts = hosts
         caches.load_balancers.on_change(self._changed)
         caches.guest_clusters.on_change(self._tenant_changed)
         caches.namespaces.on_change(self._namespace_changed)
@@ -98,6 +101,7 @@ class LoadBalancers:
         book.on_unrecorded(self._unrecorded)
         book.on_recorded(self._recorded)
         hints.on_told(self._told)
+        hosts.on_change(self.queue.add)
         machines.on_change(lambda key: self.queue.add_after(key, GATHER_SECONDS))
 
     async def run(self) -> None:
@@ -197,8 +201,13 @@ class LoadBalancers:
         if not placement.addresses and refusal is None and lb.spec.ipam != "dhcp":
             return False
         key = self._book.group(lb).address_key(lb)
-        chosen = self._machines.behind(lb, (*placement.addresses, *placement.following))
-        status = controlled_status(lb, placement, refusal, key=key, now=rfc3339(self._now()), chosen=chosen)
+        given = (*placement.addresses, *placement.following)
+        chosen = self._machines.behind(lb, given)
+        # One that is to be leased needs its owner first: that host asks the server.
+        ownership = self._hosts.ownership(lb, key, given) if given or lb.spec.ipam == "dhcp" else None
+        status = controlled_status(
+            lb, placement, refusal, key=key, now=rfc3339(self._now()), chosen=chosen, ownership=ownership
+        )
         if is_current(lb, status):
             return False
         told = self._said.pop(lb.key, None)
@@ -210,7 +219,7 @@ class LoadBalancers:
         patch = {
             "apiVersion": LOADBALANCERS.api_version,
             "kind": LOADBALANCERS.kind,
-            "metadata": {"name": lb.metadata.name, "namespace": lb.metadata.namespace, "uid": lb.metadata.uid},
+            "metadata": _precondition(lb, status),
             "status": cast("dict[str, object]", msgspec.to_builtins(status)),
         }
         said = {ADDRESSES: " ".join(a.ip for a in status.addresses), REASON: "" if refusal is None else refusal.reason}
@@ -305,6 +314,15 @@ def _asks(lb: LoadBalancer) -> tuple[object, ...]:
 def _shares(lb: LoadBalancer) -> tuple[object, ...]:
     """What those who share its address go by."""
     return _asks(lb), lb.status.addresses, lb.status.address_key, lb.metadata.deletion_timestamp
+
+
+def _precondition(lb: LoadBalancer, status: LoadBalancerStatus) -> dict[str, str]:
+    """What the object must be for a status to be written. A change of the owner only on just this version: what a
+    leader sent last, that has been deposed since, must not undo what has been decided after it."""
+    same = {"name": lb.metadata.name, "namespace": lb.metadata.namespace, "uid": lb.metadata.uid}
+    if lb.status.owner in ("", status.owner):
+        return same
+    return {**same, "resourceVersion": lb.metadata.resource_version}
 
 
 def _releases(held: Sequence[Held]) -> list[Release]:

@@ -14,11 +14,13 @@ import kopf
 from cloudprovider import __version__
 from cloudprovider.bridge.server import BridgeServer, ServerConfig
 from cloudprovider.bridge.tlsfiles import SERVER, TlsFiles, TlsPaths
+from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.errors import ConfigurationError
 from cloudprovider.core.exchange import Tenant
 from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host import beside, webhookserver
 from cloudprovider.host.assembly import NAME, Host
+from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.config import HostConfig
 from cloudprovider.host.metrics import AdmissionMetrics, HostMetrics
@@ -41,8 +43,8 @@ STANDBY_SECONDS: Final = 5.0
 
 
 class HostProgram:
-    """One copy of the host program: stands by until it leads. Allocating is safe with two leaders (each block is a
-    compare-and-swap), but guests must find one bridge."""
+    """One copy of the host program: stands by until it leads, with its caches filled, so that it serves at once then.
+    Allocating is safe with two leaders (each block is a compare-and-swap), but guests must find one bridge."""
 
     def __init__(
         self,
@@ -64,6 +66,11 @@ class HostProgram:
         self._host: Host | None = None
         self._server: BridgeServer | None = None
         self._serving = False
+        self._elector = Elector(
+            client, namespace=config.lease_namespace, name=NAME, identity=self._identity, now=utc_now, rng=rng
+        )
+        self._caches = self._empty()
+        self._spent = asyncio.Event()
 
     @property
     def not_ready(self) -> Sequence[str]:
@@ -83,21 +90,38 @@ class HostProgram:
 
     async def run(self) -> None:
         """Stand by, lead, stand by again, until cancelled; the Lease is released then."""
-        elector = Elector(
-            self._client,
-            namespace=self._config.lease_namespace,
-            name=NAME,
-            identity=self._identity,
-            now=utc_now,
-            rng=self._rng,
-        )
-        await elector.run_while_leader(self._lead)
+        async with asyncio.TaskGroup() as tasks:
+            filling = tasks.create_task(self._keep_filled(), name="caches")
+            await self._elector.run_while_leader(self._lead)
+            filling.cancel()
+
+    async def _keep_filled(self) -> None:
+        """Follow the API server, leading or not; each term has caches of its own, as its parts hang on them."""
+        while True:
+            self._spent.clear()
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(self._caches.run())
+                await self._spent.wait()
+                running.cancel()
+            self._caches = self._empty()
+
+    def _empty(self) -> Caches:
+        caches = Caches(self._client, self._rng, time=time.monotonic, namespace=self._config.lease_namespace)
+        caches.leases.on_change(self._lease_changed)
+        return caches
+
+    def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
+        """The leader's Lease is free, or gone: whoever stands by need not wait until it looks again."""
+        lease = new or old
+        if lease is not None and lease.metadata.name == NAME and (new is None or not new.spec.holder_identity):
+            self._elector.wake()
 
     async def _lead(self, _: int) -> None:
         await beside.stand_alone(self._client, self._rng)
         config = self._config
         host = self._host = Host(
             self._client,
+            self._caches,
             version=__version__,
             identity=self._identity,
             reserved=config.reserved_cidrs,
@@ -121,7 +145,8 @@ class HostProgram:
                 tasks.create_task(self._serve(host, server), name="bridge")
         finally:
             self._serving = False
-            self._host = self._server = None
+            self._host = None
+            self._spent.set()
             # Within the margin that the Lease leaves after its renew deadline.
             await server.stop(grace=1.0)
 

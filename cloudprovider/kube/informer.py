@@ -98,6 +98,15 @@ class Informer(Generic[T]):
         """Call ``callback()`` when ``synced`` is set, and whenever ``is_missing`` has changed."""
         self._served.append(callback)
 
+    def replay(self) -> None:
+        """Tell the callbacks of all that is there, as if it had just come: they were set when it was there already."""
+        for obj in list(self.objects.values()):
+            for callback in self._callbacks:
+                callback(None, obj)
+        if self.synced.is_set():
+            for served in self._served:
+                served()
+
     def observe(self, obj: T) -> None:
         """Put the result of an own write into the cache, if it is newer than what is there. Callbacks are called."""
         self._tell(self._cache.observe(obj))

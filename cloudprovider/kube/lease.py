@@ -37,6 +37,10 @@ HOLDER_MARK: Final = "cloudprovider.harvesterhci.io/holder-mark"
 """The annotation with the holder's mark, by which its death can be proven."""
 
 
+LOOK_SECONDS: Final = 0.25
+"""How often a candidate looks whether the holder lives, where it can see that without a request."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds. client-go's, with a bound for requests. Work must end within ``lease_duration - renew_deadline``
@@ -102,11 +106,18 @@ class Elector:
         self._seen_at = 0.0
         self._token: int | None = None
         self._mark = ""
+        self._woken = asyncio.Event()
+        self._held: Lease | None = None
+        """Another's lease, as it was last seen."""
 
     @property
     def token(self) -> int | None:
         """The fencing token while this candidate leads, else None."""
         return self._token
+
+    def wake(self) -> None:
+        """The lease may have become free: if this candidate waits, it looks at once."""
+        self._woken.set()
 
     async def run_while_leader(self, work: Callable[[int], Awaitable[None]]) -> None:
         """Contend for the lease, and run ``work(token)`` while holding it.
@@ -161,9 +172,24 @@ class Elector:
                     return _Term(lease, began)
             except (KubeError, TimeoutError) as error:
                 _log.info("The lease could not be taken.", extra={"lease": self._name, "error": str(error)})
-            await asyncio.sleep(self._rng.uniform(1.0, 1.2) * self._timing.retry_period)
+            await self._pause(self._rng.uniform(1.0, 1.2) * self._timing.retry_period)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until somebody wakes us, or the holder is seen to be dead, which asks nobody."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while not self._woken.is_set() and (left := until - loop.time()) > 0:
+            if self._held is not None and self._holder_is_dead(self._held):
+                break
+            try:
+                async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+        self._woken.clear()
 
     async def _try_acquire(self) -> Lease | None:
+        self._held = None
         try:
             lease = await self._client.get(LEASES, self._namespace, self._name)
         except NotFound:
@@ -176,6 +202,7 @@ class Elector:
         # Also when it is ours already (an answer was lost): a new term has a new token.
         if lease.spec.holder_identity in {"", self._identity} or expired or self._holder_is_dead(lease):
             return await self._client.replace(LEASES, self._taken(lease))
+        self._held = lease
         return None
 
     def _holder_is_dead(self, lease: Lease) -> bool:

@@ -15,6 +15,7 @@ import yaml
 
 from cloudprovider.cli.crds import render
 from cloudprovider.host.assembly import Host
+from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.kube import credentials
@@ -22,7 +23,7 @@ from cloudprovider.kube.client import HttpKubeClient
 from cloudprovider.kube.registry import Registry
 from cloudprovider.kube.resources import IPBLOCKS, LOADBALANCERS
 from tests.conftest import LOGS, ROOT
-from tests.host.world import LIMIT, eventually
+from tests.host.world import LIMIT, at_once, eventually
 from tests.lab import netns, programs
 from tests.lab.build import find
 from tests.lab.controlplane import ControlPlane, Settings
@@ -210,8 +211,10 @@ async def test_5_the_host_program_goes_on_with_every_address(plane: ControlPlane
     await asyncio.to_thread(plane.kubectl, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=definitions)
     account = credentials.from_kubeconfig(str(programs.account(plane, "host")))
     async with HttpKubeClient(account, program="host", version="0", rng=random.Random(2)) as own:
+        caches = Caches(own, random.Random(3), time=asyncio.get_running_loop().time)
         host = Host(
             own,
+            caches,
             version="0",
             identity="test",
             reserved=(ip_network("10.96.0.0/12"),),
@@ -221,7 +224,7 @@ async def test_5_the_host_program_goes_on_with_every_address(plane: ControlPlane
             metrics=HostMetrics(Registry("host", "0")),
             readoption_seconds=0.0,
         )
-        task = asyncio.create_task(host.run())
+        task = asyncio.create_task(at_once(caches.run(), host.run()))
         try:
             async with asyncio.timeout(LIMIT):
                 await host.caches.synced()

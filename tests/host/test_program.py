@@ -1,6 +1,7 @@
 """The host program as a process, over a real API server under its own account."""
 
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -48,9 +49,9 @@ def plane(folder: Path) -> Iterator[ControlPlane]:
 
 @asynccontextmanager
 async def running(
-    plane: ControlPlane, folder: Path, bridge: int, endpoint: int
+    plane: ControlPlane, folder: Path, bridge: int, endpoint: int, *, path: str = "readyz", name: str = "host"
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    log = folder / "host.log"
+    log = folder / f"{name}.log"
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *(
@@ -68,7 +69,7 @@ async def running(
             cwd=ROOT,
         )
     try:
-        await answers(f"http://127.0.0.1:{endpoint}/readyz", process, log)
+        await answers(f"http://127.0.0.1:{endpoint}/{path}", process, log)
         yield process
     finally:
         if process.returncode is None:
@@ -86,7 +87,7 @@ async def answers(url: str, process: asyncio.subprocess.Process, log: Path) -> N
                         return
             except aiohttp.ClientError:
                 pass
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
 
 async def gone(plane: ControlPlane, what: str) -> None:
@@ -95,6 +96,34 @@ async def gone(plane: ControlPlane, what: str) -> None:
             plane.kubectl, "get", what, "-A", "-o", "name"
         ):
             await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_standby_serves_within_two_seconds(plane: ControlPlane, folder: Path, end: signal.Signals) -> None:
+    """Of the leader's end: it gives its Lease back, or is seen to be dead."""
+    loop = asyncio.get_running_loop()
+    ports = [netns.free_port("", "127.0.0.1") for _ in range(4)]
+    log = folder / "standby.log"
+    async with (
+        running(plane, folder, ports[0], ports[1], name="leader") as leader,
+        running(plane, folder, ports[2], ports[3], path="livez", name="standby") as standby,
+    ):
+        await follows(f"http://127.0.0.1:{ports[3]}/metrics", "leases")
+        leader.send_signal(end)
+        began = loop.time()
+        await answers(f"http://127.0.0.1:{ports[3]}/readyz", standby, log)
+        seconds = loop.time() - began
+    assert seconds < 2, f"{seconds:.2f} s\n{log.read_text()}"
+
+
+async def follows(url: str, resource: str) -> None:
+    """Wait until a program watches a kind, which it does when it has listed it."""
+    async with asyncio.timeout(LIMIT), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(url) as response:
+                if f'verb="watch",resource="{resource}"' in await response.text():
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def test_it_serves_guests_and_ends_a_tenant_when_its_object_is_deleted(plane: ControlPlane, folder: Path) -> None:

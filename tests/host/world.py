@@ -20,6 +20,7 @@ from cloudprovider.core.errors import NotFound
 from cloudprovider.core.exchange import ServiceKey, Tenant
 from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.host.assembly import Host
+from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import Clock, utc_now
 from cloudprovider.host.metrics import HostMetrics
 from cloudprovider.kube.api import KubeClient
@@ -40,6 +41,13 @@ async def eventually(holds: Callable[[], bool], what: str = "what is waited for"
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"not within {limit} s: {what}") from None
+
+
+async def at_once(*parts: Coroutine[None, None, None]) -> None:
+    """Run all of them; the end of one by an error is the end of all."""
+    async with asyncio.TaskGroup() as tasks:
+        for part in parts:
+            tasks.create_task(part)
 
 
 def pool(name: str, *ranges: Range, network: str = "", priority: int = 0, scope: Scope = EVERYBODY) -> IPPool:
@@ -80,26 +88,31 @@ class World:
         *,
         readoption_seconds: float = 0.0,
         settle_seconds: float = 0.0,
+        hosts_seconds: float = 0.0,
         metrics: HostMetrics | None = None,
         tracer: Tracer = NO_TRACER,
         trusted: Callable[[], bytes] | None = None,
     ) -> AsyncIterator[Host]:
         """Run a host program's parts; leaving the block kills them where they stand."""
+        client, time = self.connect(), asyncio.get_running_loop().time
+        caches = Caches(client, self.rng, time=time)
         host = Host(
-            self.connect(),
+            client,
+            caches,
             version="0",
             identity="host-test",
             reserved=(ip_network("10.96.0.0/12"),),
             tracer=tracer,
             now=self.now,
-            time=asyncio.get_running_loop().time,
+            time=time,
             rng=self.rng,
             metrics=metrics or HostMetrics(Registry("host", "0")),
             settle_seconds=settle_seconds,
             readoption_seconds=readoption_seconds,
             trusted=trusted,
+            hosts_seconds=hosts_seconds,
         )
-        task = asyncio.create_task(host.run())
+        task = asyncio.create_task(at_once(caches.run(), host.run()))
         try:
             async with asyncio.timeout(LIMIT):
                 await host.caches.synced()

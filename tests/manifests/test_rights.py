@@ -109,7 +109,8 @@ HOST = {
     *((verb, "secrets") for verb in ("get", "patch")),  # the webhook's certificate
     *((verb, "validatingwebhookconfigurations") for verb in ("get", "apply")),
     ("get", "deployments"),  # Harvester's own controller
-    *(("watch", kind) for kind in ("loadbalancers", "ippools", "ipblocks", "guestclusters", "namespaces", "nodes")),
+    *(("watch", kind) for kind in ("loadbalancers", "ippools", "ipblocks", "guestclusters", "namespaces")),
+    *(("watch", kind) for kind in ("nodes", "leases")),
     *((verb, "virtualmachineinstances") for verb in ("list", "watch")),
 }
 AGENT = {
