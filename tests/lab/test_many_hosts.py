@@ -1,23 +1,27 @@
 """Three hosts on one LAN, real kernels and programs: addresses spread, change hands, and outlive a host's death."""
 
+import contextlib
+import itertools
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab.client import Object
 from tests.lab.lab import TENANT_NAMESPACE, Lab
 from tests.lab.machineroom import Host, hosts
-from tests.lab.network import run
 from tests.lab.process import wait_for
 from tests.lab.sniffer import Sniffer, sniffing
-from tests.lab.traffic import Client
+from tests.lab.traffic import Client, Connection
 from tests.lab.workload import MODE_ANNOTATION, Port, Workspace, service
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(300)]
 
 WEB = Port(80, 8080)
 COUNT = 9
+_numbers = itertools.count(1)
 BALANCERS = f"/apis/loadbalancer.harvesterhci.io/v1beta1/namespaces/{TENANT_NAMESPACE}/loadbalancers"
 
 
@@ -52,13 +56,19 @@ class Room:
         assert all(link[a] == [holders[name]] for name, a in self.addresses.items()), (holders, link)
         return True
 
+    def spread(self) -> dict[str, str]:
+        """Wait until each host has its share; return who has what."""
+        wait_for("all three hosts to have addresses", lambda: len(set(self.holders().values())) == 3, timeout=60)
+        self.wait_settled()
+        return self.holders()
+
     def wait_settled(self, **more: Callable[[], object]) -> None:
         wait_for("addresses to be up where the records say", lambda: self.settled() and all(m() for m in more.values()))
 
 
 @pytest.fixture
 def room(lab: Lab) -> Iterator[Room]:
-    work = Workspace(lab.guest_plane.api, "many-hosts")
+    work = Workspace(lab.guest_plane.api, f"many-hosts-{next(_numbers)}")
     work.create()
     with hosts(lab, 2, 3) as others, sniffing(lab.lan.name) as sniffer:
         made = Room(lab, others, work, sniffer)
@@ -77,9 +87,7 @@ def room(lab: Lab) -> Iterator[Room]:
 
 
 def test_addresses_are_spread_and_a_host_s_death_is_survived(room: Room) -> None:
-    room.wait_settled()
-    holders = room.holders()
-    assert set(holders.values()) == {"host-1", "host-2", "host-3"}, holders
+    holders = room.spread()
     victim = room.others[0]
     lost = [room.addresses[name] for name, host in holders.items() if host == victim.name]
     room.lab.client.forget_neighbours()
@@ -95,12 +103,65 @@ def test_addresses_are_spread_and_a_host_s_death_is_survived(room: Room) -> None
     assert {name: host for name, host in room.holders().items() if name in kept} == kept, "nothing else moves"
 
 
+def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
+    """Its node is cordoned: what it has goes elsewhere, connections in mode dsr go on, and none that begins fails."""
+    holders = room.spread()
+    leaving = room.others[1].name
+    its = {name: room.addresses[name] for name, host in holders.items() if host == leaving}
+    direct = {name: address for name, address in its.items() if int(name.rpartition("-")[2]) % 2}
+    with contextlib.ExitStack() as stack:
+        flows = [stack.enter_context(room.lab.client.connect(address, WEB.port)) for address in direct.values()]
+        _drain(room, leaving, list(its.values()), flows)
+    kept = {name: host for name, host in holders.items() if host != leaving}
+    assert {name: host for name, host in room.holders().items() if name in kept} == kept, "nothing else moves"
+
+
+def _drain(room: Room, leaving: str, its: list[str], flows: list[Connection]) -> None:
+    assert all(flow.get().pod for flow in flows)
+    failed: list[str] = []
+    ended = threading.Event()
+
+    def knock() -> None:
+        while not ended.is_set():
+            for address in its:
+                try:
+                    room.lab.client.get(address, WEB.port)
+                except OSError as error:
+                    failed.append(f"{address}: {error}")
+
+    knocking = threading.Thread(target=knock)
+    knocking.start()
+    room.lab.host_plane.api.patch(f"/api/v1/nodes/{leaving}", {"spec": {"unschedulable": True}})
+    try:
+        wait_for("it to have nothing", lambda: leaving not in room.holders().values(), timeout=30)
+        room.wait_settled()
+    finally:
+        ended.set()
+        knocking.join()
+    assert failed == []
+    assert all(flow.get().pod for flow in flows)
+
+
+def test_an_agent_that_hangs_moves_nothing(room: Room) -> None:
+    """The host forwards as before; its Lease expires, and whoever asks for its addresses is answered by its kernel."""
+    holders = room.spread()
+    hanging = room.others[0]
+    its = [room.addresses[name] for name, host in holders.items() if host == hanging.name]
+    assert hanging.agent is not None
+    os.kill(hanging.agent.process.pid, signal.SIGSTOP)
+    end = time.monotonic() + 25
+    try:
+        while time.monotonic() < end:
+            for address in its:
+                assert room.lab.client.get(address, WEB.port).pod
+    finally:
+        os.kill(hanging.agent.process.pid, signal.SIGCONT)
+    assert room.on_link() == {room.addresses[name]: [host] for name, host in holders.items()}
+    room.wait_settled()
+
+
 def _answered(client: Client, address: str) -> None:
     def asked() -> bool:
         return bool(client.get(address, WEB.port, timeout=0.2).pod)
 
-    wait_for(f"{address} to answer again", asked, timeout=40, period=0.01)
-
-
-_: Object = {}
-_run = run
+    wait_for(f"{address} to answer again", asked, timeout=5, period=0.01)
