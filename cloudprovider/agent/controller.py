@@ -141,6 +141,7 @@ class AgentController:
             get=lambda key: self._load_balancers.get(*key),
             write=self._write,
             changed=self._changed_hands,
+            is_cut_off=lambda network: network in self._fellows and self._fellows[network].is_cut_off,
             is_down=lambda network, host: network in self._fellows and self._fellows[network].is_down(host),
             rng=rng,
         )

@@ -32,6 +32,8 @@ class Fellows:
         self._watch: PeerWatch | None = None
         self._peers: Mapping[str, IPAddress] = {}
         self._looking = asyncio.Event()
+        self._down: frozenset[str] = frozenset()
+        """Who is silent, once it is known that it is not this host."""
         self.is_cut_off = False
         """Whether it is this host that nobody hears."""
 
@@ -49,7 +51,7 @@ class Fellows:
 
     def is_down(self, host: str) -> bool:
         """Whether a host is dead or cut off, and not this one."""
-        return self._is_silent(host) and not self.is_cut_off
+        return host in self._down
 
     async def run(self, segment: Segment) -> None:
         """Watch on a network's segment until cancelled."""
@@ -70,7 +72,7 @@ class Fellows:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             self._watch = None
-            self.is_cut_off = False
+            self._down, self.is_cut_off = frozenset(), False
 
     async def _look(self, segment: Segment) -> None:
         silent = [name for name in self._peers if self._is_silent(name)]
@@ -82,7 +84,8 @@ class Fellows:
                 "nobody is heard on a network: this host is cut off there" if cut_off else "heard again on a network",
                 extra={"network": self._config.name},
             )
-        if silent and not cut_off:
+        self._down = frozenset() if cut_off else frozenset(silent)
+        if self._down:
             log.warning("hosts are dead or cut off", extra={"network": self._config.name, "hosts": silent})
         self._changed()
 

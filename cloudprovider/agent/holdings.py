@@ -54,7 +54,8 @@ class Hosts(Protocol):
 class Holdings:
     """``get``: a load balancer as it is known now. ``write(lb, status)``: apply an agent's status on just this version
     of the object; raises Conflict, NotFound. ``changed``: look at this load balancer again. ``is_down(network, host)``:
-    whether a fellow is known to be dead there, sooner than its Lease says."""
+    whether a fellow is known to be dead there, sooner than its Lease says. ``is_cut_off(network)``: whether nobody
+    hears this host there: then it takes nothing."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Holdings:
         write: "Write",
         changed: Callable[[LoadBalancerKey], None],
         is_down: Callable[[str, str], bool],
+        is_cut_off: Callable[[str], bool],
         rng: random.Random,
     ) -> None:
         self._me = me
@@ -77,6 +79,7 @@ class Holdings:
         self._write = write
         self._changed = changed
         self._is_down = is_down
+        self._is_cut_off = is_cut_off
         self._ours: set[LoadBalancerKey] = set()
         self._granted: set[Place] = set()
         self._parting: dict[LoadBalancerKey, asyncio.TimerHandle] = {}
@@ -161,13 +164,15 @@ class Holdings:
     def _able(self, networks: Iterable[str]) -> frozenset[str]:
         """Where nobody stands on all of them, somebody must say so: then it is anybody who lives."""
         wanted = frozenset(networks)
-        found = {h for h in self._hosts.roster.serving(wanted) if h != self._me and self._lives(wanted, h)}
+        found = {h for h in self._hosts.roster.ready(wanted) if h != self._me and self._lives(wanted, h)}
         if wanted <= self._forwarders.keys():
             found.add(self._me)
         return frozenset(found or {self._me, *(h for h in self._hosts.roster.hosts if self._lives(wanted, h))})
 
     def _is_ready(self, lb: LoadBalancer, networks: Iterable[str]) -> bool:
-        """Whether this host's kernel does for a load balancer what it asks for."""
+        """Whether this host could serve a load balancer at once: its kernel does what that asks for."""
+        if any(self._is_cut_off(network) for network in networks):
+            return False
         if self._table.load_balancer(lb.key) is None:
             return True
         return not self._table.is_looking(lb.key) and all(

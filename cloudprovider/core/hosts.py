@@ -103,14 +103,13 @@ class Roster:
         seen = self._seen.get(name)
         return seen is not None and self._clock() - seen.at <= self._duration
 
-    def serving(self, networks: Iterable[str]) -> frozenset[str]:
-        """The fresh hosts that are ready on all of these networks."""
+    def ready(self, networks: Iterable[str]) -> frozenset[str]:
+        """The hosts that said last that they are ready on all of these networks, fresh or silent."""
         wanted = tuple(networks)
         return frozenset(
             name
             for name, seen in self._seen.items()
-            if self.is_fresh(name)
-            and all((there := seen.host.networks.get(n)) is not None and there.ready for n in wanted)
+            if all((there := seen.host.networks.get(n)) is not None and there.ready for n in wanted)
         )
 
     def by_mac(self, network: str, mac: str) -> str | None:

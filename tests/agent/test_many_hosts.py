@@ -4,19 +4,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from ipaddress import IPv4Interface
 
 import msgspec
 
 from cloudprovider.agent.membership import Timing
 from cloudprovider.agent.program import Agent
 from cloudprovider.core.api.loadbalancer import Listener
-from cloudprovider.core.hosts import Host
+from cloudprovider.core.errors import Unavailable
+from cloudprovider.core.hosts import Host, host_of
 from cloudprovider.core.owners import successor
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeLan, FakeNetwork
 from cloudprovider.kube.fakestore import Call
 from cloudprovider.kube.resources import LEASES, LOADBALANCERS
-from tests.agent.world import VIP, World, running, until
+from cloudprovider.liveness.api import Liveness
+from cloudprovider.liveness.fake import FakePeerWatch
+from tests.agent.world import VIP, World, own, running, until
 
 QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05)
 OTHER = Listener(port=81, backend_port=30081)
@@ -32,13 +37,27 @@ class Hosts(World):
         self.planes = {f"h{n}": FakeDataPlane(mac=f"02:00:00:00:01:{n:02x}") for n in range(1, count + 1)}
         self.lan = FakeLan(*self.planes.values())
         self.running: dict[str, AsyncExitStack] = {}
+        self.watches: dict[str, FakePeerWatch] = {}
+        self.timing = QUICK
 
     async def start(self, name: str) -> Agent:
-        agent = self.agent(name, self.planes[name], timing=QUICK, now=_utc)
+        network = NetworkConfig("", "mgmt-br", IPv4Interface(f"10.0.0.{int(name[1:]) + 1}/24"))
+        agent = self.agent(
+            name,
+            self.planes[name],
+            (network,),
+            timing=self.timing,
+            now=_utc,
+            make_watch=lambda _segment, config: self._watch(name, config),
+        )
         stack = self.running[name] = AsyncExitStack()
         _ = await stack.enter_async_context(running(agent))
         await until(lambda: not agent.not_ready and self.sees_all(agent))
         return agent
+
+    def _watch(self, name: str, config: NetworkConfig) -> FakePeerWatch:
+        self.watches[name] = FakePeerWatch(self.heard, own(config))
+        return self.watches[name]
 
     async def stop(self, name: str) -> None:
         """The agent ends; its kernel goes on."""
@@ -96,8 +115,9 @@ def _ready(host: Host) -> bool:
 
 
 @asynccontextmanager
-async def hosts(count: int = 2, *, start: bool = True) -> AsyncIterator[Hosts]:
+async def hosts(count: int = 2, *, start: bool = True, timing: Timing = QUICK) -> AsyncIterator[Hosts]:
     world = Hosts(count)
+    world.timing = timing
     try:
         for name in world.planes if start else ():
             await world.start(name)
@@ -174,6 +194,77 @@ async def test_the_owner_dies_and_its_successor_asks_first() -> None:
         assert obj.metadata.uid == (await world.lb()).metadata.uid
 
 
+async def all_hear_each_other(world: Hosts) -> None:
+    def heard() -> bool:
+        return all(
+            watch.state(other).liveness is Liveness.UP
+            for name, watch in world.watches.items()
+            for other in world.watches
+            if other != name
+        )
+
+    await until(heard)
+
+
+async def test_a_death_that_is_heard_at_once_is_not_waited_for() -> None:
+    async with hosts(3, timing=Timing()) as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await all_hear_each_other(world)
+        world.heard.cut(world.watches["h1"])
+        await world.die("h1")
+        await until(lambda: world.served_by(successor("k", ("h2", "h3"))), 2)
+
+
+async def test_a_death_while_the_api_server_is_away() -> None:
+    """The successor is found without it, and written down when it is back."""
+    async with hosts(3) as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await all_hear_each_other(world)
+
+        async def away(_: Call) -> None:
+            raise Unavailable("away")
+
+        world.cluster.before = away
+        world.cluster.cut_watches()
+        world.heard.cut(world.watches["h1"])
+        await world.die("h1")
+        heir = successor("k", ("h2", "h3"))
+        await until(lambda: world.who() == [heir])
+        await world.stays(heir)
+        world.cluster.before = None
+        await until(lambda: world.served_by(heir), 20)
+
+
+async def test_who_hears_nobody_takes_nothing() -> None:
+    async with hosts(3, timing=Timing()) as world:
+        world.seed()
+        await world.own("h2")
+        await until(lambda: world.served_by("h2"))
+        await all_hear_each_other(world)
+        world.lan.cut.add(world.planes["h1"].mac)
+        world.heard.cut(world.watches["h1"])
+        await world.stays("h2")
+        assert VIP not in world.net("h1").probed
+        await until(lambda: _is_unready(world))
+
+
+async def test_who_is_cut_off_from_the_network_reads_that_others_have_its_addresses() -> None:
+    async with hosts(3, timing=Timing()) as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await all_hear_each_other(world)
+        world.lan.cut.add(world.planes["h1"].mac)
+        world.heard.cut(world.watches["h1"])
+        heir = successor("k", ("h2", "h3"))
+        await until(lambda: world.served_by(heir), 3)
+        await world.stays(heir)
+
+
 async def test_a_kernel_that_still_answers_keeps_its_addresses() -> None:
     async with hosts() as world:
         world.seed()
@@ -223,7 +314,7 @@ async def test_without_the_api_server_nothing_moves() -> None:
 
         async def away(call: Call) -> None:
             if call.program == "h1":
-                raise TimeoutError
+                raise Unavailable("away")
 
         world.cluster.before = away
         world.cluster.cut_watches()
@@ -300,6 +391,12 @@ async def test_an_agent_that_leaves_is_not_waited_for() -> None:
         assert asyncio.get_running_loop().time() - began < QUICK.duration
         names = {lease.metadata.name for lease in (await world.client.list(LEASES)).items}
         assert names == {"cloudprovider-agent-fake-h2"}
+
+
+async def _is_unready(world: Hosts) -> bool:
+    lease = await world.client.get(LEASES, "cloudprovider-system", "cloudprovider-agent-fake-h1")
+    host = host_of(lease)
+    return host is not None and not host.networks[""].ready
 
 
 async def _has_no_holder(world: Hosts) -> bool:

@@ -70,10 +70,9 @@ def test_silence_is_counted_from_the_last_new_version() -> None:
     assert roster.is_fresh("h1")
     clock.now += 6
     assert not roster.is_fresh("h1")
-    assert roster.serving([""]) == frozenset()
     assert roster.hosts.keys() == {"h1"}
     roster.observe(lease("h1", 2))
-    assert roster.serving([""]) == {"h1"}
+    assert roster.is_fresh("h1")
     roster.forget(lease("h1", 2))
     assert not roster.hosts
     assert not roster.is_fresh("h1")
@@ -83,9 +82,9 @@ def test_who_serves_is_ready_on_each_network() -> None:
     roster = Roster(Clock())
     roster.observe(lease("h1", networks={"": HERE, "default/vlan2": AWAY}))
     roster.observe(lease("h2", networks={"": HERE}))
-    assert roster.serving([""]) == {"h1", "h2"}
-    assert roster.serving(["", "default/vlan2"]) == frozenset()
-    assert roster.serving(["other/net"]) == frozenset()
+    assert roster.ready([""]) == {"h1", "h2"}
+    assert roster.ready(["", "default/vlan2"]) == frozenset()
+    assert roster.ready(["other/net"]) == frozenset()
     assert roster.by_mac("default/vlan2", AWAY.mac) == "h1"
     assert roster.by_mac("", AWAY.mac) is None
 
