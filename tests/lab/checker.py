@@ -80,7 +80,7 @@ def compare(state: State) -> list[str]:
         *_nodes(takers, state.tenants),
         *_balancers_and_blocks(state.balancers, state.blocks),
         *_pools_and_blocks(state.pools, state.blocks),
-        *balancers_and_kernel(state.host, state.balancers, {**backends, **machines}, neighbours, state.kernel),
+        *balancers_and_kernel(state.up, state.balancers, {**backends, **machines}, neighbours, state.kernel),
     ]
 
 

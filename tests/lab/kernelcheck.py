@@ -45,19 +45,19 @@ class _Wishes:
 
 
 def balancers_and_kernel(
-    host: str,
+    up: Mapping[str, str],
     balancers: list[Object],
     backends: Mapping[BalancerName, Collection[Node]],
     fixed: Mapping[str, str],
     kernel: Kernel,
 ) -> Iterator[str]:
-    """``backends``: the nodes, or machines, that should get the traffic; ``fixed``: the addresses that should go to one
-    MAC alone."""
+    """``up``: the host that has each address up; ``backends``: the nodes, or machines, that should get the traffic;
+    ``fixed``: the addresses that should go to one MAC alone."""
     wishes = _Wishes()
     for balancer in balancers:
         nodes = backends.get(key_of(balancer), ())
         _add(wishes, balancer, nodes)
-        yield from _holder(host, balancer, nodes)
+        yield from _holder(up, balancer, nodes)
     if wishes.addresses != kernel.addresses:
         more, less = sorted(kernel.addresses - wishes.addresses), sorted(wishes.addresses - kernel.addresses)
         yield f"link: answers for {more} too, and not for {less}"
@@ -109,7 +109,7 @@ def _family(address: str) -> str:
     return "ip6" if ":" in address else "ip"
 
 
-def _holder(host: str, balancer: Object, nodes: Collection[Node]) -> Iterator[str]:
+def _holder(up: Mapping[str, str], balancer: Object, nodes: Collection[Node]) -> Iterator[str]:
     """Whether the agent says of itself what it should."""
     name, addresses = f"{balancer['metadata']['namespace']}/{balancer['metadata']['name']}", _addresses(balancer)
     if balancer["metadata"].get("deletionTimestamp"):
@@ -119,8 +119,8 @@ def _holder(host: str, balancer: Object, nodes: Collection[Node]) -> Iterator[st
         yield f"host: {name} has {addresses}, its holder {holder.get('addresses', [])}"
     if not addresses:
         return
-    if holder.get("node") != host:
-        yield f"host: {name} is held by {holder.get('node')}, not by {host}"
+    if hosts := {up[a] for a in addresses if a in up} - {holder.get("node")}:
+        yield f"host: {name} is held by {holder.get('node')}, not by {' and '.join(sorted(hosts))}"
     generation = balancer["metadata"]["generation"]
     if holder.get("generation") != generation:
         yield f"host: {name} is at generation {generation}, the kernel at {holder.get('generation')}"

@@ -98,10 +98,10 @@ class Kernel:
 
 @dataclass
 class State:
-    """One look at everything. ``host``: the name of the host node that the agent runs on; ``macs``: of the guest's
-    nodes, by name."""
+    """One look at everything. ``up``: the host that has each address up; ``macs``: of the guest's nodes, by name;
+    ``kernel``: the rules, which all hosts have alike, and the addresses of all of them."""
 
-    host: str
+    up: dict[str, str]
     macs: dict[str, str]
     services: list[Object]
     nodes: list[Object]
@@ -119,7 +119,7 @@ def collect(lab: Lab) -> State:
     LabError."""
     guest, host = lab.guest_plane.api, lab.host_plane.api
     return State(
-        host=lab.host_node.name,
+        up=dict.fromkeys(lab.addresses_on_link(), lab.host_node.name),
         macs={name: node.mac for name, node in lab.nodes.nodes.items()},
         services=guest.items("/api/v1/services"),
         nodes=guest.items("/api/v1/nodes"),
