@@ -1,6 +1,7 @@
 """The Helm charts: the same objects as the overlays, every value described and checked."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ def test_both_ways_leave_the_same() -> None:
     (agent,) = expected["DaemonSet", NAMESPACE, "cloudprovider-agent"]["spec"]["template"]["spec"]["containers"]
     assert agent["args"][:2] == ["agent", "leave"]
     assert "livenessProbe" not in agent, "nobody answers there any more"
+
+
+def test_both_ways_have_the_same_console(tmp_path: Path) -> None:
+    """As docs/console.md says it: one line in the overlay, one value of the chart."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests", symlinks=True)
+    overlay = tmp_path / "manifests" / "overlays" / "example" / "host"
+    with (overlay / "kustomization.yaml").open("a") as file:
+        file.write("components: [../../../components/console]\n")
+    expected = comparable(render(overlay))
+    assert ("Deployment", NAMESPACE, "cloudprovider-console") in expected
+    assert comparable(chart("host", "--set", "console.enabled=true")) == expected
 
 
 def test_leaving_gives_up_the_same_capabilities_as_serving() -> None:
