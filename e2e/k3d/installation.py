@@ -31,7 +31,7 @@ SYSTEM: Final = f"--namespace={SYSTEM_NAMESPACE}"
 
 class Installation:
     """``folder``: the operator's own copy of the ``tree``, with the CA, certificates, and overlays in it; ``lan``: the
-    network that both clusters and clients stand on. ``commands``: of the installation, instead of README.md's."""
+    network that both clusters and clients stand on."""
 
     def __init__(
         self,
@@ -41,14 +41,13 @@ class Installation:
         lan: IPv4Network,
         *,
         tree: Path = ROOT,
-        commands: readme.Installing | None = None,
     ) -> None:
         self.folder = folder
         self.image = image
         self.host = host
         self.lan = lan
         self._tree = tree
-        self._commands = commands or readme.Installing(*readme.blocks("Install"))
+        self._commands = readme.Installing(*readme.blocks("Install", tree=tree))
         shutil.copytree(tree / "manifests", folder / "manifests", symlinks=True)
         self._numbers: dict[str, int] = {}
 
@@ -153,12 +152,18 @@ class Installation:
         shutil.copytree(self.overlays.parent / "example", self.overlays)
         shutil.copytree(before.overlays, self.overlays, dirs_exist_ok=True)
         shutil.copytree(before.folder / "ca", self.folder / "ca")
+        for written in (*before.folder.glob("*.host.yaml"), *before.folder.glob("*.guest.yaml")):
+            shutil.copy(written, self.folder)
         self.edit()
         self.run("\n".join(readme.blocks("Upgrade")), guest=guest)
 
     def run(self, block: str, settings: dict[str, str] | None = None, guest: Cluster | None = None) -> None:
-        """Run commands as the operator, in their folder; with contexts for the host, and for a guest."""
-        readme.run(block, self.folder, self._contexts(guest), settings, tree=self._tree)
+        """Run commands as the operator, in their folder; with contexts for the host, and for a guest. Raises LabError
+        with what the pods say."""
+        try:
+            readme.run(block, self.folder, self._contexts(guest), settings, tree=self._tree)
+        except LabError as error:
+            raise LabError(f"{error}\n{_pods(self.host)}\n{_pods(guest) if guest else ''}") from error
 
     def wait_ready(self, cluster: Cluster, side: str) -> None:
         """Wait until all of it runs as it was last applied. Raises LabError with what the pods say."""
@@ -166,9 +171,7 @@ class Installation:
             try:
                 cluster.kubectl("rollout", "status", SYSTEM, workload, f"--timeout={READY_LIMIT_SECONDS}s")
             except LabError as error:
-                pods = cluster.kubectl("describe", "pods", SYSTEM)
-                logs = cluster.kubectl("logs", SYSTEM, workload, "--tail=20", "--all-pods")
-                raise LabError(f"{error}\n{pods}\n{logs}") from error
+                raise LabError(f"{error}\n{_pods(cluster)}") from error
 
     def _contexts(self, guest: Cluster | None = None) -> Path:
         """A kubeconfig with the contexts that README.md speaks of."""
@@ -188,6 +191,16 @@ class Installation:
         """A host's node's own."""
         status = self.host.api.get(f"/api/v1/nodes/{node}")["status"]
         return next(str(a["address"]) for a in status["addresses"] if a["type"] == "InternalIP")
+
+
+def _pods(cluster: Cluster) -> str:
+    """How our pods are, and what they said last."""
+    everyone = "--selector=app.kubernetes.io/name"
+    try:
+        pods = cluster.kubectl("describe", "pods", SYSTEM)
+        return f"{pods}\n{cluster.kubectl('logs', SYSTEM, everyone, '--tail=20', '--prefix', '--ignore-errors')}"
+    except LabError as error:
+        return str(error)
 
 
 def left_on(node: str, image: str) -> list[str]:

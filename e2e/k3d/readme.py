@@ -24,9 +24,9 @@ class Installing(NamedTuple):
     guest: str
 
 
-def blocks(heading: str, page: str = README) -> list[str]:
+def blocks(heading: str, page: str = README, *, tree: Path = ROOT) -> list[str]:
     """The shell blocks of a chapter, in their order."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = (tree / page).read_text(encoding="utf-8")
     (chapter,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     found: list[str] = re.findall(r"^```sh\n(.*?)^```$", chapter, re.MULTILINE | re.DOTALL)
     return found
