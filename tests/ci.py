@@ -36,14 +36,15 @@ class Rig:
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        """What has to be built for it is built meanwhile; on exit it is. Raises LabError."""
+        """What has to be built for it is built meanwhile; on exit it is, or what is left is :meth:`up`'s to build."""
         if self.folder is None or self._environment():
             yield
             return
         build = ["bash", "-c", '"$0/up" && exec flock "$1" "$0/down"', str(self.folder), str(LOCK)]
         with Keeper(build, self._down, LOGS / "k3d-build.log", idle=True) as keeper:
             yield
-            keeper.wait_begun()
+            with contextlib.suppress(LabError):  # a bound of its own that is for a machine less busy
+                keeper.wait_begun()
 
     @contextlib.contextmanager
     def up(self) -> Iterator[Mapping[str, str]]:

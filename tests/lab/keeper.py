@@ -22,7 +22,7 @@ KEEPS: Final = b"begun\n"
 class Keeper:
     """The command ``begin`` is started on entry (none: nothing is), and ``end`` has been run on exit, come what may.
 
-    ``log`` has what both say. ``idle``: they get only what time of the processors nobody else wants.
+    ``log`` has what both say. ``idle``: they get what time of the processors others leave.
     """
 
     def __init__(self, begin: Sequence[str], end: Sequence[str], log: Path, *, idle: bool = False) -> None:
@@ -81,7 +81,7 @@ def main() -> int:
     work = json.loads(sys.argv[1])
     log = os.open(work["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     if work["idle"]:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.nice(19)
         with contextlib.suppress(OSError):  # sessions are no groups here (sched(7), autogroup)
             Path("/proc/self/autogroup").write_text("19")
     begun = not work["begin"] or _begun(work["begin"], log)
