@@ -56,7 +56,7 @@ def k3d() -> Iterator[K3dWorld]:
     if why := unusable():
         pytest.exit(f"the k3d lane can't run here: {why}", returncode=2)
     prefix = f"cpe2e{secrets.token_hex(3)}"
-    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, K3dWorld.running(prefix, Path(folder)) as running:
+    with K3dWorld.running(prefix, Path(tempfile.mkdtemp(prefix="e2e-"))) as running:
         yield running
 
 

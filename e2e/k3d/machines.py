@@ -84,7 +84,8 @@ class Cluster:
 
 
 class Machines:
-    """Docker's network and what stands on it, for one run. ``prefix`` begins every name; ``folder``: kubeconfigs."""
+    """Docker's network and what stands on it, for one run. ``prefix`` begins every name; ``folder``, for kubeconfigs,
+    goes with the rest."""
 
     def __init__(self, prefix: str, folder: Path) -> None:
         self.prefix = prefix
@@ -95,7 +96,7 @@ class Machines:
     @contextlib.contextmanager
     def up(self) -> Iterator["Machines"]:
         """The network; at the end all that stands on it is taken down."""
-        swept = [sys.executable, "-m", "e2e.k3d.sweep", self.prefix]
+        swept = [sys.executable, "-m", "e2e.k3d.sweep", self.prefix, str(self.folder)]
         with Keeper([], swept, ROOT / "build" / "logs" / "k3d-sweep.log"), contextlib.ExitStack() as self._stack:
             self._create_network()
             yield self

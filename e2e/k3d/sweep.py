@@ -1,8 +1,8 @@
-"""``python -m e2e.k3d.sweep PREFIX``: remove whatever a run of the lane has in Docker, by the prefix of its names.
-
-Layers of its images stay, for the next run's cache.
+"""``python -m e2e.k3d.sweep PREFIX FOLDER``: remove whatever a run of the lane has in Docker, by the prefix of its
+names, and its folder. Layers of its images stay, for the next run's cache.
 """
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -48,3 +48,4 @@ def sweep(prefix: str) -> None:
 
 if __name__ == "__main__":
     sweep(sys.argv[1])
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
