@@ -1,6 +1,7 @@
-"""What the hosts' kernels do, as told from within the agents' pods: rules by libnftables, addresses by /proc."""
+"""What the hosts' kernels do, as told from within the agents' pods: rules by libnftables, all else by /proc."""
 
 import json
+from dataclasses import replace
 from typing import Final
 
 from e2e.k3d.installation import SYSTEM
@@ -30,7 +31,9 @@ nft.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
 ruleset = json.loads(nft.nft_ctx_get_output_buffer(context))["nftables"]
 trie = open("/proc/thread-self/net/fib_trie").read()
 addresses = set(re.findall(r"-- (\\S+)\\n +/32 host LOCAL", trie))
-print(json.dumps({{"ruleset": ruleset, "addresses": sorted(addresses)}}))
+arp = [line.split() for line in open("/proc/thread-self/net/arp")][1:]
+fixed = {{fields[0]: fields[3] for fields in arp if int(fields[2], 16) & 4}}  # ATF_PERM (net/if_arp.h)
+print(json.dumps({{"ruleset": ruleset, "addresses": sorted(addresses), "fixed": fixed}}))
 """
 
 
@@ -58,7 +61,7 @@ def read(host: Cluster, pod: str, own: set[str]) -> Kernel | None:
     if told is None:
         return None
     addresses = {address for address in told["addresses"] if not address.startswith("127.")}
-    return kernel_of(addresses - own, told["ruleset"])
+    return replace(kernel_of(addresses - own, told["ruleset"]), fixed=told["fixed"])
 
 
 def serving(host: Cluster) -> str:

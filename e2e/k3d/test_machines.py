@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import pytest
 
 from e2e.k3d import kernel
+from e2e.k3d.commands import run
 from e2e.k3d.installation import SYSTEM
-from e2e.k3d.machines import run
 from e2e.k3d_lane import K3dWorld
 from e2e.scenario import WEB, Scenario
 from tests.lab.client import STRATEGIC_MERGE_PATCH

@@ -53,7 +53,7 @@ OTHERS_WORDS = frozenset(
 )
 OTHERS_FLAGS = frozenset(
     {
-        *("--context", "--server-side", "--timeout", "--help", "--values", "--namespace"),
+        *("--context", "--server-side", "--timeout", "--help", "--values", "--namespace", "--kube-context"),
         *("--wait", "--cert", "--key"),  # kubectl delete; kubectl create secret tls  # kubectl's and Helm's
         *("--force-conflicts", "--ignore-not-found", "--type", "--replicas", "--no-headers", "--all", "--port"),
         *("--name", "--target-port", "--for", "--set", "--config"),
