@@ -15,12 +15,13 @@ ROUNDS ?= 13
 MODES ?= nat,dsr
 LOAD ?= 600
 KEEP ?=
+K3D ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 IMAGE ?= cloudprovider:$(VERSION)
 BASE_IMAGE ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test pictures e2e-k3d lint types generate wheels image format bench bench-dataplane bench-health clean
+.PHONY: help setup controlplane demo demo-stop test ci pictures e2e-k3d lint types generate wheels image format bench bench-dataplane bench-health clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +38,11 @@ demo: controlplane ## two clusters, Services with addresses, traffic, in half a 
 demo-stop: setup ## end a demo that runs
 	@$(PYTHON) -m tests.lab.demo --stop
 
-test: lint types controlplane ## all that .ci/run runs; PYTEST="tests/core -k pools" for a part of the tests
+test: lint types controlplane ## everything but e2e-k3d; PYTEST="tests/core -k pools" for a part of the tests
 	@$(if $(PYTEST),$(SANDBOX) $(PYTHON) -m pytest $(PYTEST),$(PYTHON) -m tests.lanes)
+
+ci: lint types controlplane ## what .ci/run runs: test, then e2e/k3d where Docker answers; K3D=FOLDER of up, env and down
+	@$(PYTHON) -m tests.ci $(if $(K3D),--k3d $(K3D))
 
 pictures: controlplane ## make the README's pictures of the console anew, in docs/pictures
 	@$(SANDBOX) $(PYTHON) -m pytest -q tests/console/pictures.py

@@ -5,7 +5,7 @@ tests of its own (e2e/k3d).
 """
 
 import itertools
-import os
+import secrets
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -23,7 +23,8 @@ from tests.lab.process import LabError
 
 LOGS = Path(__file__).parent.parent / "build" / "logs" / "e2e"
 BRING_UP_LIMIT_SECONDS = 1200
-LAST = "test_uninstall.py"
+LAST = ("test_uninstall.py", "test_upgrade.py", "test_charts.py")
+"""After all others, in this order: what is installed goes, and each of the others installs anew."""
 _numbers = itertools.count(1)
 
 
@@ -40,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("lab")]
         config.hook.pytest_deselected(items=left_out)
         kept = [item for item in items if item not in left_out]
-        items[:] = sorted(kept, key=lambda item: item.path.name == LAST)
+        places = {name: number for number, name in enumerate(LAST, 1)}
+        items[:] = sorted(kept, key=lambda item: places.get(item.path.name, 0))
         for item in items:
             own = item.get_closest_marker("timeout")
             # A real kubelet starts a pod in seconds, not at once; and the first one waits for the whole installation.
@@ -53,8 +55,8 @@ def k3d() -> Iterator[K3dWorld]:
     """Both clusters with all of it installed, up for all scenarios of a run."""
     if why := unusable():
         pytest.exit(f"the k3d lane can't run here: {why}", returncode=2)
-    prefix = f"cpe2e{os.getpid()}"
-    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, K3dWorld.running(prefix, Path(folder)) as running:
+    prefix = f"cpe2e{secrets.token_hex(3)}"
+    with K3dWorld.running(prefix, Path(tempfile.mkdtemp(prefix="e2e-"))) as running:
         yield running
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from http import HTTPStatus
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final, Never
 
@@ -19,12 +21,12 @@ from e2e.k3d.machines import ROOT, Cluster, Machines
 from e2e.k3d.station import ContainerClient
 from e2e.world import Leases, ProgramName, Side
 from tests.lab import checker
-from tests.lab.client import STRATEGIC_MERGE_PATCH, Api, ApiError
+from tests.lab.client import STRATEGIC_MERGE_PATCH, Api, ApiError, Object
 from tests.lab.lab import POOL, RESERVED_POOL
 from tests.lab.machine import Machine
 from tests.lab.process import LabError, wait_for
 from tests.lab.programs import NO_RIGHTS, REQUESTS, kubectl_lb
-from tests.lab.snapshot import BLOCKS, LOADBALANCERS, POOLS, TENANTS, Kernel, State
+from tests.lab.snapshot import BLOCKS, LOADBALANCERS, MACHINES, POOLS, TENANTS, Kernel, State
 from tests.lab.traffic import Client
 from tests.lab.workload import SERVER_IMAGE
 
@@ -56,13 +58,13 @@ class K3dWorld:
     def running(cls, prefix: str, folder: Path) -> Iterator["K3dWorld"]:
         """All of it, installed and ready; taken down at the end."""
         machines = Machines(prefix, folder)
-        image, server = build_images(machines)
         with machines.up():
+            image, server = build_images(machines)
             host = machines.cluster("host", agents=1, pods=PODS["host"], services=SERVICES["host"])
             guest = machines.cluster("guest", agents=1, pods=PODS["guest"], services=SERVICES["guest"])
             machines.import_images([host], image)
             machines.import_images([guest], image, server)
-            installation = Installation(folder / "operator", image, host)
+            installation = Installation(folder / "operator", image, host, machines.lan)
             installation.install_host()
             installation.install_guest(guest)
             client = machines.client("client")
@@ -72,6 +74,10 @@ class K3dWorld:
             finally:
                 for one in (*world._inside.values(), client):
                     one.close()
+
+    @property
+    def network(self) -> IPv4Network:
+        return self.machines.lan
 
     @property
     def client(self) -> Client:
@@ -90,7 +96,7 @@ class K3dWorld:
         return kubectl_lb(self.cluster(side).kubeconfig, *arguments)
 
     def pool_holds(self, pool: str, address: str) -> bool:
-        return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).holds(address)
+        return next(p for p in (POOL, RESERVED_POOL) if p.name == pool).on(self.network).holds(address)
 
     def dhcp(self, *, lease_seconds: int = 3600) -> AbstractContextManager[Leases]:
         _absent(f"a DHCP server (of {lease_seconds} s)")
@@ -123,7 +129,10 @@ class K3dWorld:
         return self._inside[uid]
 
     def _kernel(self) -> Kernel:
-        return kernel.read_serving(self.host, self.installation.own_addresses)
+        return self._kernels()[0]
+
+    def _kernels(self) -> tuple[Kernel, dict[str, str]]:
+        return kernel.read_all(self.host, self.installation.own_addresses)
 
     def backends(self, address: str, protocol: str, port: int) -> frozenset[str] | None:
         found = self._kernel().backends.get((address, protocol.lower(), port))
@@ -143,7 +152,7 @@ class K3dWorld:
         return self._kernel().mode((address, protocol.lower(), port))
 
     def fixed_neighbours(self) -> dict[str, str]:
-        _absent("virtual machines")
+        return self._kernel().fixed
 
     def add_machine(self, namespace: str, name: str) -> Machine:
         _absent(f"virtual machines ({namespace}/{name})")
@@ -222,8 +231,9 @@ class K3dWorld:
     def differences(self) -> list[str]:
         guest, host = self.guest.api, self.host.api
         nodes = guest.items("/api/v1/nodes")
+        rules, up = self._kernels()
         state = State(
-            host=kernel.serving(self.host),
+            up=up,
             macs={node["metadata"]["name"]: self.machines.mac(node["metadata"]["name"]) for node in nodes},
             services=guest.items("/api/v1/services"),
             nodes=nodes,
@@ -232,10 +242,19 @@ class K3dWorld:
             pools=host.items(POOLS),
             blocks=host.items(BLOCKS),
             tenants=host.items(TENANTS),
-            machines=[],
-            kernel=self._kernel(),
+            machines=self._machines(),
+            kernel=rules,
         )
         return checker.compare(state)
+
+    def _machines(self) -> list[Object]:
+        """KubeVirt's instances; none where there is no KubeVirt."""
+        try:
+            return self.host.api.items(MACHINES)
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return []
 
     def check_rights(self) -> None:
         found: Counter[str] = Counter()
@@ -279,7 +298,7 @@ def build_images(machines: Machines) -> tuple[str, str]:
     from cloudprovider import __version__  # noqa: PLC0415 - the version alone
 
     server = machines.image(SERVER_IMAGE, ROOT / "e2e" / "k3d" / "server.Dockerfile", context=ROOT / "tests" / "lab")
-    tag = f"cloudprovider-e2e:{__version__}"
+    tag = f"cloudprovider-e2e:{machines.prefix}"
     dockerfile = ROOT / "manifests" / "image" / "Dockerfile"
     return machines.image(tag, dockerfile, f"VERSION={__version__}"), server
 

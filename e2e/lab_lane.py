@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from ipaddress import IPv4Network
 
 from e2e.world import Leases, ProgramName, Side
 from tests.lab import checker, programs, snapshot
 from tests.lab.client import Api, ApiError
-from tests.lab.lab import ELSEWHERE, POOL, RESERVED_POOL, Lab
+from tests.lab.lab import ELSEWHERE, NETWORK, POOL, RESERVED_POOL, Lab
 from tests.lab.machine import Machine
 from tests.lab.network import Namespace
 from tests.lab.process import LabError
@@ -27,6 +28,10 @@ class LabWorld:
     @staticmethod
     def _spare_numbers() -> Iterator[int]:
         yield from range(FIRST_SPARE_NODE, 60)
+
+    @property
+    def network(self) -> IPv4Network:
+        return NETWORK
 
     @property
     def client(self) -> Client:

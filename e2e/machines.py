@@ -147,7 +147,7 @@ def owners(scenario: Scenario) -> Iterator[tuple[Owner, Owner]]:
     """Both tenants, with a pool of both families for the first, which stays; nothing else of theirs is left."""
     api = scenario.world.api("host")
     namespaces = [("/api/v1/namespaces", {"metadata": {"name": namespace}}) for namespace in (OURS, RIVALS)]
-    for path, made in (*namespaces, (POOLS_PATH, POOL.manifest())):
+    for path, made in (*namespaces, (POOLS_PATH, POOL.on(scenario.world.network).manifest())):
         with suppress(ApiError):  # there since an earlier scenario
             api.create(path, made)
     both = Owner(scenario, OURS), Owner(scenario, RIVALS)

@@ -21,15 +21,15 @@ SMALL = Pool("small", "10.77.96.1", "10.77.96.2", guest_cluster=TENANT, namespac
 
 
 @contextmanager
-def small_pool(scenario: Scenario) -> Iterator[str]:
+def small_pool(scenario: Scenario) -> Iterator[Pool]:
     """A pool of two addresses for who names it."""
-    api = scenario.world.api("host")
-    api.create(POOLS_PATH, SMALL.manifest())
+    api, pool = scenario.world.api("host"), SMALL.on(scenario.world.network)
+    api.create(POOLS_PATH, pool.manifest())
     try:
-        yield SMALL.name
+        yield pool
     finally:
         scenario.guest.empty()
-        api.delete(f"{POOLS_PATH}/{SMALL.name}")
+        api.delete(f"{POOLS_PATH}/{pool.name}")
 
 
 def test_a_move_lets_nobody_find_a_closed_door(scenario: Scenario) -> None:
@@ -56,7 +56,7 @@ def test_a_move_lets_nobody_find_a_closed_door(scenario: Scenario) -> None:
     assert scenario.world.pool_holds("reserved", new)
     scenario.ask(new, WEB)  # at once: it was up before it was shown
     scenario.wait_silent(old, WEB)
-    fixed = str(IPv4Address(RESERVED_POOL.first) + 77)
+    fixed = str(IPv4Address(RESERVED_POOL.on(scenario.world.network).first) + 77)
     scenario.guest.annotate("web", load_balancer_ips=fixed)
     wait_for("the address asked for", lambda: scenario.guest.address("web") == fixed)
     scenario.wait_answer(fixed, WEB)
@@ -131,12 +131,12 @@ def test_an_address_that_somebody_took_while_no_host_had_it(scenario: Scenario) 
     """After a takeover it is asked for again before it is used: another one is taken, and it is said who has it."""
     with small_pool(scenario) as pool:
         scenario.guest.deploy("web", 1)
-        scenario.guest.expose(service("web", [WEB], annotations={POOL_ANNOTATION: pool}))
+        scenario.guest.expose(service("web", [WEB], annotations={POOL_ANNOTATION: pool.name}))
         address = scenario.guest.wait_address("web")
         scenario.world.leave()
         with scenario.world.intruder(address) as mac:
             scenario.world.start("agent")
-            other = SMALL.last if address == SMALL.first else SMALL.first
+            other = pool.last if address == pool.first else pool.first
             wait_for("the other address", lambda: scenario.guest.address("web") == other)
             scenario.wait_answer(other, WEB)
             events = scenario.world.api("host").items(f"/api/v1/namespaces/{TENANT_NAMESPACE}/events")
@@ -145,15 +145,15 @@ def test_an_address_that_somebody_took_while_no_host_had_it(scenario: Scenario) 
 
 
 def test_an_address_of_somebody_else(scenario: Scenario) -> None:
-    with small_pool(scenario) as pool, scenario.world.intruder(SMALL.first) as mac:
+    with small_pool(scenario) as pool, scenario.world.intruder(pool.first) as mac:
         scenario.guest.deploy("web", 1)
-        scenario.guest.expose(service("web", [WEB], annotations={POOL_ANNOTATION: pool}))
-        assert scenario.guest.wait_address("web") == SMALL.last
-        scenario.wait_answer(SMALL.last, WEB)
+        scenario.guest.expose(service("web", [WEB], annotations={POOL_ANNOTATION: pool.name}))
+        assert scenario.guest.wait_address("web") == pool.last
+        scenario.wait_answer(pool.last, WEB)
         host = scenario.world.api("host")
         events = host.items(f"/api/v1/namespaces/{TENANT_NAMESPACE}/events")
         told = [e["message"] for e in events if e["reason"] == "AddressConflict"]
-        assert any(SMALL.first in message and mac in message for message in told)
+        assert any(pool.first in message and mac in message for message in told)
 
 
 def test_a_quota_of_addresses(scenario: Scenario) -> None:

@@ -2,11 +2,13 @@
 pool, what its growth brings."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 
 from e2e.scenario import READY, WEB, Scenario
-from e2e.test_addresses import SMALL, small_pool
+from e2e.test_addresses import small_pool
 from tests.lab.client import ApiError, Object
 from tests.lab.lab import TENANT_NAMESPACE, Pool
 from tests.lab.process import wait_for
@@ -24,43 +26,45 @@ def refused(change: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def ranges(first: str, last: str) -> Object:
-    return {"spec": {"ranges": Pool("", first, last).manifest()["spec"]["ranges"]}}
+def ranges(pool: Pool, first: str, last: str) -> Object:
+    return {"spec": {"ranges": replace(pool, first=first, last=last).manifest()["spec"]["ranges"]}}
 
 
 def test_a_pool_in_use_is_not_taken_from_under_its_holders_and_grows_for_who_waits(scenario: Scenario) -> None:
     guest, host = scenario.guest, scenario.world.api("host")
     with small_pool(scenario) as pool:
-        path = f"{POOLS_PATH}/{pool}"
+        path, third = f"{POOLS_PATH}/{pool.name}", str(IPv4Address(pool.last) + 1)
         for name in ("one", "two"):
-            guest.expose(service(name, [WEB], annotations={POOL_ANNOTATION: pool}))
+            guest.expose(service(name, [WEB], annotations={POOL_ANNOTATION: pool.name}))
         held = {guest.wait_address(name): name for name in ("one", "two")}
-        assert held.keys() == {SMALL.first, SMALL.last}
-        guest.expose(service("three", [WEB], annotations={POOL_ANNOTATION: pool}))
+        assert held.keys() == {pool.first, pool.last}
+        guest.expose(service("three", [WEB], annotations={POOL_ANNOTATION: pool.name}))
         message = scenario.wait_said("three", "PoolExhausted")
         assert message.startswith('all 2 IPv4 addresses of the pool "small" are allocated')
 
-        said = refused(lambda: host.patch(path, ranges(SMALL.last, SMALL.last)))
-        holder = f"{TENANT_NAMESPACE}/shop-{guest.namespace}-{held[SMALL.first]}-"
-        assert f"spec.ranges: this takes out what is in use: {SMALL.first} ({holder}" in said
+        said = refused(lambda: host.patch(path, ranges(pool, pool.last, pool.last)))
+        holder = f"{TENANT_NAMESPACE}/shop-{guest.namespace}-{held[pool.first]}-"
+        assert f"spec.ranges: this takes out what is in use: {pool.first} ({holder}" in said
         said = refused(lambda: host.delete(path))
-        assert f'the pool "{pool}" is in use: {SMALL.first} ({holder}' in said
-        over = Pool("over", SMALL.last, "10.77.96.9", guest_cluster="another")
+        assert f'the pool "{pool.name}" is in use: {pool.first} ({holder}' in said
+        over = replace(pool, name="over", first=pool.last, last=third, guest_cluster="another")
         said = refused(lambda: host.create(POOLS_PATH, over.manifest()))
-        assert f'spec.ranges: {SMALL.last} is in the pool "{pool}" on this network too' in said
+        assert f'spec.ranges: {pool.last} is in the pool "{pool.name}" on this network too' in said
 
-        host.patch(path, ranges(SMALL.first, "10.77.96.3"))
-        assert guest.wait_address("three", timeout=10) == "10.77.96.3"
-        guest.delete(held[SMALL.first])
-        guest.wait_deleted(held[SMALL.first])
-        host.patch(path, ranges(SMALL.last, "10.77.96.3"))
+        host.patch(path, ranges(pool, pool.first, third))
+        assert guest.wait_address("three", timeout=10) == third
+        guest.delete(held[pool.first])
+        guest.wait_deleted(held[pool.first])
+        host.patch(path, ranges(pool, pool.last, third))
 
 
 def test_why_a_service_waits_is_told_pool_by_pool(scenario: Scenario) -> None:
     """In ``kubectl describe service`` and in the host's condition; a pool that is another tenant's is only counted."""
     guest, world = scenario.guest, scenario.world
     host = world.api("host")
-    others = Pool("others", "10.77.97.1", "10.77.97.9", guest_cluster="another", namespace="elsewhere")
+    others = Pool("others", "10.77.97.1", "10.77.97.9", guest_cluster="another", namespace="elsewhere").on(
+        world.network
+    )
     host.create(POOLS_PATH, others.manifest())
     try:
         guest.expose(service("web", [WEB], annotations={f"{PREFIX}network": "default/nowhere"}))

@@ -12,7 +12,8 @@ from tests.lab.workload import MODE_ANNOTATION, PREFIX, Port, deployment, servic
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(90)]
 
-ELSEWHERE = "10.77.0.200"
+ELSEWHERE = 200
+"""Of the LAN's addresses one that no pool has and no machine."""
 EVERYBODY = ["0.0.0.0/1", "128.0.0.0/1"]
 BOTH_ON_53 = (Port(53, 8080), DNS)
 AFFINITY_SECONDS = 2
@@ -89,10 +90,10 @@ def test_affinity_ends_with_its_time(scenario: Scenario, mode: Mode) -> None:
 def test_source_ranges_set_changed_and_cleared(scenario: Scenario, mode: Mode) -> None:
     address = scenario.served("web", [WEB, DNS], mode=mode)
     own = scenario.world.client.own_address(address)
-    ranges = "loadBalancerSourceRanges"
-    with scenario.world.visitor(ELSEWHERE) as visitor, scenario.world.client.connect(address, WEB.port) as connection:
+    ranges, elsewhere = "loadBalancerSourceRanges", str(scenario.world.network[ELSEWHERE])
+    with scenario.world.visitor(elsewhere) as visitor, scenario.world.client.connect(address, WEB.port) as connection:
         assert visitor.get(address, WEB.port).pod
-        scenario.guest.set_field("web", ranges, [f"{ELSEWHERE}/32"])
+        scenario.guest.set_field("web", ranges, [f"{elsewhere}/32"])
         scenario.wait_dropped(address, WEB)
         scenario.wait_dropped(address, DNS)
         assert visitor.get(address, WEB.port).pod

@@ -5,7 +5,7 @@ a World of its own and runs the same scenarios.
 """
 
 from contextlib import AbstractContextManager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
 
 from tests.lab.client import Api
@@ -30,6 +30,11 @@ class Leases(Protocol):
 
 class World(Protocol):
     """Host and guest cluster, our programs, and a client on the LAN."""
+
+    @property
+    def network(self) -> IPv4Network:
+        """The LAN's addresses of IPv4, 65,536 of them; a scenario puts its pools there by :meth:`Pool.on`."""
+        ...
 
     @property
     def client(self) -> Client:

@@ -184,9 +184,7 @@ class AgentController:
     @property
     def not_ready(self) -> Sequence[str]:
         """Why this agent does not (yet) do its work; empty when it does."""
-        reasons = []
-        if not (self._load_balancers.synced.is_set() and self._clusters.synced.is_set()):
-            reasons.append("the host's LoadBalancers and GuestClusters have not been read yet")
+        reasons = [told for told in (self._load_balancers.not_synced, self._clusters.not_synced) if told]
         reasons += [
             f"network {network or 'management'}: {forwarder.trouble}"
             for network, forwarder in self._forwarders.items()

@@ -26,6 +26,7 @@ from cloudprovider.core.metrics.agent import SERVING
 from cloudprovider.core.naming import AGENT_PROGRAM
 from cloudprovider.core.tracing import NO_TRACER, Tracer
 from cloudprovider.dataplane.api import DataPlane, NetworkConfig, Segment
+from cloudprovider.dataplane.ruleset import load_library
 from cloudprovider.dataplane.segment import HostDataPlane
 from cloudprovider.dhcp.api import DhcpClient
 from cloudprovider.dhcp.client import SocketDhcpClient
@@ -206,6 +207,7 @@ async def run(config: AgentConfig) -> None:
     # Thousands of probes may be under way at once; what is given by default may be 1,024 files, for the sake of select.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    load_library()  # without it nothing can be served: better said now than at the first network
     await _with_agent(config, _serve)
 
 

@@ -113,6 +113,10 @@ class Ledger:
         """Return which addresses of a block are allocated, or somebody else's; 0 for a block that does not exist."""
         return self._masks.get(name, 0)
 
+    def given(self, name: str) -> int:
+        """Return which addresses of a block are allocated."""
+        return self._allocated.get(name, 0)
+
     def names_at(self, identity: BlockId) -> frozenset[str]:
         """Return the blocks of all pools (on whichever network) that stand for these addresses."""
         return frozenset(self._by_id.get(identity, ()))

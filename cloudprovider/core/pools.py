@@ -25,7 +25,7 @@ class PoolView:
     """A pool as it may be used.
 
     ``configured``: its ranges as written; ``ranges``: without what older pools on the same network hand out, and
-    without any pool's gateway there. Both None when the ranges are wrong: ``error`` says how.
+    without any pool's gateway or host there. Both None when the ranges are wrong: ``error`` says how.
     """
 
     pool: IPPool
@@ -34,6 +34,8 @@ class PoolView:
     error: str = ""
     overlaps: tuple[Overlap, ...] = ()
     reserved: Mapping[IPAddress, Reservation] = field(default_factory=dict)
+    hosts: frozenset[IPAddress] = frozenset()
+    """Addresses of the host's own nodes, that it does not hand out either."""
 
     @property
     def name(self) -> str:
@@ -84,8 +86,9 @@ def parse_reservations(
     return found
 
 
-def survey(pools: Iterable[IPPool]) -> dict[str, PoolView]:
-    """Return how each pool may be used, by name.
+def survey(pools: Iterable[IPPool], hosts: frozenset[IPAddress] = frozenset()) -> dict[str, PoolView]:
+    """Return how each pool may be used, by name. ``hosts``: the addresses of the host's own nodes, on its management
+    network.
 
     No address is handed out by two pools of one network: the older one has it (creation time, then name). Networks
     are apart from each other, so overlaps between them are fine.
@@ -100,16 +103,18 @@ def survey(pools: Iterable[IPPool]) -> dict[str, PoolView]:
             networks[pool.spec.selector.network].append((pool, ranges))
         except InvalidRequest as wrong:
             views[pool.metadata.name] = PoolView(pool, None, None, str(wrong))
-    for members in networks.values():
+    for network, members in networks.items():
         members.sort(key=lambda m: (m[0].metadata.creation_timestamp, m[0].metadata.name))
-        gateways = {Segment(g.version, int(g), int(g)) for _, ranges in members for g in ranges.gateways}
+        own = hosts if network == "" else frozenset()
+        fixed = own.union(*(ranges.gateways for _, ranges in members))
+        others = {Segment(a.version, int(a), int(a)) for a in fixed}
         for i, (pool, ranges) in enumerate(members):
             found = tuple(
                 Overlap(older.metadata.name, common)
                 for older, other in members[:i]
                 if (common := overlaps(ranges, other))
             )
-            closed = gateways.union(*(o.segments for o in found))
+            closed = others.union(*(o.segments for o in found))
             name = pool.metadata.name
-            views[name] = PoolView(pool, ranges, ranges.without(closed), "", found, reserved[name])
+            views[name] = PoolView(pool, ranges, ranges.without(closed), "", found, reserved[name], own)
     return views

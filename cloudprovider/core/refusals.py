@@ -17,6 +17,8 @@ def not_in_pool(address: IPAddress, view: PoolView) -> str:
             return f"{address} is handed out by an older pool of the network: ask for another address, or for none"
     if view.configured is not None and address in view.configured.gateways:
         return f"{address} is a gateway: ask for another address"
+    if address in view.hosts:
+        return f"{address} is the host's own: ask for another address"
     return f'{address} is not in the ranges of the pool "{view.name}": ask for one that is, or for none'
 
 

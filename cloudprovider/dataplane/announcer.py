@@ -9,7 +9,7 @@ second, tells nobody who has the address, and leaves it dead on the link.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import islice
@@ -52,12 +52,14 @@ class Timing:
 
 
 class KernelAnnouncer:
-    """The VIPs of one link. Made in a running event loop; ``own`` are the namespace's own addresses there."""
+    """The VIPs of one link. Made in a running event loop; ``own`` are the namespace's own addresses there, ``hosts``
+    those of the host that a probe can't find, with their MAC."""
 
     def __init__(
         self,
         link: Link,
         own: Collection[IPInterface],
+        hosts: Mapping[IPAddress, str],
         *,
         route: RouteSocket,
         neighbours: Neighbours,
@@ -65,6 +67,7 @@ class KernelAnnouncer:
     ) -> None:
         self._link = link
         self._own = own
+        self._hosts = hosts
         self._route = route
         self._neighbours = neighbours
         self._timing = timing
@@ -143,7 +146,7 @@ class KernelAnnouncer:
 
     async def _ask(self, addresses: Sequence[IPAddress]) -> dict[IPAddress, str]:
         """Ask for all addresses at once and return the MAC that has each, "" for nobody."""
-        found = dict.fromkeys(addresses, "")
+        found = {address: self._hosts.get(address, "") for address in addresses}
         if not addresses:
             return found
         self._probes.append(found)

@@ -5,13 +5,14 @@ Each step makes what is missing and mends what is there, also what an older agen
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TypeVar
 
 from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane import bridgevlan, namespace, obstacles, sysctls
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.naming import LINK, Names
@@ -27,6 +28,8 @@ class Joined:
     path: Path
     dsr_obstacle: str
     host_obstacle: str
+    hosts: Mapping[IPAddress, str]
+    """The host's own addresses that no probe from there can find, and their MAC: those of a macvlan's device."""
 
 
 def own_addresses(config: NetworkConfig) -> Sequence[IPInterface]:
@@ -110,7 +113,9 @@ def _establish(host: RouteSocket, names: Names, config: NetworkConfig) -> Joined
                 host.delete_link(half)
             raise
     _join(host, device, names, config)
-    return Joined(path, obstacles.of_dsr(device), obstacles.of_the_host(device))
+    unseen = [] if device.kind == "bridge" else host.addresses(device)
+    hosts = {interface.ip: device.mac for interface in unseen}
+    return Joined(path, obstacles.of_dsr(device), obstacles.of_the_host(device), hosts)
 
 
 def _device(host: RouteSocket, config: NetworkConfig) -> Link:

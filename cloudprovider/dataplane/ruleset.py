@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.errors import ConfigurationError, DataPlaneError
 from cloudprovider.dataplane.nftables import NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV
 
 TABLE: Final = "cloudprovider"
@@ -114,9 +114,17 @@ def _is_hook(line: str) -> bool:
     return line.startswith("type ")
 
 
+def load_library() -> ctypes.CDLL:
+    """libnftables. Raises ConfigurationError where there is none."""
+    try:
+        return ctypes.CDLL(ctypes.util.find_library("nftables") or "libnftables.so.1")
+    except OSError as error:
+        raise ConfigurationError(f"libnftables can't be loaded ({error}): install it (Debian: libnftables1)") from error
+
+
 def run(commands: str) -> None:
     """Run an nft script by libnftables in the namespace of this thread. Raises DataPlaneError with what it said."""
-    library = ctypes.CDLL(ctypes.util.find_library("nftables") or "libnftables.so.1")
+    library = load_library()
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
     context = ctypes.c_void_p(library.nft_ctx_new(0))

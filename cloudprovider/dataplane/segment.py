@@ -136,7 +136,9 @@ class HostDataPlane:
             sockets.close()
             raise DataPlaneError(f"network {config.name or 'management'}: {features.nat}")
         neighbours = sockets.neighbours
-        announcer = KernelAnnouncer(sockets.link, own, route=sockets.route, neighbours=neighbours, timing=self._timing)
+        announcer = KernelAnnouncer(
+            sockets.link, own, joined.hosts, route=sockets.route, neighbours=neighbours, timing=self._timing
+        )
         nodes = KernelNodes(neighbours, config.address, pace=self._pace)
         static = KernelStaticNeighbours(sockets.link, sockets.entries, ipv6=neighbours.ipv6)
         segment = KernelSegment(

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from cloudprovider.core.addressing import Refusal, adoptions, is_optional, misfit, missing_versions, reserved_for, wants
 from cloudprovider.core.allocation import Allocator, Proposal
+from cloudprovider.core.api.kubernetes import Node
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import Allocation, IPBlock, IPPool
 from cloudprovider.core.audit import owner_of
@@ -25,7 +26,7 @@ from cloudprovider.core.selection import NoPool, Request, TenantLimits, is_open,
 from cloudprovider.core.sharing import Group, Member, is_left_over, join, stranger
 from cloudprovider.core.times import parse_time
 from cloudprovider.core.wants import Release, Reopen, Want
-from cloudprovider.host.caches import Caches
+from cloudprovider.host.caches import Caches, addresses_of
 from cloudprovider.host.hints import Hints
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class AddressBook:
         self._recorded: list[Callable[[tuple[str, str]], None]] = []
         caches.pools.on_change(self._pool_changed)
         caches.blocks.on_change(self._block_changed)
+        caches.nodes.on_change(self._node_changed)
         hints.on_dropped(self._freed)
 
     @property
@@ -94,7 +96,7 @@ class AddressBook:
     def views(self) -> Mapping[str, PoolView]:
         """Return the pools as they may be used, by name."""
         if self._views is None:
-            self._views = survey(self._caches.pools.objects.values())
+            self._views = survey(self._caches.pools.objects.values(), self._caches.host_addresses())
             self._allocator.set_pools(self._views)
         return self._views
 
@@ -251,7 +253,7 @@ class AddressBook:
         """Whether a pool of the network (None: any pool) has given the address to somebody."""
         bit = bit_of(address)
         return any(
-            self.ledger.mask(name) & bit and (network is None or self._network_of(name) == network)
+            self.ledger.given(name) & bit and (network is None or self._network_of(name) == network)
             for name in self.ledger.names_at(block_of(address))
         )
 
@@ -350,6 +352,10 @@ class AddressBook:
                 self._tell_pool(name)
         for callback in self._room:
             callback(Room.POOLS_CHANGED)
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        if addresses_of(old) != addresses_of(new):
+            self._pool_changed(None, None)
 
     def _block_changed(self, old: IPBlock | None, new: IPBlock | None) -> None:
         before = _taken(old) if old is not None else frozenset()

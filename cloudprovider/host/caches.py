@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
 
 import msgspec
 
@@ -93,6 +94,10 @@ class Caches:
             optional=True,
         )
         """Not waited for in :meth:`synced`: a host without virtual machines serves its guest clusters all the same."""
+        self._needed = (
+            *(self.load_balancers, self.pools, self.blocks, self.guest_clusters),
+            *(self.namespaces, self.nodes, self.leases),
+        )
 
     async def run(self) -> None:
         """Keep all caches up to date until cancelled; an error that an informer can't heal ends them all."""
@@ -113,27 +118,27 @@ class Caches:
 
     async def synced(self) -> None:
         """Wait until every cache but that of the machines holds its first list."""
-        for event in self._events():
-            await event.wait()
+        for informer in self._needed:
+            await informer.synced.wait()
 
     def is_synced(self) -> bool:
         """Whether every cache but that of the machines holds its first list."""
-        return all(event.is_set() for event in self._events())
-
-    def _events(self) -> Iterator[asyncio.Event]:
-        yield self.load_balancers.synced
-        yield self.pools.synced
-        yield self.blocks.synced
-        yield self.guest_clusters.synced
-        yield self.namespaces.synced
-        yield self.nodes.synced
-        yield self.leases.synced
+        return all(informer.synced.is_set() for informer in self._needed)
 
     def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
         if new is not None:
             self.roster.observe(new)
         elif old is not None:
             self.roster.forget(old)
+
+    @property
+    def not_synced(self) -> Sequence[str]:
+        """Why not: a sentence for each."""
+        return [informer.not_synced for informer in self._needed if informer.not_synced]
+
+    def host_addresses(self) -> frozenset[IPAddress]:
+        """Return the addresses of the host's own nodes."""
+        return frozenset(address for node in self.nodes.objects.values() for address in addresses_of(node))
 
     def project_of(self, namespace: str) -> str:
         """Return the project that a namespace is in, "c-xxx/p-yyy"; empty if it is in none."""
@@ -285,3 +290,17 @@ def _just_addresses(node: Node) -> Node:
 
 def _head(metadata: ObjectMeta, annotations: dict[str, str]) -> ObjectMeta:
     return msgspec.structs.replace(metadata, annotations=annotations, labels={}, owner_references=[], finalizers=[])
+
+
+def readable(texts: Iterable[str]) -> Iterator[IPAddress]:
+    """Yield the addresses among the texts: a Node lists host names too."""
+    for text in texts:
+        try:
+            yield ip_address(text)
+        except ValueError:
+            continue
+
+
+def addresses_of(node: Node | None) -> frozenset[IPAddress]:
+    """Return a node's addresses; none of no node."""
+    return frozenset() if node is None else frozenset(readable(entry.address for entry in node.status.addresses))

@@ -14,8 +14,7 @@ from cloudprovider.core.guestmachines import GUEST_CLUSTER_LABEL, machine_of
 from cloudprovider.core.machines import claims_of, networks_of, takes_part
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wanted import Problem
-from cloudprovider.host.caches import Caches, differ
-from cloudprovider.host.infrastructure import readable
+from cloudprovider.host.caches import Caches, differ, readable
 
 ADDRESS_IN_USE: Final = "AddressInUse"
 

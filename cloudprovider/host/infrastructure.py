@@ -1,9 +1,8 @@
 """What stands at an address by right of the host: its nodes, pools' gateways, load balancers, its own ranges."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from ipaddress import ip_address
 
 from cloudprovider.core.api.kubernetes import Node
 from cloudprovider.core.api.loadbalancer import LoadBalancer
@@ -11,7 +10,7 @@ from cloudprovider.core.api.pool import IPBlock
 from cloudprovider.core.plan import IPAddress, IPNetwork
 from cloudprovider.core.tenancy import HostRules
 from cloudprovider.host.book import AddressBook, Room
-from cloudprovider.host.caches import Caches, leased_by
+from cloudprovider.host.caches import Caches, addresses_of, leased_by, readable
 
 
 class Infrastructure:
@@ -47,8 +46,7 @@ class Infrastructure:
 
     def _host_addresses(self) -> frozenset[IPAddress]:
         if self._nodes is None:
-            nodes = self._caches.nodes.objects.values()
-            self._nodes = frozenset(readable(entry.address for node in nodes for entry in node.status.addresses))
+            self._nodes = self._caches.host_addresses()
         return self._nodes
 
     def _tell(self, addresses: AbstractSet[IPAddress]) -> None:
@@ -57,7 +55,7 @@ class Infrastructure:
                 callback(addresses)
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
-        before, after = (_addresses(node) for node in (old, new))
+        before, after = (addresses_of(node) for node in (old, new))
         if before != after:
             self._nodes = None
             self._tell(before ^ after)
@@ -75,16 +73,3 @@ class Infrastructure:
     def _load_balancer_changed(self, old: LoadBalancer | None, new: LoadBalancer | None) -> None:
         before, after = (frozenset(() if lb is None else leased_by(lb)) for lb in (old, new))
         self._tell(frozenset(readable(before ^ after)))
-
-
-def readable(texts: Iterable[str]) -> Iterator[IPAddress]:
-    """Yield the addresses among the texts: a Node lists host names too."""
-    for text in texts:
-        try:
-            yield ip_address(text)
-        except ValueError:
-            continue
-
-
-def _addresses(node: Node | None) -> frozenset[IPAddress]:
-    return frozenset() if node is None else frozenset(readable(entry.address for entry in node.status.addresses))

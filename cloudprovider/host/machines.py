@@ -16,9 +16,9 @@ from cloudprovider.core.reasons import Heard
 from cloudprovider.core.tenancy import HostRules, refuse_hosts
 from cloudprovider.core.wanted import Problem, is_for_machines
 from cloudprovider.host.book import AddressBook
-from cloudprovider.host.caches import Caches, differ
+from cloudprovider.host.caches import Caches, differ, readable
 from cloudprovider.host.claimants import ADDRESS_IN_USE, Claimants
-from cloudprovider.host.infrastructure import Infrastructure, readable
+from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.kube.cache import Key
 
 CLAIMED: Final = frozenset({ADDRESS_IN_USE, "HostAddress", "GatewayAddress", "LoadBalancerAddress"})

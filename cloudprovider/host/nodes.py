@@ -13,10 +13,10 @@ from cloudprovider.core.errors import InvalidRequest, NotFound, Violation
 from cloudprovider.core.exchange import RejectedNode, ReportedNode, Tenant
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.tenancy import NodeRules, check_nodes, node_cidrs
-from cloudprovider.host.caches import Caches
+from cloudprovider.host.caches import Caches, readable
 from cloudprovider.host.claimants import Claimants
 from cloudprovider.host.guestclusters import NODES_REJECTED, GuestClusterStatuses, with_condition
-from cloudprovider.host.infrastructure import Infrastructure, readable
+from cloudprovider.host.infrastructure import Infrastructure
 from cloudprovider.host.nodeaddresses import NodeAddresses
 from cloudprovider.kube.queue import WorkQueue
 

@@ -77,8 +77,8 @@ class HostProgram:
         """Why guests can't be served by this copy; a standby is not ready, since it can't."""
         if self._host is None:
             return (f"another copy leads (Lease {self._config.lease_namespace}/{NAME}), or none has been able to yet",)
-        if not self._host.caches.is_synced():
-            return ("the API server has not listed everything yet",)
+        if missing := self._host.caches.not_synced:
+            return missing
         return () if self._serving else ("the bridge is not listening yet",)
 
     async def proceed(self, tenant: Tenant, deleted_at: datetime, grace_seconds: int) -> float | None:

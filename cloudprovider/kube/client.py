@@ -5,6 +5,7 @@ compression (the CPU costs more than the bytes between machines of one rack).
 """
 
 import asyncio
+import logging
 import random
 import socket
 import ssl
@@ -27,6 +28,7 @@ from cloudprovider.kube.codec import Codec
 from cloudprovider.kube.credentials import Credentials
 from cloudprovider.kube.metrics import RequestCounter
 from cloudprovider.kube.status import error_of
+from cloudprovider.kube.undeclared import undeclared, without
 from cloudprovider.kube.warnings import Warned, warnings_in
 
 T = TypeVar("T", bound=KubeObject)
@@ -49,6 +51,9 @@ _encode = msgspec.json.Encoder().encode
 _JSON: Final = "application/json"
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML; every server that knows apply knows this one
+
+
+_log = logging.getLogger(__name__)
 
 
 class HttpKubeClient:
@@ -76,6 +81,8 @@ class HttpKubeClient:
         self._deadline = deadline
         self._silence_limit = silence_limit
         self._codecs: dict[Resource[Any], Codec[Any]] = {}
+        self._undeclared: frozenset[tuple[str, ...]] = frozenset()
+        """Fields that definitions did not know, and that was told."""
         headers = {
             "User-Agent": f"cloudprovider/{version} ({program})",
             "Accept": _JSON,
@@ -239,17 +246,34 @@ class HttpKubeClient:
         if subresource == "status" and not body.get("status"):
             # A manager that gives up the last field there is would leave "status: null", which a schema refuses.
             body["status"] = {"conditions": []}
-        answer = await self._call(
-            "apply",
-            resource,
-            namespace,
-            name,
-            subresource,
-            method="PATCH",
-            query={"fieldManager": field_manager, "force": "true"},
-            body=_encode(body),
-            content_type=_APPLY,
-        )
+
+        async def call(body: Json) -> bytes:
+            return await self._call(
+                "apply",
+                resource,
+                namespace,
+                name,
+                subresource,
+                method="PATCH",
+                query={"fieldManager": field_manager, "force": "true"},
+                body=_encode(body),
+                content_type=_APPLY,
+            )
+
+        try:
+            answer = await call(body)
+        except KubeError as error:
+            paths = undeclared(str(error))
+            if not paths:
+                raise
+            if paths - self._undeclared:
+                self._undeclared |= paths
+                _log.warning(
+                    "The definitions on the cluster are older than this program: a field is left out. Apply"
+                    " manifests/crds.",
+                    extra={"resource": resource.plural, "fields": sorted(".".join(path) for path in paths)},
+                )
+            answer = await call(without(body, paths))
         return _same_uid(resource, self._codec(resource).object(answer), patch)
 
     async def delete(self, resource: Resource[T], namespace: str, name: str, *, uid: str = "") -> None:

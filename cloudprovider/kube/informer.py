@@ -66,7 +66,18 @@ class Informer(Generic[T]):
         self._callbacks: list[Callable[[T | None, T | None], None]] = []
         self._backoff = backoff
         self._optional = optional
+        self._trouble: KubeError | None = None
         self._served: list[Callable[[], None]] = []
+
+    @property
+    def not_synced(self) -> str:
+        """Why the first list is not in the cache, and what to do; "" once it is."""
+        if self.synced.is_set():
+            return ""
+        plural = self._resource.plural
+        if isinstance(self._trouble, NotFound):
+            return f"the API server does not know {plural} ({self._resource.api_version}): apply manifests/crds"
+        return f"{plural} can't be listed: {self._trouble}" if self._trouble else f"{plural} are not listed yet"
 
     @property
     def objects(self) -> Mapping[Key, T]:
@@ -136,9 +147,11 @@ class Informer(Generic[T]):
                 if self._optional and isinstance(error, NotFound):
                     self._note_served(missing=True)
                 else:
+                    self._trouble = error
+                    told = self.not_synced or str(error)
                     _log.warning(
                         "The API server can't be watched; trying again.",
-                        extra={"resource": self._resource.plural, "error": str(error), "failures": failures},
+                        extra={"resource": self._resource.plural, "error": told, "failures": failures},
                     )
                 if error.retry_after is not None:
                     await asyncio.sleep(min(error.retry_after, self._backoff.limit))

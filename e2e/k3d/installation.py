@@ -2,22 +2,24 @@
 
 import shutil
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
 import yaml
 
 from e2e.k3d import readme
-from e2e.k3d.machines import ROOT, Cluster, run
+from e2e.k3d.commands import run
+from e2e.k3d.machines import ROOT, Cluster
 from tests.lab.client import Object
-from tests.lab.lab import NETWORK, POOL, RESERVED_POOL, TENANT, TENANT_NAMESPACE
+from tests.lab.lab import POOL, RESERVED_POOL, TENANT, TENANT_NAMESPACE
 from tests.lab.process import LabError, wait_for
 from tests.lab.programs import SYSTEM_NAMESPACE
 
 READY_LIMIT_SECONDS: Final = 120
 BRIDGE_PORT: Final = 30843
-AGENTS: Final = NETWORK.network_address + 8 * 256
-"""The agents' own addresses come after it: outside of pools, and of where nodes get theirs."""
+AGENTS: Final = 8 * 256
+"""Of the LAN's addresses: the agents' own come after it, outside of pools and of where nodes get theirs."""
 PODS: Final = {"host": "10.42.0.0/16", "guest": "10.52.0.0/16"}
 SERVICES: Final = {"host": "10.43.0.0/16", "guest": "10.53.0.0/16"}
 WORKLOADS: Final = {
@@ -27,19 +29,26 @@ WORKLOADS: Final = {
 SYSTEM: Final = f"--namespace={SYSTEM_NAMESPACE}"
 
 
-def agent_address(number: int) -> str:
-    """The address of its own that the host's ``number``-th node (from 0) has for its agent."""
-    return str(AGENTS + 1 + number)
-
-
 class Installation:
-    """``folder``: the operator's own copy of the tree, with the CA, certificates, and overlays in it."""
+    """``folder``: the operator's own copy of the ``tree``, with the CA, certificates, and overlays in it; ``lan``: the
+    network that both clusters and clients stand on."""
 
-    def __init__(self, folder: Path, image: str, host: Cluster) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        image: str,
+        host: Cluster,
+        lan: IPv4Network,
+        *,
+        tree: Path = ROOT,
+    ) -> None:
         self.folder = folder
         self.image = image
         self.host = host
-        shutil.copytree(ROOT / "manifests", folder / "manifests", symlinks=True)
+        self.lan = lan
+        self._tree = tree
+        self._commands = readme.Installing(*readme.blocks("Install", tree=tree))
+        shutil.copytree(tree / "manifests", folder / "manifests", symlinks=True)
         self._numbers: dict[str, int] = {}
 
     @property
@@ -50,14 +59,17 @@ class Installation:
 
     def install_host(self) -> None:
         """Everything on the host, and wait until it serves; two pools."""
-        definitions, programs, _ = readme.blocks("Install")
-        bridge = " ".join(self._address(node) for node in self.host.nodes())
-        contexts = self._contexts()
-        readme.run(definitions, self.folder, contexts, {"BRIDGE": bridge})
+        bridge = " ".join(self.address(node) for node in self.host.nodes())
+        self.run(self._commands.before, {"BRIDGE": bridge})
         self.edit()
-        readme.run(programs, self.folder, contexts)
+        self.run(self._commands.host)
+        self.create_pools()
+
+    def create_pools(self) -> None:
+        """Those that scenarios take for granted."""
         for pool in (POOL, RESERVED_POOL):
-            wait_for(f"the pool {pool.name} to be judged and taken", partial(self._create_pool, pool.manifest()))
+            manifest = pool.on(self.lan).manifest()
+            wait_for(f"the pool {pool.name} to be judged and taken", partial(self._create_pool, manifest))
 
     def edit(self) -> None:
         """What the operator says in the overlays, for the nodes that the host has now."""
@@ -70,19 +82,22 @@ class Installation:
                 if generator["name"] == "cloudprovider-agent":
                     generator["files"] = [self._write_networks(node).name for node in self.host.nodes()]
             overlay.write_text(yaml.safe_dump(document))
-        settings = {"reserved-cidrs": [PODS["host"], SERVICES["host"]], "log-level": "info"}
-        (self.overlays / "host" / "controller-config.yaml").write_text(yaml.safe_dump(settings))
+        (self.overlays / "host" / "controller-config.yaml").write_text(yaml.safe_dump(self.settings))
+
+    @property
+    def settings(self) -> Object:
+        """Those of the host program."""
+        return {"reserved-cidrs": [PODS["host"], SERVICES["host"]], "log-level": "info"}
+
+    def network(self, node: str) -> Object:
+        """How a host's node stands on the LAN."""
+        number = self._numbers.setdefault(node, len(self._numbers))
+        address = f"{self._agent_address(number)}/{self.lan.prefixlen}"
+        return {"name": "", "device": "eth0", "address": address, "gateway": str(self.lan[1])}
 
     def _write_networks(self, node: str) -> Path:
-        number = self._numbers.setdefault(node, len(self._numbers))
-        network = {
-            "name": "",
-            "device": "eth0",
-            "address": f"{agent_address(number)}/{NETWORK.prefixlen}",
-            "gateway": str(NETWORK[1]),
-        }
         path = self.overlays / "host" / f"{node}.yaml"
-        path.write_text(yaml.safe_dump({"networks": [network]}))
+        path.write_text(yaml.safe_dump({"networks": [self.network(node)]}))
         return path
 
     def _create_pool(self, manifest: Object) -> bool:
@@ -95,7 +110,11 @@ class Installation:
     @property
     def own_addresses(self) -> set[str]:
         """Those of the agents."""
-        return {agent_address(number) for number in range(len(self._numbers))}
+        return {self._agent_address(number) for number in range(len(self._numbers))}
+
+    def _agent_address(self, number: int) -> str:
+        """The address of its own that the host's ``number``-th node (from 0) has for its agent."""
+        return str(self.lan[AGENTS + 1 + number])
 
     def leave(self, *, leaving: bool = True) -> None:
         """Have all agents remove what they have made, or serve again; wait until they have."""
@@ -105,24 +124,46 @@ class Installation:
     def uninstall_host(self) -> None:
         """No tenant is left before."""
         _, host = readme.blocks("Uninstall")
-        readme.run(host, self.folder, self._contexts())
+        self.run(host)
 
     # Tenants and their clusters.
 
     def install_guest(self, guest: Cluster, tenant: str = TENANT, namespace: str = TENANT_NAMESPACE) -> None:
         """A tenant on the host and everything in its cluster, and wait until it serves."""
-        settings = {
+        self.run(self._commands.guest, self.tenant(tenant, namespace), guest)
+
+    def tenant(self, tenant: str = TENANT, namespace: str = TENANT_NAMESPACE) -> dict[str, str]:
+        """What the commands ask for."""
+        return {
             "TENANT": tenant,
             "NAMESPACE": namespace,
-            "NODES": f"{NETWORK.network_address}/24",
-            "BRIDGE": f"{self._address(self.host.server)}:{BRIDGE_PORT}",
+            "NODES": f"{self.lan.network_address}/24",
+            "BRIDGE": f"{self.address(self.host.server)}:{BRIDGE_PORT}",
         }
-        readme.run(readme.blocks("Install")[2], self.folder, self._contexts(guest), settings)
 
     def uninstall_guest(self, guest: Cluster, tenant: str = TENANT, namespace: str = TENANT_NAMESPACE) -> None:
         """Its Services of type LoadBalancer are gone before, and the tenant's grace is short."""
-        settings = {"TENANT": tenant, "NAMESPACE": namespace}
-        readme.run(readme.blocks("Uninstall")[0], self.folder, self._contexts(guest), settings)
+        self.run(readme.blocks("Uninstall")[0], {"TENANT": tenant, "NAMESPACE": namespace}, guest)
+
+    # Another version.
+
+    def upgrade(self, before: "Installation", guest: Cluster) -> None:
+        """Take the place of what was installed before, keeping the operator's own files; ours is not installed yet."""
+        shutil.copytree(self.overlays.parent / "example", self.overlays)
+        shutil.copytree(before.overlays, self.overlays, dirs_exist_ok=True)
+        shutil.copytree(before.folder / "ca", self.folder / "ca")
+        for written in (*before.folder.glob("*.host.yaml"), *before.folder.glob("*.guest.yaml")):
+            shutil.copy(written, self.folder)
+        self.edit()
+        self.run("\n".join(readme.blocks("Upgrade")), guest=guest)
+
+    def run(self, block: str, settings: dict[str, str] | None = None, guest: Cluster | None = None) -> None:
+        """Run commands as the operator, in their folder; with contexts for the host, and for a guest. Raises LabError
+        with what the pods say."""
+        try:
+            readme.run(block, self.folder, self._contexts(guest), settings, tree=self._tree)
+        except LabError as error:
+            raise LabError(f"{error}\n{_pods(self.host)}\n{_pods(guest) if guest else ''}") from error
 
     def wait_ready(self, cluster: Cluster, side: str) -> None:
         """Wait until all of it runs as it was last applied. Raises LabError with what the pods say."""
@@ -130,9 +171,7 @@ class Installation:
             try:
                 cluster.kubectl("rollout", "status", SYSTEM, workload, f"--timeout={READY_LIMIT_SECONDS}s")
             except LabError as error:
-                pods = cluster.kubectl("describe", "pods", SYSTEM)
-                logs = cluster.kubectl("logs", SYSTEM, workload, "--tail=20", "--all-pods")
-                raise LabError(f"{error}\n{pods}\n{logs}") from error
+                raise LabError(f"{error}\n{_pods(cluster)}") from error
 
     def _contexts(self, guest: Cluster | None = None) -> Path:
         """A kubeconfig with the contexts that README.md speaks of."""
@@ -148,9 +187,20 @@ class Installation:
         path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **merged}))
         return path
 
-    def _address(self, node: str) -> str:
+    def address(self, node: str) -> str:
+        """A host's node's own."""
         status = self.host.api.get(f"/api/v1/nodes/{node}")["status"]
         return next(str(a["address"]) for a in status["addresses"] if a["type"] == "InternalIP")
+
+
+def _pods(cluster: Cluster) -> str:
+    """How our pods are, and what they said last."""
+    everyone = "--selector=app.kubernetes.io/name"
+    try:
+        pods = cluster.kubectl("describe", "pods", SYSTEM)
+        return f"{pods}\n{cluster.kubectl('logs', SYSTEM, everyone, '--tail=20', '--prefix', '--ignore-errors')}"
+    except LabError as error:
+        return str(error)
 
 
 def left_on(node: str, image: str) -> list[str]:

@@ -1,6 +1,7 @@
-"""What the hosts' kernels do, as told from within the agents' pods: rules by libnftables, addresses by /proc."""
+"""What the hosts' kernels do, as told from within the agents' pods: rules by libnftables, all else by /proc."""
 
 import json
+from dataclasses import replace
 from typing import Final
 
 from e2e.k3d.installation import SYSTEM
@@ -9,7 +10,7 @@ from tests.lab.process import LabError
 from tests.lab.snapshot import Kernel, kernel_of
 
 NAMESPACE: Final = "/run/netns/lb-default-mgmt"
-LEASE: Final = "/apis/coordination.k8s.io/v1/namespaces/cloudprovider-system/leases/cloudprovider-agent-default"
+BALANCERS: Final = "/apis/loadbalancer.harvesterhci.io/v1beta1/loadbalancers"
 SCRIPT: Final = f"""
 import ctypes, json, os, re, sys
 try:
@@ -30,7 +31,9 @@ nft.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
 ruleset = json.loads(nft.nft_ctx_get_output_buffer(context))["nftables"]
 trie = open("/proc/thread-self/net/fib_trie").read()
 addresses = set(re.findall(r"-- (\\S+)\\n +/32 host LOCAL", trie))
-print(json.dumps({{"ruleset": ruleset, "addresses": sorted(addresses)}}))
+arp = [line.split() for line in open("/proc/thread-self/net/arp")][1:]
+fixed = {{fields[0]: fields[3] for fields in arp if int(fields[2], 16) & 4}}  # ATF_PERM (net/if_arp.h)
+print(json.dumps({{"ruleset": ruleset, "addresses": sorted(addresses), "fixed": fixed}}))
 """
 
 
@@ -58,19 +61,27 @@ def read(host: Cluster, pod: str, own: set[str]) -> Kernel | None:
     if told is None:
         return None
     addresses = {address for address in told["addresses"] if not address.startswith("127.")}
-    return kernel_of(addresses - own, told["ruleset"])
+    return replace(kernel_of(addresses - own, told["ruleset"]), fixed=told["fixed"])
 
 
-def serving(host: Cluster) -> str:
-    """The node whose agent serves, as its Lease says; "" if none does."""
-    lease = host.api.find(LEASE)
-    return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
+def holder(host: Cluster, address: str) -> str:
+    """The node that has an address, as its load balancer says; "" if none does."""
+    for balancer in host.api.items(BALANCERS):
+        held = balancer.get("status", {}).get("holder", {})
+        if address in held.get("addresses", []):
+            return str(held["node"])
+    return ""
 
 
-def read_serving(host: Cluster, own: set[str]) -> Kernel:
-    """The kernel of the node that serves; empty if there is none. Raises LabError when two have our addresses."""
+def read_all(host: Cluster, own: set[str]) -> tuple[Kernel, dict[str, str]]:
+    """What the nodes' kernels have: the rules, which all have alike, with the addresses of all; and which node has each
+    address. Raises LabError when two have one."""
     found = {node: read(host, pod, own) for node, pod in agents(host).items()}
-    with_addresses = [node for node, kernel in found.items() if kernel is not None and kernel.addresses]
-    if len(with_addresses) > 1:
-        raise LabError(f"addresses of load balancers are on {' and '.join(sorted(with_addresses))}")
-    return found.get(serving(host)) or Kernel()
+    up: dict[str, str] = {}
+    for node, kernel in found.items():
+        for address in kernel.addresses if kernel is not None else ():
+            if address in up:
+                raise LabError(f"{address} is on {node} and {up[address]}")
+            up[address] = node
+    some = next((kernel for kernel in found.values() if kernel is not None), Kernel())
+    return replace(some, addresses=set(up)), up

@@ -1,48 +1,39 @@
 """What stands before anything of ours is installed: a Docker network, k3d clusters and plain containers on it, images.
 
-All names begin with a prefix of the run's own, and all is removed at its end. The network has the lab's addresses
-(tests/lab/lab.py), so that scenarios hold in both lanes; two runs on one Docker would want the same ones, and the
-second one is told so by Docker.
+All names have a prefix of the run's own, the network has addresses that no other of this Docker has, and all is removed
+at the run's end, whatever ends it: several runs at once do not meet.
 """
 
-import atexit
 import base64
 import contextlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
 import yaml
 
+from e2e.k3d.commands import COMMAND_LIMIT_SECONDS, run
 from e2e.k3d.station import ContainerClient
 from tests.lab.client import Api
-from tests.lab.lab import NETWORK
+from tests.lab.keeper import Keeper
 from tests.lab.process import LabError, wait_for
+from tests.lab.workload import SERVER_IMAGE
 
 ROOT: Final = Path(__file__).parents[2]
 BASE_IMAGE: Final = os.environ.get("BASE_IMAGE", "docker.io/library/python:3.11-slim-bookworm")
 K3S_IMAGE: Final = os.environ.get("K3S_IMAGE", "")
 """Empty: k3d's own choice."""
 CREATE_LIMIT_SECONDS: Final = 240
-COMMAND_LIMIT_SECONDS: Final = 180.0
+NETWORKS: Final = tuple(IPv4Network(f"10.{number}.0.0/16") for number in range(77, 93))
+"""What the LAN may be: the lab's own first."""
 NOT_NEEDED: Final = "traefik,servicelb,metrics-server,local-storage"
-
-
-def run(*command: str | Path, stdin: str = "", limit: float = COMMAND_LIMIT_SECONDS) -> str:
-    """Run a command to its end; return what it prints. Raises LabError with what it complains of."""
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=limit, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LabError(f"{' '.join(words)}: {error}") from error
-    if done.returncode != 0:
-        raise LabError(f"{' '.join(words)}: {(done.stderr or done.stdout).strip()[-2000:]}")
-    return done.stdout
 
 
 def unusable() -> str:
@@ -93,25 +84,36 @@ class Cluster:
 
 
 class Machines:
-    """Docker's network and what stands on it, for one run. ``prefix`` begins every name; ``folder``: kubeconfigs."""
+    """Docker's network and what stands on it, for one run. ``prefix`` begins every name; ``folder``, for kubeconfigs,
+    goes with the rest."""
 
     def __init__(self, prefix: str, folder: Path) -> None:
         self.prefix = prefix
         self.folder = folder
+        self.lan = NETWORKS[0]
         self._stack = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def up(self) -> Iterator["Machines"]:
         """The network; at the end all that stands on it is taken down."""
-        atexit.register(self._sweep)  # where nobody comes to the end of this: a second Ctrl-C
-        with contextlib.ExitStack() as self._stack:
-            self._stack.callback(atexit.unregister, self._sweep)
-            self._stack.callback(self._sweep)
-            run(
-                *("docker", "network", "create", "--subnet", str(NETWORK), "--gateway", str(NETWORK[1])),
-                *("--ip-range", str(self.node_cidr), self.network),
-            )
+        swept = [sys.executable, "-m", "e2e.k3d.sweep", self.prefix, str(self.folder)]
+        with Keeper([], swept, ROOT / "build" / "logs" / "k3d-sweep.log"), contextlib.ExitStack() as self._stack:
+            self._create_network()
             yield self
+
+    def _create_network(self) -> None:
+        """On the first addresses that are free: Docker says whether they are, so two runs never have the same."""
+        for self.lan in NETWORKS:
+            try:
+                run(
+                    *("docker", "network", "create", "--subnet", str(self.lan), "--gateway", str(self.lan[1])),
+                    *("--ip-range", self.node_cidr, self.network),
+                )
+            except LabError as error:
+                if "overlap" not in str(error) or self.lan == NETWORKS[-1]:
+                    raise
+            else:
+                return
 
     @property
     def network(self) -> str:
@@ -120,7 +122,7 @@ class Machines:
     @property
     def node_cidr(self) -> str:
         """Where nodes get their addresses: apart from pools, and from what scenarios use themselves."""
-        return f"{NETWORK.network_address}/25"
+        return f"{self.lan.network_address}/25"
 
     def cluster(self, name: str, *, agents: int, pods: str, services: str) -> Cluster:
         """A new k3d cluster with one server and so many agents."""
@@ -176,7 +178,7 @@ class Machines:
         cluster.kubectl("delete", "node", node, "--ignore-not-found")
 
     def image(self, tag: str, dockerfile: Path, *arguments: str, context: Path = ROOT) -> str:
-        """Build an image under a name of the run's own; it stays for the next run's cache."""
+        """Build an image; one with a tag of the run's own goes with the run."""
         words = [word for argument in arguments for word in ("--build-arg", argument)]
         run(
             *("docker", "build", "--quiet", "--file", str(dockerfile), "--tag", tag, *words),
@@ -204,20 +206,31 @@ class Machines:
         )
         return ContainerClient(["docker", "exec", "--interactive", full])
 
+    @contextlib.contextmanager
+    def server(self, name: str) -> Iterator[str]:
+        """A plain container on the network that answers as pods do; its full name."""
+        full = f"{self.prefix}-{name}"
+        run(
+            *("docker", "run", "--detach", "--init", "--name", full, "--network", self.network),
+            *(SERVER_IMAGE, "--name", name),
+        )
+        try:
+            yield full
+        finally:
+            run("docker", "rm", "--force", full)
+
+    def address(self, container: str) -> str:
+        """A container's address on the network."""
+        return self._inspect(container, "IPAddress")
+
     def remove_client(self, name: str, client: ContainerClient) -> None:
         client.close()
         run("docker", "rm", "--force", f"{self.prefix}-{name}")
 
     def mac(self, container: str) -> str:
         """A container's hardware address on the network."""
-        form = f'{{{{(index .NetworkSettings.Networks "{self.network}").MacAddress}}}}'
-        return run("docker", "inspect", "--format", form, container).strip()
+        return self._inspect(container, "MacAddress")
 
-    def _sweep(self) -> None:
-        """What a failed step may have left."""
-        names = run("docker", "ps", "--all", "--quiet", "--filter", f"name={self.prefix}-").split()
-        if names:
-            run("docker", "rm", "--force", "--volumes", *names)
-        networks = run("docker", "network", "ls", "--quiet", "--filter", f"name={self.prefix}-").split()
-        if networks:
-            run("docker", "network", "rm", *networks)
+    def _inspect(self, container: str, field: str) -> str:
+        form = f'{{{{(index .NetworkSettings.Networks "{self.network}").{field}}}}}'
+        return run("docker", "inspect", "--format", form, container).strip()

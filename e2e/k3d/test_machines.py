@@ -5,19 +5,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from cloudprovider.core.standing import WEIGHT_ANNOTATION
 from e2e.k3d import kernel
+from e2e.k3d.commands import run
 from e2e.k3d.installation import SYSTEM
-from e2e.k3d.machines import run
 from e2e.k3d_lane import K3dWorld
 from e2e.scenario import WEB, Scenario
-from tests.lab.client import STRATEGIC_MERGE_PATCH
 from tests.lab.process import LabError, wait_for
 from tests.lab.workload import SERVER_IMAGE, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 
-AGENT = "/apis/apps/v1/namespaces/cloudprovider-system/daemonsets/cloudprovider-agent"
-ONLY = "cloudprovider-e2e/only"
 MOVE_LIMIT_SECONDS = 180
 """Kubernetes waits for 50 s until it holds a silent node for lost, and then for what the pods' tolerations say."""
 
@@ -71,18 +69,18 @@ def test_a_guests_node_added_and_removed(k3d: K3dWorld, scenario: Scenario) -> N
 def test_a_host_killed_while_it_serves(k3d: K3dWorld, scenario: Scenario) -> None:
     """Another host takes the addresses over, and when the dead one comes back there are not two of them."""
     doomed = next(name for name in k3d.host.nodes() if name != k3d.host.server)
-    serve_on(k3d, doomed)
-    address = scenario.served("web")
-    assert kernel.serving(k3d.host) == doomed
-    with stopped(k3d, doomed, "docker", "kill"):
-        scenario.wait_answer(address, WEB, timeout=90)
-        assert kernel.serving(k3d.host) == k3d.host.server
-        assert scenario.guest.address("web") == address
-        # The host program may have been there: it moves to another node in its own time.
-        scenario.guest.expose(service("other", [WEB], app="web"))
-        other = scenario.guest.wait_address("other", timeout=MOVE_LIMIT_SECONDS)
-        scenario.wait_answer(other, WEB)
-    k3d.installation.wait_ready(k3d.host, "host")
+    with weightless(k3d, k3d.host.server):
+        address = scenario.served("web")
+        wait_for(f"{doomed} to have {address}", lambda: kernel.holder(k3d.host, address) == doomed)
+        with stopped(k3d, doomed, "docker", "kill"):
+            scenario.wait_answer(address, WEB, timeout=30)
+            wait_for("the record", lambda: kernel.holder(k3d.host, address) == k3d.host.server, timeout=60)
+            assert scenario.guest.address("web") == address
+            # The host program may have been there: it moves to another node in its own time.
+            scenario.guest.expose(service("other", [WEB], app="web"))
+            other = scenario.guest.wait_address("other", timeout=MOVE_LIMIT_SECONDS)
+            scenario.wait_answer(other, WEB)
+        k3d.installation.wait_ready(k3d.host, "host")
     scenario.wait_pods(address, WEB, 2)
 
 
@@ -96,28 +94,15 @@ def wait_serving(scenario: Scenario, node: str) -> None:
     wait_for(f"{node} to serve a NodePort", lambda: scenario.world.client.get(*target), timeout=60)
 
 
-def serve_on(k3d: K3dWorld, node: str) -> None:
-    """Have the agent of this node serve, by way of there being no other for a moment."""
-    if kernel.serving(k3d.host) == node:
-        return
-    api = k3d.host.api
-    k3d.leave()
-    api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {ONLY: "yes"}}})
-    select(k3d, "yes")
+@contextmanager
+def weightless(k3d: K3dWorld, node: str) -> Iterator[None]:
+    """Meanwhile the controller gives this host no load balancer; others may still leave it theirs by dying."""
+    path = f"/api/v1/nodes/{node}"
+    k3d.host.api.patch(path, {"metadata": {"annotations": {WEIGHT_ANNOTATION: "0"}}})
     try:
-        k3d.start("agent")
-        wait_for(f"{node} to serve", lambda: kernel.serving(k3d.host) == node)
+        yield
     finally:
-        select(k3d, None)
-        api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {ONLY: None}}})
-    k3d.installation.wait_ready(k3d.host, "host")
-    assert kernel.serving(k3d.host) == node
-
-
-def select(k3d: K3dWorld, value: str | None) -> None:
-    """Have agents only on nodes with this label; None: on all."""
-    spec = {"template": {"spec": {"nodeSelector": {ONLY: value}}}}
-    k3d.host.api.patch(AGENT, {"spec": spec}, content_type=STRATEGIC_MERGE_PATCH)
+        k3d.host.api.patch(path, {"metadata": {"annotations": {WEIGHT_ANNOTATION: None}}})
 
 
 def test_a_hosts_agent_without_its_networks_file_says_so(k3d: K3dWorld) -> None:

@@ -24,11 +24,12 @@ PATH = f"/apis/cloudprovider.harvesterhci.io/v1beta1/namespaces/{OTHER_NAMESPACE
 
 
 @contextmanager
-def pool(host: Api) -> Iterator[None]:
+def pool(k3d: K3dWorld) -> Iterator[Pool]:
     """A pool for the other tenant alone; at the end nobody has an address of it, or it would stay."""
-    host.create(POOLS_PATH, THEIRS.manifest())
-    yield
-    host.delete(f"{POOLS_PATH}/{THEIRS.name}")
+    theirs, host = THEIRS.on(k3d.network), k3d.host.api
+    host.create(POOLS_PATH, theirs.manifest())
+    yield theirs
+    host.delete(f"{POOLS_PATH}/{theirs.name}")
 
 
 def allocated(host: Api) -> set[str]:
@@ -39,7 +40,7 @@ def allocated(host: Api) -> set[str]:
 def test_two_tenants_and_the_end_of_one(k3d: K3dWorld, scenario: Scenario) -> None:
     host = k3d.host.api
     ours = scenario.served("web")
-    with pool(k3d.host.api):
+    with pool(k3d) as bakery:
         try:
             other = k3d.machines.cluster("other", agents=0, pods=PODS["guest"], services=SERVICES["guest"])
             k3d.machines.import_images([other], *build_images(k3d.machines))
@@ -49,7 +50,7 @@ def test_two_tenants_and_the_end_of_one(k3d: K3dWorld, scenario: Scenario) -> No
             guest.deploy("web", 1)
             guest.expose(service("web", [WEB]))
             theirs = guest.wait_address("web")
-            assert THEIRS.holds(theirs)
+            assert bakery.holds(theirs)
             (pod,) = guest.pods("web")
             assert scenario.wait_answer(theirs, WEB).pod == pod["metadata"]["name"]
             scenario.wait_pods(ours, WEB, 2)
@@ -70,7 +71,7 @@ def test_two_tenants_and_the_end_of_one(k3d: K3dWorld, scenario: Scenario) -> No
 
 
 def test_a_pool_of_another_tenant_is_not_to_be_had_by_name(k3d: K3dWorld, scenario: Scenario) -> None:
-    with pool(k3d.host.api):
+    with pool(k3d):
         scenario.guest.expose(service("web", [WEB], annotations={POOL_ANNOTATION: THEIRS.name}))
         said = scenario.wait_said("web", "PoolNotFound")
         assert said.startswith(f'there is no pool "{THEIRS.name}" open to this cluster: name one of lan, reserved, or')

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from tests.lab import netns
 from tests.lab.controlplane import ControlPlane
 
-MANIFEST = ROOT / "manifests" / "host" / "console.yaml"
+MANIFEST = ROOT / "manifests" / "components" / "console" / "console.yaml"
 LIMIT = 30.0
 
 
@@ -117,5 +117,5 @@ def test_it_is_installed_without_any_right(plane: ControlPlane) -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert pod["securityContext"]["runAsNonRoot"] is True
     for path in (ROOT / "manifests").rglob("*.yaml"):
-        if path != MANIFEST and path.name != "podmonitor.yaml":  # that only names whom to read
-            assert "cloudprovider-console" not in path.read_text(), f"{path} gives it something"
+        if "RoleBinding" in (text := path.read_text()):
+            assert "cloudprovider-console" not in text, f"{path} gives it something"

@@ -11,6 +11,7 @@ from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.pools import Overlap, PoolView, survey
 from cloudprovider.core.poolstatus import MAX_ENTRIES, free, summarize
 from cloudprovider.core.ranges import Segment
+from cloudprovider.core.refusals import not_in_pool
 from cloudprovider.core.wants import Release, Want
 from tests.core.pools import pool
 
@@ -36,6 +37,16 @@ def test_the_younger_pool_yields_then_the_name() -> None:
 def test_networks_are_apart() -> None:
     views = survey([pool("a", network="default/a"), pool("b", network="default/b")])
     assert not any(v.overlaps for v in views.values())
+
+
+def test_the_hosts_own_addresses_are_in_no_pool_of_its_network() -> None:
+    own = IPv4Address("10.0.0.7")
+    views = survey([pool("p", "10.0.0.0/29"), pool("q", "10.0.0.0/29", network="default/q")], frozenset({own}))
+    assert {n: v.ranges.size for n, v in views.items() if v.ranges} == {"p": 5, "q": 5}
+    own = IPv4Address("10.0.0.3")
+    views = survey([pool("p", "10.0.0.0/29"), pool("q", "10.0.0.0/29", network="default/q")], frozenset({own}))
+    assert {n: v.ranges.size for n, v in views.items() if v.ranges} == {"p": 4, "q": 5}
+    assert not_in_pool(own, views["p"]) == "10.0.0.3 is the host's own: ask for another address"
 
 
 def test_wrong_ranges_spoil_only_their_own_pool() -> None:

@@ -96,6 +96,9 @@ async def test_a_host_can_not_reach_the_vips_on_a_macvlan_of_its_device(
         await segment.engine.start()
         await segment.announcer.claim([IPv4Address("10.99.0.100")])
         run(f"ip netns exec {client.name} ping -c 1 -W 2 10.99.0.100")
+        (claim,) = await segment.announcer.claim([IPv4Address("10.99.0.3")])
+        assert claim.conflict == device("card").mac, "the card's own, which no probe from a macvlan of it finds"
+        assert IPv4Address("10.99.0.3") not in await segment.announcer.held()
     finally:
         await dataplane.close()
         await dataplane.remove("")

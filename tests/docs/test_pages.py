@@ -15,6 +15,7 @@ from cloudprovider.core.api.kubernetes import Service
 from cloudprovider.core.api.pool import IPPool, IPPoolSpec
 from cloudprovider.core.conditiontypes import CONDITIONS, Type
 from cloudprovider.core.marks import MARKS
+from cloudprovider.core.metrics.catalogue import PROGRAMS
 from cloudprovider.core.news import NEWS, News
 from cloudprovider.core.rules.pools import check_pool
 from cloudprovider.core.rules.verdict import Verdict
@@ -52,7 +53,7 @@ OTHERS_WORDS = frozenset(
 )
 OTHERS_FLAGS = frozenset(
     {
-        *("--context", "--server-side", "--timeout", "--help", "--values", "--namespace"),
+        *("--context", "--server-side", "--timeout", "--help", "--values", "--namespace", "--kube-context"),
         *("--wait", "--cert", "--key"),  # kubectl delete; kubectl create secret tls  # kubectl's and Helm's
         *("--force-conflicts", "--ignore-not-found", "--type", "--replicas", "--no-headers", "--all", "--port"),
         *("--name", "--target-port", "--for", "--set", "--config"),
@@ -93,6 +94,13 @@ def test_every_word_for_programs_is_a_reason_a_condition_or_a_kind(page: Path) -
     known |= OTHERS_WORDS
     named = re.findall(r"`([A-Z][A-Za-z0-9]*[a-z][A-Z][A-Za-z0-9]*|DHCP[A-Z][A-Za-z]+)`", page.read_text())
     assert set(named) - known == set()
+
+
+@each_written_page
+def test_every_metric_is_one(page: Path) -> None:
+    known = {metric.name for exported in PROGRAMS.values() for metric in exported}
+    named = set(re.findall(r"\bcloudprovider_(?:guest|host|agent|console|queue|kube)_[a-z_]+", page.read_text()))
+    assert {name for name in named if re.sub("_(bucket|count|sum)$", "", name) not in known} == set()
 
 
 @each_written_page

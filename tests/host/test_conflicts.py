@@ -2,21 +2,26 @@
 
 import asyncio
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 
+from cloudprovider.bridge.api import Hello
+from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import ForeignAddress, LoadBalancer
+from cloudprovider.core.exchange import ReportedNode, Tenant
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.controller import REOPEN_SECONDS
 from cloudprovider.host.loadbalancers import CONFLICT_TIME
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
-from cloudprovider.kube.resources import IPPOOLS, LOADBALANCERS
+from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS, NODES
 from tests.host.views import given, refused, seen, told, vm
-from tests.host.world import World, eventually, pool, subnet, virtually
+from tests.host.world import World, eventually, guest_cluster, host_node, pool, subnet, virtually
 
 MAC = "02:00:00:00:00:99"
+TENANT = Tenant("team-a", "blue")
 
 
 async def found_elsewhere(world: World, host: Host, lb: LoadBalancer) -> None:
@@ -74,6 +79,36 @@ async def test_an_address_asked_for_by_name_stays() -> None:
         assert await given(host, vm("other")) == "192.0.2.3"  # a whole round later
         assert seen(host, vm()).status.address == "192.0.2.2"
         assert not (await world.blocks())[0].spec.conflicts
+
+
+async def test_no_address_of_a_hosts_node_is_given_also_one_of_a_node_that_comes() -> None:
+    world = await prepared()
+    await world.client.create(NODES, host_node("host-1", "192.0.2.2"))
+    async with world.host() as host:
+        assert await given(host, vm()) == "192.0.2.3"
+        await world.client.create(LOADBALANCERS, vm("late"))
+        assert "1 IPv4" in await refused(host, vm("late"), "PoolExhausted")
+        await world.client.delete(NODES, "", "host-1")
+        assert await given(host, vm("late")) == "192.0.2.2"
+
+
+async def test_whoever_is_found_to_have_an_address_may_be_a_guests_node() -> None:
+    """What is set aside for a conflict is no load balancer's address: its owner keeps its traffic."""
+    world = await prepared()
+    await world.client.create(GUESTCLUSTERS, guest_cluster(TENANT, GuestClusterSpec(node_cidrs=["192.0.2.0/24"])))
+    async with world.host() as host:
+        await host.backend.connect(TENANT, Hello(cluster_uid="kube-system-1", guest_version="1"))
+        assert await given(host, vm()) == "192.0.2.2"
+        node = ReportedNode("worker-1", (ip_address("192.0.2.2"),))
+        (rejected,) = await host.backend.report_nodes(TENANT, [node])
+        assert rejected.reason == "LoadBalancerAddress"
+        await found_elsewhere(world, host, vm())
+
+        def accepted() -> bool:
+            cluster = host.caches.guest_cluster(TENANT)
+            return cluster is not None and [n.name for n in cluster.status.nodes] == ["worker-1"]
+
+        await eventually(accepted, "the node to be let in")
 
 
 @virtually(prepared)

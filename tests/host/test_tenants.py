@@ -10,8 +10,6 @@ import pytest
 
 from cloudprovider.bridge.api import Hello, Reason
 from cloudprovider.core.api.guestcluster import REBIND_ANNOTATION, GuestCluster, InventoryRecord
-from cloudprovider.core.api.kubernetes import Node, NodeAddress, NodeStatus
-from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.conditions import find
 from cloudprovider.core.errors import BridgeError, InvalidRequest, NotPermitted, Unavailable
 from cloudprovider.core.exchange import (
@@ -31,7 +29,7 @@ from cloudprovider.host.tenants import TenantEnd
 from cloudprovider.kube.fake import Call, FakeCluster
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS, NODES
 from tests.host.views import vm
-from tests.host.world import World, eventually, guest_cluster, pool, services, subnet
+from tests.host.world import World, eventually, guest_cluster, host_node, pool, services, subnet
 
 TENANT = Tenant("team-a", "blue")
 HELLO = Hello(cluster_uid="kube-system-1", guest_version="1.0")
@@ -192,11 +190,6 @@ def node(name: str, address: str) -> ReportedNode:
 
 def accepted(host: Host) -> list[str]:
     return [n.name for n in cluster_of(host).status.nodes]
-
-
-def host_node(name: str, address: str) -> Node:
-    status = NodeStatus(addresses=[NodeAddress(type="InternalIP", address=address)])
-    return Node(metadata=ObjectMeta(name=name), status=status)
 
 
 class TestNodes:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from cloudprovider.core.api.guestcluster import GuestCluster, GuestClusterSpec
+from cloudprovider.core.api.kubernetes import Node, NodeAddress, NodeStatus
 from cloudprovider.core.api.loadbalancer import Holder, LoadBalancer
 from cloudprovider.core.api.meta import ObjectMeta
 from cloudprovider.core.api.pool import IPBlock, IPPool, IPPoolSpec, Range, Scope, Selector
@@ -70,6 +71,11 @@ def guest_cluster(tenant: Tenant, spec: GuestClusterSpec | None = None) -> Guest
         metadata=ObjectMeta(name=tenant.cluster, namespace=tenant.namespace),
         spec=spec or GuestClusterSpec(node_cidrs=["10.0.0.0/8"]),
     )
+
+
+def host_node(name: str, address: str) -> Node:
+    status = NodeStatus(addresses=[NodeAddress(type="InternalIP", address=address)])
+    return Node(metadata=ObjectMeta(name=name), status=status)
 
 
 @dataclass

@@ -523,6 +523,18 @@ async def test_apply_preconditions(side: Side) -> None:
     assert right.status.holder is None
 
 
+async def test_apply_leaves_out_what_the_definition_does_not_know(side: Side) -> None:
+    """As programs that are newer than the definitions do in an upgrade."""
+    made = await apply_main(side, "m", {"spec": SPEC})
+    later = {"ofTheFuture": 1, "addressKey": "key"}
+    patch = {"metadata": {"uid": made.metadata.uid}, "status": later}
+    for _ in range(2):
+        said = await side.client.apply(
+            LOADBALANCERS, side.namespace, "lb", patch, field_manager="controller", subresource="status"
+        )
+        assert said.status.address_key == "key"
+
+
 # -- watch --------------------------------------------------------------------------------------------------------
 
 

@@ -71,13 +71,21 @@ class Pool:
     namespace: str = "*"
     first6: str = ""
     last6: str = ""
+    network: IPv4Network = NETWORK
+
+    def on(self, network: IPv4Network) -> Self:
+        """The same part of another network of that size."""
+        offset = int(network.network_address) - int(self.network.network_address)
+        first, last = (str(IPv4Address(one) + offset) for one in (self.first, self.last))
+        return replace(self, first=first, last=last, network=network)
 
     def holds(self, address: str) -> bool:
         first, last = (self.first6, self.last6) if ":" in address else (self.first, self.last)
         return bool(first) and int(ip_address(first)) <= int(ip_address(address)) <= int(ip_address(last))
 
     def manifest(self) -> Object:
-        ranges = [{"subnet": str(NETWORK), "rangeStart": self.first, "rangeEnd": self.last, "gateway": str(NETWORK[1])}]
+        subnet = {"subnet": str(self.network), "gateway": str(self.network[GATEWAY])}
+        ranges = [{**subnet, "rangeStart": self.first, "rangeEnd": self.last}]
         if self.first6:
             ranges.append({"subnet": str(NETWORK6), "rangeStart": self.first6, "rangeEnd": self.last6})
         scope = {"project": "*", "namespace": self.namespace, "guestCluster": self.guest_cluster}

@@ -8,10 +8,13 @@ may have it say anything.
 import socket
 import struct
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
+
+from typing_extensions import override
 
 from tests.lab import netns
 from tests.lab.client import Api, Object
@@ -68,53 +71,27 @@ def instance(
 
 
 @dataclass
-class Machine:
-    """One machine of a ``namespace`` of the host cluster. ``number``: of its addresses on the LAN, and of its MAC."""
+class Instance(ABC):
+    """What KubeVirt tells of a machine of a ``namespace`` of the host cluster."""
 
     api: Api
     namespace: str
     name: str
-    number: int
-    interfaces: Sequence[Interface]
-    logs: Path
-    _processes: list[Process] = field(default_factory=list)
-    _switch: Switch | None = None
 
     @property
+    @abstractmethod
     def mac(self) -> str:
-        return f"02:00:00:00:01:{self.number:02x}"
+        """As its definition has it."""
 
     @property
+    @abstractmethod
     def addresses(self) -> list[str]:
-        return [str(interface.ip) for interface in self.interfaces]
-
-    @property
-    def wires(self) -> Namespace:
-        """Its network namespace."""
-        return Namespace(f"vm-{self.name}")
+        """Those that it has on the LAN."""
 
     @property
     def path(self) -> str:
-        """Of its instance."""
+        """Of its object."""
         return f"{instances(self.namespace)}/{self.name}"
-
-    @property
-    def _port(self) -> str:
-        """The bridge's end of its link."""
-        return f"vm-{self.name}"
-
-    def boot(self, switch: Switch) -> None:
-        """Switch it on, plugged into a bridge, its servers listening; KubeVirt has not told of it yet."""
-        self.wires.create()
-        self._switch = switch
-        run(
-            *("ip", "link", "add", "name", "eth0", "netns", self.wires.reference, "type", "veth"),
-            *("peer", "name", self._port, "netns", switch.namespace.reference),
-        )
-        switch.namespace.ip(f"link set {self._port} master {switch.device} up")
-        addresses = (f"address add {interface} dev eth0" for interface in self.interfaces)
-        self.wires.ip(f"link set eth0 address {self.mac} up", *addresses)
-        self.serve(self.addresses)
 
     def tell(
         self,
@@ -146,6 +123,50 @@ class Machine:
     def delete(self) -> None:
         """Its instance goes, as when the machine is stopped or deleted; what runs in it runs on for a moment."""
         self.api.delete(self.path)
+
+
+@dataclass
+class Machine(Instance):
+    """One machine. ``number``: of its addresses on the LAN, and of its MAC."""
+
+    number: int
+    interfaces: Sequence[Interface]
+    logs: Path
+    _processes: list[Process] = field(default_factory=list)
+    _switch: Switch | None = None
+
+    @property
+    @override
+    def mac(self) -> str:
+        return f"02:00:00:00:01:{self.number:02x}"
+
+    @property
+    @override
+    def addresses(self) -> list[str]:
+        return [str(interface.ip) for interface in self.interfaces]
+
+    @property
+    def wires(self) -> Namespace:
+        """Its network namespace."""
+        return Namespace(f"vm-{self.name}")
+
+    @property
+    def _port(self) -> str:
+        """The bridge's end of its link."""
+        return f"vm-{self.name}"
+
+    def boot(self, switch: Switch) -> None:
+        """Switch it on, plugged into a bridge, its servers listening; KubeVirt has not told of it yet."""
+        self.wires.create()
+        self._switch = switch
+        run(
+            *("ip", "link", "add", "name", "eth0", "netns", self.wires.reference, "type", "veth"),
+            *("peer", "name", self._port, "netns", switch.namespace.reference),
+        )
+        switch.namespace.ip(f"link set {self._port} master {switch.device} up")
+        addresses = (f"address add {interface} dev eth0" for interface in self.interfaces)
+        self.wires.ip(f"link set eth0 address {self.mac} up", *addresses)
+        self.serve(self.addresses)
 
     def stop_serving(self) -> None:
         """End its servers; the machine itself runs on."""

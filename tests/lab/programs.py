@@ -125,6 +125,11 @@ class Program:
                 found[f"{labels['verb']} {labels['resource']}"] += int(value)
         return found
 
+    def not_ready(self) -> str:
+        """What it says to whoever asks whether it is ready; "" when it is. Raises OSError when it does not answer."""
+        status, said = self._ask("/readyz")
+        return "" if status == http.client.OK else said
+
     def ready(self) -> bool:
         try:
             return self._ask("/readyz")[0] == http.client.OK

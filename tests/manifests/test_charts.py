@@ -1,6 +1,7 @@
 """The Helm charts: the same objects as the overlays, every value described and checked."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def test_both_ways_are_watched_the_same(side: str) -> None:
     assert comparable(chart(side, "--set", "monitoring.enabled=true")) == expected
     assert {"PodMonitor", "PrometheusRule"} < {kind for kind, _, _ in expected}
     assert not {"PodMonitor", "PrometheusRule"} & {d["kind"] for d in chart(side)}
+
+
+def test_both_ways_have_the_same_console(tmp_path: Path) -> None:
+    """As docs/console.md says it: one line in the overlay, one value of the chart."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests", symlinks=True)
+    overlay = tmp_path / "manifests" / "overlays" / "example" / "host"
+    with (overlay / "kustomization.yaml").open("a") as file:
+        file.write("components: [../../../components/console]\n")
+    expected = comparable(render(overlay))
+    assert ("Deployment", NAMESPACE, "cloudprovider-console") in expected
+    assert comparable(chart("host", "--set", "console.enabled=true")) == expected
 
 
 def test_leaving_gives_up_the_same_capabilities_as_serving() -> None:

@@ -215,7 +215,7 @@ def test_certificates_near_their_end_are_renewed(plane: ControlPlane, tmp_path: 
             assert end_of(new) > datetime.now(UTC) + timedelta(days=360)
             for side, port in ports.items():
                 assert not [r for r, codes in requests(port).items() if codes & {401, 403}], side
-                name = f"cloudprovider_{side}_certificate_expiry_timestamp_seconds"
+                name = f"cloudprovider_{side}_bridge_certificate_expiry_timestamp_seconds"
                 ends = re.search(rf"^{name} (\S+)$", metrics(port), re.MULTILINE)
                 assert ends is not None
                 assert float(ends[1]) == int((made + year).timestamp()), "of what is shown still: nothing mounts here"
