@@ -28,7 +28,8 @@ class Claims:
     ``users``: the load balancers that an address stands for now, none if it is not wanted; ``changed``: look at these
     again; ``wake``: there is something to claim again, or room for it; ``conflicted``: somebody else was found to have
     an address. ``granted``: an address that a fellow gives to this host, so that nobody need be asked; ``is_fellow``:
-    whether a MAC is of a host of this instance.
+    whether a MAC is of a host of this instance. ``is_usurped``: whether whoever answers for an address, and is no
+    fellow, has no right to it, as a fellow had it until now: then it is taken all the same, and ``usurped`` is told.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Claims:
         wake: Callable[[], None],
         granted: Callable[[IPAddress], bool],
         is_fellow: Callable[[str], bool],
+        is_usurped: Callable[[IPAddress], bool],
+        usurped: Callable[[IPAddress, str], None],
         traces: AgentTraces,
         conflicted: Callable[[], None],
         jitter: Callable[[], float],
@@ -47,6 +50,8 @@ class Claims:
         self._network = network
         self._granted = granted
         self._is_fellow = is_fellow
+        self._is_usurped = is_usurped
+        self._usurped = usurped
         self._users = users
         self._changed = changed
         self._wake = wake
@@ -61,6 +66,8 @@ class Claims:
         self._claimed_for: dict[IPAddress, frozenset[LoadBalancerKey]] = {}
         """Who wanted an address when it was brought up: they are told when it is off the link, also one that they gave
         up while it was on its way."""
+        self._to_take: set[IPAddress] = set()
+        """Those that are taken without asking again."""
         self._failed: dict[IPAddress, Problem] = {}
         self._foreign: dict[IPAddress, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,7 +129,8 @@ class Claims:
             return
         self._claiming |= free
         self._claimed_for.update({vip: self._users(vip) for vip in free})
-        granted = {vip for vip in free if self._granted(vip)}
+        granted = {vip for vip in free if vip in self._to_take or self._granted(vip)}
+        self._to_take -= granted
         for part, work in ((granted, self._take_all), (free - granted, self._claim_all)):
             if part:
                 task = asyncio.create_task(work(announcer, sorted(part, key=lambda a: (a.version, int(a)))))
@@ -176,6 +184,9 @@ class Claims:
         for claim in claims:
             if claim.conflict and self._is_fellow(claim.conflict):
                 self._put_off(claim.address, _fellow(claim), FELLOW_RETRY)
+            elif claim.conflict and self._is_usurped(claim.address):
+                self._usurped(claim.address, claim.conflict)
+                self._to_take.add(claim.address)
             elif claim.conflict:
                 self._foreign[claim.address] = claim.conflict
                 self._conflicted()

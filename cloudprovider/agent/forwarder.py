@@ -63,6 +63,10 @@ class FellowAddresses(Protocol):
         """Whether a MAC is what one of them announces with."""
         ...
 
+    def is_usurped(self, vip: IPAddress) -> bool:
+        """Whether an address is to be taken from a fellow, so that nobody else has a right to it."""
+        ...
+
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         """Whether who announces an address of ours is the fellow that is to have it."""
         ...
@@ -120,6 +124,8 @@ class NetworkForwarder:
             wake=self._wake.set,
             granted=fellows.granted,
             is_fellow=fellows.is_fellow,
+            is_usurped=fellows.is_usurped,
+            usurped=self._claimed,
             traces=self._traces,
             conflicted=metrics.conflicted,
             jitter=jitter,

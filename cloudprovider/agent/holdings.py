@@ -192,6 +192,7 @@ class Holdings:
         key = lb.key
         was_ours = key in self._ours
         self._ours.discard(key)
+        self._granted -= self._table.places(key)
         if key in self._parting:
             return
         if was_ours and any(self._is_up(place) for place in self._table.places(key)):
@@ -268,6 +269,19 @@ class Holdings:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._hosts.roster.by_mac(network, mac) not in {None, self._me}
 
+    def is_usurped(self, place: Place) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`. Only where it is known by which MAC the fellow
+        would answer itself."""
+        for key in self._table.users_of(place.network, place.vip):
+            lb = self._get(key)
+            holder = lb.status.holder if lb is not None else None
+            known = self._hosts.roster.host(holder.node) if holder is not None and holder.node != self._me else None
+            if holder is None or known is None or place.network not in known.networks:
+                return False
+            if str(place.vip) not in holder.addresses:
+                return False
+        return True
+
     def may_have(self, place: Place, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         fellow = self._hosts.roster.by_mac(place.network, mac)
@@ -307,6 +321,10 @@ class Addresses:
     def is_fellow(self, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.is_fellow(self._network, mac)
+
+    def is_usurped(self, vip: IPAddress) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
+        return self._holdings.is_usurped(Place(self._network, vip))
 
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""

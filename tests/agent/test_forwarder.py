@@ -44,6 +44,9 @@ class Alone:
     def is_fellow(self, mac: str) -> bool:
         return False
 
+    def is_usurped(self, vip: IPAddress) -> bool:
+        return False
+
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         return False
 

@@ -265,6 +265,18 @@ async def test_who_is_cut_off_from_the_network_reads_that_others_have_its_addres
         await world.stays(heir)
 
 
+async def test_who_answers_for_a_dead_host_s_address_does_not_get_it() -> None:
+    async with hosts(2) as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        world.net("h2").neighbours[VIP] = "02:00:00:00:66:66"
+        await world.die("h1")
+        await until(lambda: world.served_by("h2"))
+        await until(lambda: _told(world, "AddressClaimedByOther", "02:00:00:00:66:66"))
+        assert (await world.lb()).status.foreign_addresses == []
+
+
 async def test_a_kernel_that_still_answers_keeps_its_addresses() -> None:
     async with hosts() as world:
         world.seed()
@@ -391,6 +403,10 @@ async def test_an_agent_that_leaves_is_not_waited_for() -> None:
         assert asyncio.get_running_loop().time() - began < QUICK.duration
         names = {lease.metadata.name for lease in (await world.client.list(LEASES)).items}
         assert names == {"cloudprovider-agent-fake-h2"}
+
+
+async def _told(world: Hosts, reason: str, part: str) -> bool:
+    return any(reason == told and part in message for told, message in await world.events())
 
 
 async def _is_unready(world: Hosts) -> bool:
