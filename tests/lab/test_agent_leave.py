@@ -117,7 +117,8 @@ def test_what_is_its_own_goes_and_what_is_others_stays(lab: Lab, work: Workspace
             lab.client.get(address, WEB.port)
         (balancer,) = (b for b in lab.host_plane.api.items(BALANCERS) if b["spec"].get("service"))
         assert "holder" not in balancer["status"]
-        assert {condition["type"] for condition in balancer["status"]["conditions"]} == {"Allocated"}
+        reasons = {condition["type"]: condition["reason"] for condition in balancer["status"]["conditions"]}
+        assert reasons == {"Allocated": "Allocated", "Owned": "NoHost"}
         assert lab.host_plane.api.find(LEASE) is None
 
         def others_are_there() -> None:
