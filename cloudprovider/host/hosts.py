@@ -84,11 +84,13 @@ class Hosts:
             self._refresh(self._time())
 
     def ownership(self, lb: LoadBalancer, key: str, addresses: Iterable[Address]) -> Ownership:
-        """Return who is to own a load balancer's addresses. ``key``: its address key."""
+        """Return who is to own a load balancer's addresses. ``key``: its address key. That nobody can is no trouble
+        while somebody has them up: a host goes on without its agent."""
         networks = networks_of(lb, addresses)
         self._file(lb, key, networks)
         owner = self._owners.owner(key)
-        return Ownership(owner, "" if self._is_served(owner, networks) else self._why(networks))
+        served = lb.status.holder is not None or self._is_served(owner, networks)
+        return Ownership(owner, "" if served else self._why(networks))
 
     # --- hosts ---------------------------------------------------------------------------------------------------
 
