@@ -193,10 +193,16 @@ class Lab:
         self._stack.callback(self.lan.remove)
         self.lan.join(GATEWAY)
         self.host_node = HostNode.create(self.lan, "host-1", HOST_NUMBER)
+        self._stack.callback(self._forget_segment)
         self._stack.callback(self.host_node.remove)
         self.guest_station = self.lan.station("guest", GUEST_NUMBER)
         self.client = Client(self.lan.station("client", CLIENT_NUMBER))
         self._route_elsewhere()
+
+    def _forget_segment(self) -> None:
+        """An agent leaves its namespace to the next one; the next lab's has nothing to do with it."""
+        if Path(f"/run/netns/{self.segment.name}").exists():
+            self.segment.remove()
 
     def _route_elsewhere(self) -> None:
         """The gateway stands on that network too, and the guest's control plane finds its way there."""
