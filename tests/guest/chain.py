@@ -1,5 +1,6 @@
 """A guest cluster, its host cluster, and all between them: only the API servers and the agent are stand-ins."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,7 @@ from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS
 from tests.bridge.tls import DAY, DOMAIN, Authority, now
 from tests.guest.world import HELLO, TENANT, World
+from tests.host.test_hosts import keep
 from tests.host.world import World as HostWorld
 from tests.host.world import eventually, guest_cluster, pool, subnet
 
@@ -76,7 +78,12 @@ async def chain(trusted: Callable[[], bytes] | None = None) -> AsyncIterator[Cha
         await world.client.create(GUESTCLUSTERS, guest_cluster(tenant))
     await world.client.create(IPPOOLS, pool("default", subnet("192.0.2.0/24")))
     async with world.host(trusted=trusted) as host, world.agent(host):
-        yield Chain(world, host)
+        alive = asyncio.create_task(keep(world.client, "host-1"))
+        try:
+            yield Chain(world, host)
+        finally:
+            alive.cancel()
+            await asyncio.wait([alive])
 
 
 class CountingBridge(GrpcBridge):
