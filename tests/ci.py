@@ -1,4 +1,4 @@
-"""What .ci/run runs after lint and types (``python -m tests.ci``): all tests, then those of a real installation on k3d.
+"""``make ci``, after lint and types (``python -m tests.ci``): all tests, then those of a real installation on k3d.
 
 The latter, e2e/k3d, needs docker, k3d and kubectl. ``--k3d FOLDER`` names a folder of programs that bring them up where
 they do not answer: ``up``, ``env`` (prints what to export) and ``down``. What ``up`` has to build on a new machine it
