@@ -209,7 +209,7 @@ class Holdings:
 
     def _set(self, key: LoadBalancerKey, *, ours: bool) -> None:
         if self._table.set_ours(key, ours=ours):
-            log.info("addresses are ours" if ours else "addresses are another host's", extra={"load_balancer": key})
+            log.debug("addresses are ours" if ours else "addresses are another host's", extra={"load_balancer": key})
             want = self._table.load_balancer(key)
             for network in want.networks if want is not None else ():
                 self._forwarders[network].wake()
