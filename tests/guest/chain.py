@@ -24,7 +24,7 @@ from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import GUESTCLUSTERS, IPPOOLS, LOADBALANCERS
 from tests.bridge.tls import DAY, DOMAIN, Authority, now
 from tests.guest.world import HELLO, TENANT, World
-from tests.host.test_hosts import keep
+from tests.host.leases import keep
 from tests.host.world import World as HostWorld
 from tests.host.world import eventually, guest_cluster, pool, subnet
 

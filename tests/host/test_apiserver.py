@@ -33,6 +33,7 @@ from cloudprovider.kube.resources import (
 )
 from tests.conftest import DEFINITIONS, KUBEVIRT, LOGS
 from tests.core.instances import VLAN, instance
+from tests.host.leases import keep
 from tests.host.views import condition, given, seen, vm
 from tests.host.world import LIMIT, World, eventually, guest_cluster, pool, services, subnet
 from tests.lab import programs
@@ -83,9 +84,12 @@ async def world(plane: ControlPlane, counted: RequestCounter) -> AsyncIterator[W
         world = World(client=admin, connect=connect)
         await admin.create(GUESTCLUSTERS, guest_cluster(TENANT, GuestClusterSpec(node_cidrs=["10.0.0.0/8"])))
         await admin.create(IPPOOLS, pool("p", subnet("10.1.0.0/22")))
+        alive = asyncio.create_task(keep(admin, "host-1"))
         try:
             yield world
         finally:
+            alive.cancel()
+            await asyncio.wait([alive])
             await _clean(world)
             for client in made:
                 await client.close()

@@ -5,55 +5,19 @@ from collections import Counter
 
 import msgspec
 
-from cloudprovider.core.api.kubernetes import Lease, LeaseSpec, Node, NodeSpec
+from cloudprovider.core.api.kubernetes import Node, NodeSpec
 from cloudprovider.core.api.loadbalancer import Holder, LoadBalancer
 from cloudprovider.core.api.meta import ObjectMeta
-from cloudprovider.core.errors import NotFound
-from cloudprovider.core.hosts import INSTANCE_LABEL, NODE_ANNOTATION, STANDING_ANNOTATION, Presence, standing_text
-from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.standing import OWNED, WEIGHT_ANNOTATION
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
-from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
-from cloudprovider.kube.resources import IPPOOLS, LEASES, LOADBALANCERS, NODES
+from cloudprovider.kube.resources import IPPOOLS, LOADBALANCERS, NODES
+from tests.host.leases import keep, renew
 from tests.host.views import condition, given, seen, told, vm
 from tests.host.world import World, eventually, pool, subnet, virtually
 
 EXCLUDE = "node.kubernetes.io/exclude-from-external-load-balancers"
-
-
-async def renew(client: KubeClient, name: str, *networks: str, ready: bool = True, token: int = 1) -> None:
-    """As the agent of a host does."""
-    standing = {network: Presence(mac="02:00:00:00:00:01", ready=ready) for network in networks or ("",)}
-    lease = Lease(
-        metadata=ObjectMeta(
-            name=f"cloudprovider-agent-default-{name}",
-            namespace=SYSTEM,
-            labels={INSTANCE_LABEL: "default"},
-            annotations={NODE_ANNOTATION: name, STANDING_ANNOTATION: standing_text(standing)},
-        ),
-        spec=LeaseSpec(
-            holder_identity=name,
-            lease_duration_seconds=15,
-            renew_time=f"2026-01-01T00:00:00.{asyncio.get_running_loop().time():015.4f}Z".replace(".", "", 1),
-            lease_transitions=token,
-        ),
-    )
-    try:
-        old = await client.get(LEASES, *lease.key)
-    except NotFound:
-        await client.create(LEASES, lease)
-        return
-    metadata = msgspec.structs.replace(lease.metadata, resource_version=old.metadata.resource_version)
-    await client.replace(LEASES, msgspec.structs.replace(lease, metadata=metadata))
-
-
-async def keep(client: KubeClient, *names: str) -> None:
-    while True:
-        for name in names:
-            await renew(client, name)
-        await asyncio.sleep(5)
 
 
 async def hold(world: World, lb: LoadBalancer, node: str) -> None:

@@ -121,7 +121,7 @@ async def follows(url: str, resource: str) -> None:
     async with asyncio.timeout(LIMIT), aiohttp.ClientSession() as session:
         while True:
             async with session.get(url) as response:
-                if f'verb="watch",resource="{resource}"' in await response.text():
+                if f'resource="{resource}",verb="watch"' in await response.text():
                     return
             await asyncio.sleep(0.05)
 
