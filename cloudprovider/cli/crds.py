@@ -10,7 +10,7 @@ import yaml
 from cloudprovider.cli.schema import Schema, structural
 from cloudprovider.core.api.meta import KubeObject
 from cloudprovider.kube.api import Resource
-from cloudprovider.kube.resources import GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
+from cloudprovider.kube.resources import BGPADVERTISEMENTS, BGPPEERS, GUESTCLUSTERS, IPBLOCKS, IPPOOLS, LOADBALANCERS
 
 _HEADER: Final = "# Generated from the types in cloudprovider/core/api by `cloudprovider crds`; not to be edited.\n"
 
@@ -48,6 +48,8 @@ def _condition(type_: str, field: str = "status") -> str:
     return f'.status.conditions[?(@.type=="{type_}")].{field}'
 
 
+_NOT_UP: Final = '.status.sessions[?(@.state!="Established")]'
+"""Of several that match, a column shows the first."""
 _AGE: Final = Column("AGE", ".metadata.creationTimestamp", "date")
 
 DEFINITIONS: Final = (
@@ -96,6 +98,30 @@ DEFINITIONS: Final = (
             Column("INVENTORY", ".status.inventory.services", "integer", wide=True),
             Column("VERSION", ".status.guestVersion", wide=True),
             Column("CLUSTERUID", ".status.clusterUid", wide=True),
+        ),
+    ),
+    Definition(
+        resource=BGPPEERS,
+        short_names=("bgpp",),
+        columns=(
+            Column("ADDRESS", ".spec.peerAddress"),
+            Column("ASN", ".spec.peerASN", "integer"),
+            Column("NETWORK", ".spec.network"),
+            Column("NOTUPAT", f"{_NOT_UP}.node"),
+            _AGE,
+            Column("STATE", f"{_NOT_UP}.state", wide=True),
+            Column("ERROR", f"{_NOT_UP}.error", wide=True),
+        ),
+    ),
+    Definition(
+        resource=BGPADVERTISEMENTS,
+        short_names=("bgpa",),
+        columns=(
+            Column("POOLS", ".spec.ipPools"),
+            Column("PEERS", ".spec.peers"),
+            Column("COMMUNITIES", ".spec.communities"),
+            _AGE,
+            Column("PROBLEM", ".status.hosts[?(@.problem)].problem", wide=True),
         ),
     ),
 )

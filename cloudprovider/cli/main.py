@@ -148,8 +148,8 @@ def _add_crds(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         commands.add_parser,
         "crds",
         help=text,
-        description="Print the CustomResourceDefinitions of LoadBalancer, IPPool, IPBlock and GuestCluster, for the"
-        " host cluster.",
+        description="Print the CustomResourceDefinitions of LoadBalancer, IPPool, IPBlock, GuestCluster,"
+        " BGPPeer and BGPAdvertisement, for the host cluster.",
         epilog="example:\n  cloudprovider crds | kubectl apply --server-side -f -\n",
     )
     own.add_argument("--write", metavar="FOLDER", type=Path, help="write one file for each instead")

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cloudprovider.core.api.bgp import BGPAnnouncer, BGPSession
 from cloudprovider.core.api.loadbalancer import Backend
 from cloudprovider.core.api.meta import FILLED_IN, Condition
 from cloudprovider.core.api.validation import RULES, Rule
@@ -20,7 +21,12 @@ Schema = dict[str, Any]
 
 _REFERENCE = "#/$defs/"
 _RULES: Mapping[str, tuple[Rule, ...]] = {type_.__name__: rules for type_, rules in RULES.items()}
-_MAP_KEYS: Mapping[str, list[str]] = {Condition.__name__: ["type"], Backend.__name__: ["name"]}
+_MAP_KEYS: Mapping[str, list[str]] = {
+    Condition.__name__: ["type"],
+    Backend.__name__: ["name"],
+    BGPSession.__name__: ["node"],
+    BGPAnnouncer.__name__: ["node"],
+}
 """Lists that several field managers share, by the type of their items: merged by these keys in server-side apply."""
 
 

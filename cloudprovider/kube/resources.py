@@ -6,6 +6,7 @@ from cloudprovider.core.api.access import SelfSubjectAccessReview, SelfSubjectRe
 from cloudprovider.core.api.admission import ValidatingWebhookConfiguration
 from cloudprovider.core.api.apps import ConfigMap, CustomResourceDefinition, DaemonSet, Deployment, Pod
 from cloudprovider.core.api.attachment import NetworkAttachmentDefinition
+from cloudprovider.core.api.bgp import BGPAdvertisement, BGPPeer
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import EndpointSlice, Event, Lease, Namespace, Node, Secret, Service
 from cloudprovider.core.api.kubevirt import VirtualMachineInstance
@@ -21,6 +22,15 @@ IPPOOLS: Final = Resource("loadbalancer.harvesterhci.io", "v1beta1", "ippools", 
 IPBLOCKS: Final = Resource("loadbalancer.harvesterhci.io", "v1beta1", "ipblocks", "IPBlock", IPBlock, namespaced=False)
 GUESTCLUSTERS: Final = Resource(
     "cloudprovider.harvesterhci.io", "v1beta1", "guestclusters", "GuestCluster", GuestCluster
+)
+BGPPEERS: Final = Resource("cloudprovider.harvesterhci.io", "v1beta1", "bgppeers", "BGPPeer", BGPPeer, namespaced=False)
+BGPADVERTISEMENTS: Final = Resource(
+    "cloudprovider.harvesterhci.io",
+    "v1beta1",
+    "bgpadvertisements",
+    "BGPAdvertisement",
+    BGPAdvertisement,
+    namespaced=False,
 )
 NETWORK_ATTACHMENTS: Final = Resource(
     "k8s.cni.cncf.io",

@@ -82,6 +82,34 @@ TENANT: Json = {
     },
 }
 
+PEER: Json = {
+    "apiVersion": "cloudprovider.harvesterhci.io/v1beta1",
+    "kind": "BGPPeer",
+    "metadata": {"name": "tor"},
+    "spec": {
+        "myASN": 64512,
+        "peerASN": 4200000000,
+        "peerAddress": "2001:db8::1",
+        "holdTime": "1m30s",
+        "keepaliveTime": "10s",
+        "passwordKey": "tor",
+        "bfd": {"interval": 100},
+        "nodeSelectors": [{"matchExpressions": [{"key": "rack", "operator": "In", "values": ["a"]}]}],
+    },
+}
+ADVERTISEMENT: Json = {
+    "apiVersion": "cloudprovider.harvesterhci.io/v1beta1",
+    "kind": "BGPAdvertisement",
+    "metadata": {"name": "all"},
+    "spec": {
+        "ipPools": ["lan"],
+        "ipPoolSelectors": [{"matchLabels": {"zone": "a"}}],
+        "peers": ["tor"],
+        "communities": ["64512:100", "large:1:2:3", "no-export"],
+        "localPref": 200,
+    },
+}
+
 
 def changed(base: Mapping[str, Any], **spec: Any) -> Json:
     """``base`` with other spec fields (None: without the field), under a name of its own."""
@@ -144,7 +172,9 @@ def test_harvesters_status_is_kept_and_decodes(control_plane: ControlPlane, entr
         control_plane.kubectl("delete", *name)
 
 
-@pytest.mark.parametrize("good", [MACHINES, SERVICE, POOL, BLOCK, TENANT], ids=lambda o: str(o["kind"]))
+@pytest.mark.parametrize(
+    "good", [MACHINES, SERVICE, POOL, BLOCK, TENANT, PEER, ADVERTISEMENT], ids=lambda o: str(o["kind"])
+)
 def test_our_own_objects_are_taken(control_plane: ControlPlane, good: Json) -> None:
     control_plane.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(changed(good)))
 
@@ -221,6 +251,19 @@ def listener(name: str, port: int, protocol: str = "TCP", **more: int) -> Json:
         (changed(TENANT, nodeCidrs=["192.0.2.1"]), "spec.nodeCidrs", '"192.0.2.1" is no CIDR'),
         (changed(TENANT, revokedBefore="yesterday"), "spec.revokedBefore", "should match"),
         (changed(TENANT, revokedFingerprints=["AB:CD"]), "spec.revokedFingerprints[0]", "should match"),
+        (changed(PEER, peerAddress="router-1"), "spec.peerAddress", '"router-1" is no IP address'),
+        (changed(PEER, peerAddress=None), "spec.peerAddress", "Required"),
+        (changed(PEER, myASN=0), "spec.myASN", "greater than or equal to 1"),
+        (changed(PEER, peerASN=4294967296), "spec.peerASN", "less than or equal to 4294967295"),
+        (changed(PEER, holdTime="90"), "spec.holdTime", "should match"),
+        (changed(PEER, holdTime="2s"), "spec.holdTime", 'must be "0s", or from "3s"'),
+        (changed(PEER, ebgpMultiHop=True), "spec.bfd", "leave bfd out, or ebgpMultiHop"),
+        (changed(PEER, bfd={"interval": 10}), "spec.bfd.interval", "greater than or equal to 50"),
+        (
+            changed(PEER, nodeSelectors=[{"matchExpressions": [{"key": "a", "operator": "Is"}]}]),
+            "spec.nodeSelectors[0].matchExpressions[0].operator",
+            '"DoesNotExist", "Exists", "In", "NotIn"',
+        ),
     ],
 )
 def test_bad_input_is_refused_with_field_and_reason(
@@ -360,6 +403,27 @@ def test_kubectl_get_shows_what_harvester_shows(control_plane: ControlPlane) -> 
         assert row.split()[1:4] == ["hello", "vm", "pool"]
     finally:
         control_plane.kubectl("delete", "lb", mine["metadata"]["name"])
+
+
+def test_each_host_writes_its_own_session(control_plane: ControlPlane) -> None:
+    mine = changed(PEER)
+    name = mine["metadata"]["name"]
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(mine))
+    try:
+        for node, state in (("host-1", "Established"), ("host-2", "Flapping")):
+            session = {"node": node, "state": state, "error": "" if node == "host-1" else "the router ends it"}
+            status = {**mine, "spec": PEER["spec"], "status": {"sessions": [session]}}
+            apply = ("apply", "--server-side", "--subresource=status", f"--field-manager=cloudprovider-agent-{node}")
+            control_plane.kubectl(*apply, "-f", "-", stdin=json.dumps(status))
+        stored = answer(control_plane, "get", "bgppeer", name)
+        assert [s["node"] for s in stored["status"]["sessions"]] == ["host-1", "host-2"]
+        head, row = control_plane.kubectl("get", "bgpp", name, "-o", "wide").splitlines()
+        assert head.split() == ["NAME", "ADDRESS", "ASN", "NETWORK", "NOTUPAT", "AGE", "STATE", "ERROR"]
+        assert row.split()[1:3] == ["2001:db8::1", "4200000000"]
+        assert row.split()[3] == "host-2"
+        assert row.endswith("the router ends it")
+    finally:
+        control_plane.kubectl("delete", "bgppeer", name)
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda d: str(d.resource.kind))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from cloudprovider.core.api.bgp import BGPPeerSpec
 from cloudprovider.core.api.guestcluster import GuestClusterSpec
 from cloudprovider.core.api.loadbalancer import HealthCheck, LoadBalancerSpec, ServiceReference
 from cloudprovider.core.api.meta import ApiStruct
@@ -218,6 +219,26 @@ _GUEST_CLUSTER: Final = (
     ),
 )
 
+_BGP_PEER: Final = (
+    Rule(
+        rule="isIP(self.peerAddress)",
+        message="peerAddress must be an IP address",
+        expression="'\"' + self.peerAddress + '\" is no IP address'",
+        field=".peerAddress",
+    ),
+    Rule(
+        rule="!has(self.holdTime) || duration(self.holdTime) == duration('0s')"
+        " || (duration(self.holdTime) >= duration('3s') && duration(self.holdTime) < duration('65536s'))",
+        message='holdTime must be "0s", or from "3s" to "65535s" (RFC 4271 section 4.2)',
+        field=".holdTime",
+    ),
+    Rule(
+        rule="!has(self.bfd) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop",
+        message="bfd is for a router on the network itself: leave bfd out, or ebgpMultiHop",
+        field=".bfd",
+    ),
+)
+
 RULES: Final[Mapping[type[ApiStruct], tuple[Rule, ...]]] = {
     LoadBalancerSpec: _LOAD_BALANCER,
     HealthCheck: _HEALTH_CHECK,
@@ -229,4 +250,5 @@ RULES: Final[Mapping[type[ApiStruct], tuple[Rule, ...]]] = {
         _immutable("a block's first address can't be changed", "first"),
     ),
     GuestClusterSpec: _GUEST_CLUSTER,
+    BGPPeerSpec: _BGP_PEER,
 }
