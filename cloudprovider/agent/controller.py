@@ -21,6 +21,7 @@ from cloudprovider.agent.nodehealth import MakeProber, NodeHealth
 from cloudprovider.agent.nodereports import NodeReports
 from cloudprovider.agent.observing import Observer
 from cloudprovider.agent.readings import NetworkState, read_backends, read_dhcp, read_networks, read_traffic
+from cloudprovider.agent.routing import MakeSpeaker, Routing
 from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.agentstatus import Leasing, reported
 from cloudprovider.core.answerers import Answerers, Where
@@ -31,6 +32,7 @@ from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.hosts import Presence
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.news import CLAIMED_BY_OTHER, LEASE_LOST, RULES_MENDED
+from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.plan import IPAddress, ListenerKey
 from cloudprovider.core.returns import Returns
 from cloudprovider.core.tracing import NO_TRACER, Tracer
@@ -59,8 +61,9 @@ REVIEW_EVERY = 1.0
 class AgentController:
     """Serves the host cluster's load balancers on the networks that this host stands on.
 
-    ``connect`` makes the DHCP client of a network, ``make_prober`` what probes its nodes; ``events`` is run by the
-    caller; ``metrics`` counts. ``now`` is the wall clock, ``clock`` a monotonic one, in seconds.
+    ``connect`` makes the DHCP client of a network, ``make_prober`` what probes its nodes, ``make_speaker`` what speaks
+    BGP there (None: nobody); ``namespace``: where the passwords for that are; ``events`` is run by the caller;
+    ``metrics`` counts. ``now`` is the wall clock, ``clock`` a monotonic one, in seconds.
     :meth:`run` may be cancelled and a new controller made at any time: all that it knows comes from the API server and
     the kernel.
     """
@@ -77,6 +80,8 @@ class AgentController:
         connect: Connect,
         make_prober: MakeProber,
         make_watch: MakeWatch,
+        make_speaker: MakeSpeaker | None = None,
+        namespace: str = SYSTEM,
         rng: random.Random,
         metrics: AgentMetrics,
         now: Callable[[], datetime],
@@ -146,12 +151,25 @@ class AgentController:
             rng=rng,
         )
         self._fellows = {n.name: Fellows(node, n, make_watch, changed=self._hosts_changed) for n in networks}
+        self._routing = Routing(
+            node,
+            namespace,
+            self._configs,
+            client,
+            make_speaker=make_speaker,
+            table=self._table,
+            forwarders=self._forwarders,
+            fellows=self._fellows,
+            get=lambda key: self._load_balancers.get(*key),
+            now=now,
+            rng=rng,
+        )
         self._forwarders |= {
             n.name: NetworkForwarder(
                 n,
                 partial(dataplane.open, n),
                 self._table,
-                self._reports.add,
+                self._look_at,
                 adopted=self._adopted,
                 defended=partial(self._defended, n.name),
                 beside=[
@@ -159,6 +177,7 @@ class AgentController:
                     self._health[n.name].run,
                     partial(self._checks.run, n.name),
                     self._fellows[n.name].run,
+                    partial(self._routing.speak, n),
                 ],
                 returned=partial(self._frame_returned, n.name),
                 mended=self._rules_mended,
@@ -202,6 +221,7 @@ class AgentController:
             *read_queues([self._reports]),
             *read_networks({label(network): self._state(network) for network in self._forwarders}),
             *read_backends(*self._checks.count()),
+            *self._routing.read(),
             *read_dhcp({label(network): leases.counts() for network, leases in self._leases.items()}),
             *passed,
         )
@@ -243,6 +263,7 @@ class AgentController:
             group.create_task(self._reports.run())
             group.create_task(self._holdings.run())
             group.create_task(self._node_reports.run())
+            group.create_task(self._routing.run())
             group.create_task(self._review())
 
     # Changes of objects: into the table, and on to the networks that they touch.
@@ -256,12 +277,17 @@ class AgentController:
             self._returns.forget(obj.key)
             self._put(obj, gone=True)
             self._holdings.forget(obj.key)
-            self._reports.add(obj.key)
+            self._look_at(obj.key)
             return
         if not self._hosts.synced.is_set():
             return  # whose it is can't be told yet
         self._put(new)
-        self._reports.add(new.key)
+        self._look_at(new.key)
+
+    def _look_at(self, key: LoadBalancerKey) -> None:
+        """The kernel may do something else for it now."""
+        self._routing.touch(key)
+        self._reports.add(key)
 
     def _changed_hands(self, key: LoadBalancerKey) -> None:
         lb = self._load_balancers.get(*key)

@@ -13,12 +13,14 @@ from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.hosts import Host
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig, Segment
-from cloudprovider.liveness.api import Liveness, PeerWatch
+from cloudprovider.liveness.api import Liveness, PeerWatch, Rhythm
 
 log = logging.getLogger(__name__)
 
 MakeWatch = Callable[[Segment, NetworkConfig], PeerWatch]
 """Makes what watches the other hosts on a network."""
+ROUTER = "router/"
+"""Begins the names by which routers are watched: no host's begins so."""
 
 
 class Fellows:
@@ -31,6 +33,9 @@ class Fellows:
         self._changed = changed
         self._watch: PeerWatch | None = None
         self._peers: Mapping[str, IPAddress] = {}
+        self._routers: Mapping[str, IPAddress] = {}
+        self._rhythms: Mapping[str, Rhythm] = {}
+        self._router_silent: Callable[[str, str], None] = lambda _network, _name: None
         self._looking = asyncio.Event()
         self._down: frozenset[str] = frozenset()
         """Who is silent, once it is known that it is not this host."""
@@ -46,8 +51,32 @@ class Fellows:
                 found[name] = ip_address(there.addresses[0])
         if found != self._peers:
             self._peers = found
-            if self._watch is not None:
-                self._watch.follow(found)
+            self._follow()
+
+    def follow_routers(
+        self,
+        routers: Mapping[str, IPAddress],
+        rhythms: Mapping[str, Rhythm],
+        silent: Callable[[str, str], None],
+    ) -> None:
+        """Watch these routers, too; ``silent(network, name)``: one of them is heard no more."""
+        self._router_silent = silent
+        named = {f"{ROUTER}{name}": address for name, address in routers.items()}
+        rhythm = {f"{ROUTER}{name}": rhythms[name] for name in routers}
+        if (named, rhythm) != (self._routers, self._rhythms):
+            self._routers, self._rhythms = named, rhythm
+            self._follow()
+
+    def _follow(self) -> None:
+        if self._watch is not None:
+            self._watch.follow({**self._peers, **self._routers}, self._rhythms)
+
+    def _heard(self, name: str) -> None:
+        if name.startswith(ROUTER):
+            if self._is_silent(name):
+                self._router_silent(self._config.name, name.removeprefix(ROUTER))
+        else:
+            self._looking.set()
 
     def is_down(self, host: str) -> bool:
         """Whether a host is dead or cut off, and not this one."""
@@ -56,8 +85,8 @@ class Fellows:
     async def run(self, segment: Segment) -> None:
         """Watch on a network's segment until cancelled."""
         watch = self._watch = self._make_watch(segment, self._config)
-        watch.on_change(lambda _: self._looking.set())
-        watch.follow(self._peers)
+        watch.on_change(self._heard)
+        self._follow()
         running = asyncio.create_task(watch.run())
         try:
             while not running.done():

@@ -22,6 +22,7 @@ from cloudprovider.agent.leases import Connect
 from cloudprovider.agent.membership import Membership, Timing
 from cloudprovider.agent.metrics import AgentMetrics
 from cloudprovider.agent.nodehealth import MakeProber
+from cloudprovider.agent.routing import MakeSpeaker, give_up_routing
 from cloudprovider.core.metrics.agent import SERVING
 from cloudprovider.core.naming import AGENT_PROGRAM
 from cloudprovider.core.tracing import NO_TRACER, Tracer
@@ -42,6 +43,8 @@ from cloudprovider.liveness.api import PeerWatch
 from cloudprovider.liveness.bfd import BfdWatch
 from cloudprovider.probe.api import Prober
 from cloudprovider.probe.prober import SocketProber
+from cloudprovider.routing.api import Speaker
+from cloudprovider.routing.bgpd import BgpSpeaker
 from cloudprovider.tracing.setup import traced
 
 log = logging.getLogger(__name__)
@@ -66,13 +69,15 @@ class Agent:
         connect: Connect,
         make_prober: MakeProber,
         make_watch: MakeWatch,
+        make_speaker: MakeSpeaker | None = None,
         registry: Registry | None = None,
         now: Callable[[], datetime] = _utc,
         timing: Timing | None = None,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        """``connect``, ``make_prober``, ``now``: see :class:`~cloudprovider.agent.controller.AgentController`.
-        ``registry``: what exports metrics; without one nobody sees them."""
+        """``connect``, ``make_prober``, ``make_speaker``, ``now``: see
+        :class:`~cloudprovider.agent.controller.AgentController`. ``registry``: what exports metrics; without
+        one nobody sees them."""
         self._config = config
         self._client = client
         self._dataplane = dataplane
@@ -80,6 +85,7 @@ class Agent:
         self._connect = connect
         self._make_prober = make_prober
         self._make_watch = make_watch
+        self._make_speaker = make_speaker
         self._now = now
         self._tracer = tracer
         self._events = EventRecorder(client, component=COMPONENT, instance=config.node_name, now=now, rng=rng)
@@ -129,6 +135,7 @@ class Agent:
         for network in networks:
             await self._dataplane.remove(network)
         count = await give_up(self._client, self._config.node_name)
+        await give_up_routing(self._client, self._config.node_name)
         await self._hosts.release()
         log.info(
             "Nothing of this agent is left on this host.",
@@ -162,6 +169,8 @@ class Agent:
                 connect=self._connect,
                 make_prober=self._make_prober,
                 make_watch=self._make_watch,
+                make_speaker=self._make_speaker,
+                namespace=config.namespace,
                 rng=self._rng,
                 metrics=self._metrics,
                 now=self._now,
@@ -200,6 +209,10 @@ def _prober(segment: Segment, network: str) -> Prober:
 def _watch(segment: Segment, config: NetworkConfig) -> PeerWatch:
     own = [interface.ip for interface in (config.address, config.address6) if interface is not None]
     return BfdWatch(config.name, own, segment.packets)
+
+
+def _speaker(segment: Segment, config: NetworkConfig) -> Speaker:
+    return BgpSpeaker(config.name, segment.packets)
 
 
 async def run(config: AgentConfig) -> None:
@@ -248,6 +261,7 @@ async def _with_agent(config: AgentConfig, work: Callable[[Agent, AgentConfig], 
             connect=guarded,
             make_prober=_prober,
             make_watch=_watch,
+            make_speaker=_speaker,
             registry=registry,
             tracer=tracer,
         )

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from cloudprovider.core.api.bgp import PASSWORDS_SECRET
 from cloudprovider.core.naming import (
     AGENT_PROGRAM,
     CA_SECRET,
@@ -89,6 +90,11 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
         *_each("patch", _LB, "loadbalancers/status"),
         *_each("list watch", _OURS, "guestclusters"),
         *_each("patch", _OURS, "guestclusters/status"),
+        *_each("list watch", _OURS, "bgppeers", "bgpadvertisements"),
+        *_each("patch", _OURS, "bgppeers/status", "bgpadvertisements/status"),
+        *_each("list watch", _LB, "ippools"),
+        *_each("list watch", "", "nodes"),
+        *_each("get", "", "secrets", namespace=SYSTEM, name=PASSWORDS_SECRET),
         *_each("get", "k8s.cni.cncf.io", "network-attachment-definitions"),
         *_each("create", "", "events"),
         *_each("get list watch create update delete", "coordination.k8s.io", "leases", namespace=SYSTEM),

@@ -32,14 +32,22 @@ class PeerState:
     since: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often somebody is to be heard. ``interval``: milliseconds; ``multiplier``: so many silent ones: down."""
+
+    interval: int
+    multiplier: int
+
+
 class PeerWatch(Protocol):
     """Watches hosts on one network. All but ``run`` return at once; it watches while ``run`` runs."""
 
-    def follow(self, peers: Mapping[str, IPAddress]) -> None:
+    def follow(self, peers: Mapping[str, IPAddress], rhythms: Mapping[str, Rhythm] = {}) -> None:
         """Watch these hosts, by their own addresses on the network; the whole set each time. Watching takes two: a
         host that does not follow us stays unknown. So does one that can't be watched: by an address of a family that
         we have none of, by ours, or by one that another host has too. A host that comes with another address begins
-        anew."""
+        anew. ``rhythms``: of those that have another one than the hosts among them."""
         ...
 
     def state(self, name: str) -> PeerState:

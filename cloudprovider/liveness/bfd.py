@@ -26,12 +26,18 @@ import msgspec
 
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.frr.daemon import Connection, Daemon, DaemonError, Kind, OpenSocket
 from cloudprovider.liveness import control
-from cloudprovider.liveness.api import Liveness, PeerState
-from cloudprovider.liveness.daemon import DIRECTORY, PROGRAM, Connection, Daemon, DaemonError, OpenSocket
+from cloudprovider.liveness.api import Liveness, PeerState, Rhythm
 from cloudprovider.liveness.peers import Peers
 
 _logger: Final = logging.getLogger(__name__)
+
+PROGRAM: Final = "/usr/lib/frr/bfdd"
+DIRECTORY: Final = Path("/run/cloudprovider/bfd")
+_BFDD: Final = Kind(name="bfdd", socket="control", arguments=("--bfdctl", "control"), real_time=True)
+"""Which itself opens its control socket to all. Its fellows see its death as the host's, until they have asked for an
+address of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +71,17 @@ class BfdWatch:
         self._own = own
         self._pace = pace or Pace()
         self._peers = Peers(own, time.monotonic)
-        self._daemon = Daemon(open_socket, directory=directory, program=program)
+        self._daemon = Daemon(_BFDD, open_socket, directory=directory, program=program)
         self._session: _Session | None = None
+        self._rhythms: dict[IPAddress, Rhythm] = {}
 
-    def follow(self, peers: Mapping[str, IPAddress]) -> None:
+    def follow(self, peers: Mapping[str, IPAddress], rhythms: Mapping[str, Rhythm] = {}) -> None:
         """See :class:`~cloudprovider.liveness.api.PeerWatch`."""
         added, removed = self._peers.follow(peers)
+        before = dict(self._rhythms)
+        self._rhythms.clear()
+        self._rhythms |= {peers[name]: rhythm for name, rhythm in rhythms.items()}
+        added += [a for a in self._peers.addresses if a not in added and before.get(a) != self._rhythms.get(a)]
         if self._session is not None:
             self._session.change(added, removed)
 
@@ -110,7 +121,7 @@ class BfdWatch:
     async def _watch(self) -> None:
         """Until it ends, which is an error."""
         connection = await self._daemon.connect()
-        session = _Session(connection, self._peers, self._pace)
+        session = _Session(connection, self._peers, self._pace, self._rhythms)
         self._session = session
         try:
             await session.run()
@@ -132,7 +143,8 @@ class _Session:
     the link before it hands out a segment.
     """
 
-    def __init__(self, connection: Connection, peers: Peers, pace: Pace) -> None:
+    def __init__(self, connection: Connection, peers: Peers, pace: Pace, rhythms: Mapping[IPAddress, Rhythm]) -> None:
+        self._rhythms = rhythms
         self._connection = connection
         self._peers = peers
         self._pace = pace
@@ -212,7 +224,8 @@ class _Session:
             self._peers.become(peer, Liveness.UNKNOWN)
 
     def _add(self, peer: IPAddress, own: IPAddress, *, shutdown: bool = False) -> None:
-        number, pace = next(self._numbers), self._pace
+        number = next(self._numbers)
+        pace = self._rhythms.get(peer, self._pace)
         self._adding[number] = peer
         self._ours.add((peer, own))
         timing = {"interval": pace.interval, "multiplier": pace.multiplier}

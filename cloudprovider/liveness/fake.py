@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 from cloudprovider.core.plan import IPAddress
-from cloudprovider.liveness.api import Liveness, PeerState
+from cloudprovider.liveness.api import Liveness, PeerState, Rhythm
 from cloudprovider.liveness.peers import Peers
 
 
@@ -66,7 +66,7 @@ class FakePeerWatch:
         self.peers = Peers(own, lan.clock)
         self._lan = lan
 
-    def follow(self, peers: Mapping[str, IPAddress]) -> None:
+    def follow(self, peers: Mapping[str, IPAddress], rhythms: Mapping[str, Rhythm] = {}) -> None:
         """See :class:`~cloudprovider.liveness.api.PeerWatch`."""
         self.peers.follow(peers)
         if self in self._lan.running:

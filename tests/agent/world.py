@@ -28,6 +28,7 @@ from cloudprovider.kube.resources import EVENTS, GUESTCLUSTERS, LOADBALANCERS
 from cloudprovider.liveness.fake import FakeLan as FakeBfd
 from cloudprovider.liveness.fake import FakePeerWatch
 from cloudprovider.probe.fake import FakeProber, FakeTargets
+from cloudprovider.routing.fake import FakeFabric, FakeSpeaker
 from tests.core.test_forwarding import HTTP, cluster, lb
 
 VIP = ip_address("10.0.0.100")
@@ -68,6 +69,8 @@ class World:
         """The clients that agents made, the newest last."""
         self.heard = FakeBfd(time.monotonic)
         """Which hosts hear each other."""
+        self.fabric = FakeFabric(time.time)
+        """The routers that agents speak to."""
         self.probed = FakeTargets()
         """What nodes answer when they are probed."""
         self.cluster.seed(GUESTCLUSTERS, cluster("n1", "n2"))
@@ -94,6 +97,7 @@ class World:
             random.Random(1),
             connect=self.connect,
             make_prober=lambda _segment, _network: FakeProber(self.probed),
+            make_speaker=lambda _segment, _config: FakeSpeaker(self.fabric),
             make_watch=make_watch or (lambda _segment, config: FakePeerWatch(self.heard, own(config))),
             now=now or (lambda: self.now),
             timing=timing,

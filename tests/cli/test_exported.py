@@ -123,6 +123,9 @@ async def test_a_program_exports_what_is_defined(program: str) -> None:
         without_series.discard(family)
         assert {label for label, _ in labels} - {"le"} == set(defined[family].labels), name
     assert without_series <= {
+        "cloudprovider_agent_bgp_session_up",  # of routers, of which there is none here
+        "cloudprovider_agent_bgp_advertised_addresses",
+        "cloudprovider_agent_bgp_session_drops_total",
         "cloudprovider_agent_dhcp_dropped_total",
         "cloudprovider_agent_probes_total",
         "cloudprovider_console_requests_total",

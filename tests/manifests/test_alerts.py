@@ -60,6 +60,10 @@ HOST = {
         {f"cloudprovider_agent_network_up{{{NETWORK}}}": "0x50"},
         {f"cloudprovider_agent_network_up{{{NETWORK}}}": "0 1 0 1 0 1x45"},
     ),
+    "CloudProviderBGPSessionDown": Case(
+        {f'cloudprovider_agent_bgp_session_up{{{NETWORK},peer="tor"}}': "1x10 0x40"},
+        {f'cloudprovider_agent_bgp_session_up{{{NETWORK},peer="tor"}}': "1x10 0x4 1x40"},
+    ),
     "CloudProviderAddressesSlow": Case(
         buckets("cloudprovider_host_time_to_address_seconds", "0+1x60", "0+10x60"),
         buckets("cloudprovider_host_time_to_address_seconds", "0+10x60", "0+10x60"),

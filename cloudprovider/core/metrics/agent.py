@@ -127,5 +127,15 @@ NODE_CONNECTIONS: Final = _group.counter(
     "node",
     bound=_NODES,
 )
+_PEERS: Final = "BGPPeers of the network"
+BGP_SESSION_UP: Final = _group.gauge(
+    "bgp_session_up", "1 while the session with a router stands, and does not flap.", "network", "peer", bound=_PEERS
+)
+BGP_ADVERTISED: Final = _group.gauge(
+    "bgp_advertised_addresses", "Addresses that are said to a router now.", "network", "peer", bound=_PEERS
+)
+BGP_DROPS: Final = _group.counter(
+    "bgp_session_drops_total", "Times that the session with a router ended.", "network", "peer", bound=_PEERS
+)
 
 AGENT: Final = _group.metrics

@@ -1,21 +1,21 @@
-"""bfdd, FRR's daemon for BFD (RFC 5880), as a process inside a network's namespace: found or started, reached, ended.
+"""A daemon of FRR (bfdd, bgpd) as a process inside a network's namespace: found or started, reached, ended.
 
-It needs neither zebra nor a configuration. It is started as root, and gives up all but three capabilities (bind,
-raw sockets, CAP_SYS_ADMIN) as the user frr; for that the agent itself needs CAP_SETUID, CAP_SETGID,
-CAP_NET_BIND_SERVICE, and CAP_SYS_NICE for its priority.
+It needs neither zebra nor a configuration. It is started as root, and gives up all but a few capabilities (bind,
+raw sockets, CAP_NET_ADMIN, CAP_SYS_ADMIN) as the user frr; for that the agent itself needs CAP_SETUID, CAP_SETGID,
+CAP_NET_BIND_SERVICE, and CAP_SYS_NICE for a priority.
 
-It outlives an agent that is killed: the host still forwards, and its fellows must not take that for its death (they
-notice the agent's by its Lease). The next agent finds it by its control socket and goes on with it. In a container it
-ends with the agent, by SIGKILL, which its fellows see as the host's death until they have asked for an address of it.
+It outlives an agent that is killed: the host still forwards, and others must not take that for its death. The next
+agent finds it by its socket and goes on with it. In a container it ends with the agent, by SIGKILL.
 
 Its files lie in a directory named by the namespace's inode, which is no other's as long as a process is in it. It is
-the user frr who makes them, so the directory is open to all, inside one that only root may enter; bfdd starts in it and
-knows it as ".". Nobody else comes to the control socket, which bfdd itself opens to all.
+the user frr who makes them, so the directory is open to all, inside one that only root may enter; the daemon starts in
+it and knows it as ".". Nobody else comes to its socket.
 """
 
 import asyncio
 import contextlib
 import fcntl
+import grp
 import os
 import shutil
 import signal
@@ -24,15 +24,13 @@ import struct
 import subprocess
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 OpenSocket: TypeAlias = Callable[[Callable[[str], socket.socket]], Awaitable[socket.socket]]
 """Opens a socket inside a network's namespace by a function that is given the link's name; the data plane's
 ``Segment.packets`` is one. Raises DataPlaneError, and what the function raises."""
-
-PROGRAM: Final = "/usr/lib/frr/bfdd"
-DIRECTORY: Final = Path("/run/cloudprovider/bfd")
 
 _SIOCGSKNS: Final = 0x894C
 """linux/sockios.h: a file of the network namespace that a socket is in."""
@@ -52,8 +50,20 @@ class DaemonError(Exception):
     """It can't be started, reached or understood."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Which daemon. ``socket``: what it listens on for us, in its directory, and ``arguments`` that have it do so.
+    ``group``: to whom alone it opens that socket; "": to all. ``real_time``: it runs before all others."""
+
+    name: str
+    socket: str
+    arguments: tuple[str, ...]
+    group: str = ""
+    real_time: bool = False
+
+
 class Connection:
-    """A control socket that is open. ``pid``: the process at its other end, as the kernel knows it."""
+    """A socket of it that is open. ``pid``: the process at its other end, as the kernel knows it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, folder: Path) -> None:
         self.reader = reader
@@ -80,9 +90,10 @@ class Connection:
 
 
 class Daemon:
-    """bfdd for one namespace. ``open_socket``: opens sockets in it."""
+    """A daemon for one namespace. ``open_socket``: opens sockets in it."""
 
-    def __init__(self, open_socket: OpenSocket, *, directory: Path = DIRECTORY, program: str = PROGRAM) -> None:
+    def __init__(self, kind: Kind, open_socket: OpenSocket, *, directory: Path, program: str) -> None:
+        self._kind = kind
         self._open_socket = open_socket
         self._directory = directory
         self._program = program
@@ -95,11 +106,22 @@ class Daemon:
             namespace = await self._namespace()
             try:
                 folder = self._folder(os.fstat(namespace).st_ino)
-                return await _reach(folder) or await self._start(namespace, folder)
+                return await self._reach(folder) or await self._start(namespace, folder)
             finally:
                 os.close(namespace)
         except OSError as error:
             raise DaemonError(f"can't start {self._program}: {error}") from error
+
+    async def find(self) -> Connection | None:
+        """The one that runs, if any. Raises DaemonError, DataPlaneError."""
+        try:
+            namespace = await self._namespace()
+            try:
+                return await self._reach(self._directory / str(os.fstat(namespace).st_ino))
+            finally:
+                os.close(namespace)
+        except OSError as error:
+            raise DaemonError(f"can't reach {self._program}: {error}") from error
 
     async def end(self, connection: Connection, *, kill: bool = False) -> None:
         """End the one that is connected: in order, and where it does not end, or at once, by SIGKILL."""
@@ -130,7 +152,7 @@ class Daemon:
     async def _start(self, namespace: int, folder: Path) -> Connection:
         self._said.clear()
         inside = ("nsenter", f"--net=/proc/self/fd/{namespace}", "--")
-        files = ("--pid_file", "pid", "--vty_socket", ".", "--bfdctl", "control")
+        files = ("--pid_file", "pid", "--vty_socket", ".", *self._kind.arguments)
         nothing = ("--config_file", "/dev/null", "--vty_port", "0", "--socket", "/nonexistent")
         process = await asyncio.create_subprocess_exec(
             *(*inside, self._program, *files, *nothing),
@@ -142,14 +164,15 @@ class Daemon:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a terminal's SIGINT is the agent's, which ends it in order
         )
-        _prefer(process.pid)
-        listening = asyncio.create_task(self._listen(process), name="bfdd's output")
+        if self._kind.real_time:
+            _prefer(process.pid)
+        listening = asyncio.create_task(self._listen(process), name=f"{self._kind.name}'s output")
         self._listening.add(listening)
         listening.add_done_callback(self._listening.discard)
         try:
             async with asyncio.timeout(_START):
                 while process.returncode is None:
-                    found = await _reach(folder)
+                    found = await self._reach(folder)
                     if found is not None:
                         return found
                     await asyncio.sleep(0.01)
@@ -160,6 +183,13 @@ class Daemon:
             raise
         await self._give_up(process)
         raise DaemonError(f"{self._program} did not start (status {process.returncode}): {'; '.join(self._said)}")
+
+    async def _reach(self, folder: Path) -> Connection | None:
+        _join(self._kind.group)
+        try:
+            return Connection(*await asyncio.open_unix_connection(folder / self._kind.socket), folder)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
 
     async def _give_up(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(OSError):
@@ -180,6 +210,13 @@ class Daemon:
         await process.wait()
 
 
+def _join(group: str) -> None:
+    """Be one of a group: without CAP_DAC_OVERRIDE, root has no more rights than others."""
+    with contextlib.suppress(KeyError, OSError):  # then the socket itself says what is wrong
+        if group and (number := grp.getgrnam(group).gr_gid) not in (present := os.getgroups()):
+            os.setgroups([*present, number])
+
+
 def _prefer(pid: int) -> None:
     """Let it run before all others: what it has to do takes microseconds, ten times a second, and a host that is only
     busy must not look dead. Where the kernel or a cgroup refuses real time, by its nice value; then as it is."""
@@ -188,10 +225,3 @@ def _prefer(pid: int) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, pid, _NICE)
-
-
-async def _reach(folder: Path) -> Connection | None:
-    try:
-        return Connection(*await asyncio.open_unix_connection(folder / "control"), folder)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None

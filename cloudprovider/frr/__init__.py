@@ -1,0 +1,1 @@
+"""Runs FRR's daemons inside a network's namespace."""

@@ -1,0 +1,1 @@
+"""Speaks BGP to routers: says which of the load balancers' addresses this host forwards."""
