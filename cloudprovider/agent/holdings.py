@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -55,7 +55,7 @@ class Holdings:
     """``get``: a load balancer as it is known now. ``write(lb, status)``: apply an agent's status on just this version
     of the object; raises Conflict, NotFound. ``changed``: look at this load balancer again. ``is_down(network, host)``:
     whether a fellow is known to be dead there, sooner than its Lease says. ``is_cut_off(network)``: whether nobody
-    hears this host there: then it takes nothing."""
+    hears this host there: then it takes nothing. ``took``: addresses were taken from a host that lives, or is dead."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Holdings:
         changed: Callable[[LoadBalancerKey], None],
         is_down: Callable[[str, str], bool],
         is_cut_off: Callable[[str], bool],
+        took: Callable[[Literal["living", "dead"]], None],
         rng: random.Random,
     ) -> None:
         self._me = me
@@ -80,6 +81,7 @@ class Holdings:
         self._changed = changed
         self._is_down = is_down
         self._is_cut_off = is_cut_off
+        self._took = took
         self._ours: set[LoadBalancerKey] = set()
         self._granted: set[Place] = set()
         self._parting: dict[LoadBalancerKey, asyncio.TimerHandle] = {}
@@ -110,6 +112,13 @@ class Holdings:
             return True
         places = self._table.places(lb.key)
         return lb.key in self._ours and bool(places) and all(self._is_up(place) for place in places)
+
+    def written(self, before: LoadBalancer) -> None:
+        """Our part of its status stands; it was like this before."""
+        holder = before.status.holder
+        if holder is not None and holder.node != self._me and before.key in self._ours:
+            log.info("taken from a host that is dead", extra={"load_balancer": before.key, "host": holder.node})
+            self._took("dead")
 
     def consider(self, lb: LoadBalancer) -> None:
         """See whose it is now, before the table takes it or after."""
@@ -238,6 +247,7 @@ class Holdings:
                 await self._write(lb, msgspec.structs.replace(reported(lb), holder=holder))
             except NotFound:
                 continue
+            self._took("living")
 
     async def _ask(self, key: LoadBalancerKey) -> float | None:
         """Whether a holder that seems dead still answers for what is to be given back."""
@@ -282,6 +292,15 @@ class Holdings:
                 return False
         return True
 
+    def is_orphaned(self, place: Place) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
+        for key in self._table.users_of(place.network, place.vip):
+            lb = self._get(key)
+            holder = lb.status.holder if lb is not None else None
+            if holder is not None and holder.node != self._me and self._is_down(place.network, holder.node):
+                return True
+        return False
+
     def may_have(self, place: Place, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         fellow = self._hosts.roster.by_mac(place.network, mac)
@@ -325,6 +344,10 @@ class Addresses:
     def is_usurped(self, vip: IPAddress) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.is_usurped(Place(self._network, vip))
+
+    def is_orphaned(self, vip: IPAddress) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
+        return self._holdings.is_orphaned(Place(self._network, vip))
 
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""

@@ -13,6 +13,7 @@ from cloudprovider.agent.program import Agent
 from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import Unavailable
 from cloudprovider.core.hosts import Host, host_of
+from cloudprovider.core.metrics.agent import HOST_UP, TAKEOVERS
 from cloudprovider.core.owners import successor
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig
@@ -22,6 +23,7 @@ from cloudprovider.kube.resources import LEASES, LOADBALANCERS
 from cloudprovider.liveness.api import Liveness
 from cloudprovider.liveness.fake import FakePeerWatch
 from tests.agent.world import VIP, World, own, running, until
+from tests.kube.exposed import exposed
 
 QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05)
 OTHER = Listener(port=81, backend_port=30081)
@@ -37,6 +39,7 @@ class Hosts(World):
         self.planes = {f"h{n}": FakeDataPlane(mac=f"02:00:00:00:01:{n:02x}") for n in range(1, count + 1)}
         self.lan = FakeLan(*self.planes.values())
         self.running: dict[str, AsyncExitStack] = {}
+        self.agents: dict[str, Agent] = {}
         self.watches: dict[str, FakePeerWatch] = {}
         self.timing = QUICK
 
@@ -50,6 +53,7 @@ class Hosts(World):
             now=_utc,
             make_watch=lambda _segment, config: self._watch(name, config),
         )
+        self.agents[name] = agent
         stack = self.running[name] = AsyncExitStack()
         _ = await stack.enter_async_context(running(agent))
         await until(lambda: not agent.not_ready and self.sees_all(agent))
@@ -159,6 +163,8 @@ async def test_a_planned_move_takes_the_record_then_the_address_and_asks_nobody(
         assert world.net("h1").ledger.plan().forwards, "what still comes to h1 is forwarded"
         await world.stays("h2")
         assert len(world.lan.announced) == 2
+        told = await exposed(world.agents["h2"].registry)
+        assert told[TAKEOVERS.name, (("other", "living"),)] == 1
 
 
 async def test_during_a_move_somebody_always_answers() -> None:
@@ -214,7 +220,14 @@ async def test_a_death_that_is_heard_at_once_is_not_waited_for() -> None:
         await all_hear_each_other(world)
         world.heard.cut(world.watches["h1"])
         await world.die("h1")
-        await until(lambda: world.served_by(successor("k", ("h2", "h3"))), 2)
+        heir = successor("k", ("h2", "h3"))
+        await until(lambda: world.served_by(heir), 2)
+        assert world.net(heir).hurried == [VIP]
+        other = ({"h2", "h3"} - {heir}).pop()
+        told = await exposed(world.agents[heir].registry)
+        assert told[HOST_UP.name, (("host", "h1"), ("network", "management"))] == 0
+        assert told[HOST_UP.name, (("host", other), ("network", "management"))] == 1
+        assert told[TAKEOVERS.name, (("other", "dead"),)] == 1
 
 
 async def test_a_death_while_the_api_server_is_away() -> None:

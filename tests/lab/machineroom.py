@@ -71,6 +71,7 @@ class Host:
         if self.agent is not None:
             self.agent.kill()
         self._machine.kill()
+        self.node.remove()
 
     def switch_off(self) -> None:
         """For good: what it has is given back first, if its agent still runs."""
