@@ -70,7 +70,8 @@ class AgentMetrics:
         self.conflicts = registry.counter(metrics.CONFLICTS)
         self.claims = registry.counter(metrics.FOREIGN_CLAIMS)
         self.returned = registry.counter(metrics.RETURNED)
-        self._takeovers = registry.counter(metrics.TAKEOVERS)
+        takeovers = registry.counter(metrics.TAKEOVERS)
+        self._takeovers = {other: takeovers.labels(other) for other in ("living", "dead")}
         self._networks: dict[str, NetworkMetrics] = {}
         self._probes: Counter[tuple[str, ...]] = Counter()
         registry.read(self._read)
@@ -87,7 +88,7 @@ class AgentMetrics:
 
     def took(self, other: Literal["living", "dead"]) -> None:
         """A load balancer's addresses were taken from another host."""
-        self._takeovers.labels(other).inc()
+        self._takeovers[other].inc()
 
     def _read(self) -> Readings:
         yield metrics.PROBES, self._probes

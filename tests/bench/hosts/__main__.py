@@ -204,7 +204,7 @@ def add_deaths(report: Report, deaths: Sequence[Death], beside: Mapping[str, Seq
         report.add(f"the same, {name}: median", statistics.median(seconds), "s")
         report.add(f"the same, {name}: worst", max(seconds), "s")
         ratio = statistics.median(one / other for one, other in zip(answered, seconds, strict=True))
-        report.add(f"ours to {name}", ratio, "", ("<", 1))
+        report.add(f"ours to {name}", ratio, "", ("<", 1) if name == DEFAULT.name else None)
     report.add("gap of a dsr stream: median", statistics.median(death.gap for death in deaths) * 1000, "ms")
     report.add("gap of a dsr stream: worst", max(death.gap for death in deaths) * 1000, "ms")
     beyond = [death.beyond - ASKING for death in deaths]
