@@ -2,14 +2,17 @@
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from cloudprovider.core.owners import MOST
 from tests.lab.lab import TENANT_NAMESPACE, Lab
 from tests.lab.machineroom import Host, hosts
 from tests.lab.process import wait_for
@@ -20,7 +23,8 @@ from tests.lab.workload import MODE_ANNOTATION, Port, Workspace, service
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(300)]
 
 WEB = Port(80, 8080)
-COUNT = 9
+COUNT = 3
+"""Services for each host."""
 _numbers = itertools.count(1)
 BALANCERS = f"/apis/loadbalancer.harvesterhci.io/v1beta1/namespaces/{TENANT_NAMESPACE}/loadbalancers"
 
@@ -58,7 +62,8 @@ class Room:
 
     def spread(self) -> dict[str, str]:
         """Wait until each host has its share; return who has what."""
-        wait_for("all three hosts to have addresses", lambda: len(set(self.holders().values())) == 3, timeout=60)
+        count = 1 + len(self.others)
+        wait_for("all hosts to have addresses", lambda: len(set(self.holders().values())) == count, timeout=60)
         self.wait_settled()
         return self.holders()
 
@@ -67,18 +72,20 @@ class Room:
 
 
 @pytest.fixture
-def room(lab: Lab) -> Iterator[Room]:
+def room(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Room]:
+    """Of three hosts, or as many as the test asks for."""
+    count: int = getattr(request, "param", 3)
+    names = [f"web-{number}" for number in range(COUNT * count)]
     work = Workspace(lab.guest_plane.api, f"many-hosts-{next(_numbers)}")
     work.create()
-    with hosts(lab, 2, 3) as others, sniffing(lab.lan.name) as sniffer:
+    with hosts(lab, *range(2, count + 1)) as others, sniffing(lab.lan.name) as sniffer:
         made = Room(lab, others, work, sniffer)
         work.deploy("web", 2)
-        for number in range(COUNT):
-            name = f"web-{number}"
+        for number, name in enumerate(names):
             annotations = {MODE_ANNOTATION: "dsr" if number % 2 else "nat"}
             work.expose(service(name, [WEB], app="web", annotations=annotations))
-        for number in range(COUNT):
-            made.addresses[f"web-{number}"] = work.wait_address(f"web-{number}")
+        for name in names:
+            made.addresses[name] = work.wait_address(name)
         for address in made.addresses.values():
             wait_for(f"{address} to answer", lambda a=address: lab.client.get(a, WEB.port))  # type: ignore[misc]
         yield made
@@ -101,6 +108,27 @@ def test_addresses_are_spread_and_a_host_s_death_is_survived(room: Room) -> None
     room.wait_settled()
     kept = {name: host for name, host in holders.items() if host != victim.name}
     assert {name: host for name, host in room.holders().items() if name in kept} == kept, "nothing else moves"
+
+
+@pytest.mark.parametrize("room", [10], indirect=True)
+def test_of_ten_hosts_two_die_at_once(room: Room) -> None:
+    """What they had is taken over by the others, each its part; no other address moves."""
+    holders = room.spread()
+    loads = Counter(holders.values())
+    assert max(loads.values()) <= math.ceil(MOST * COUNT), loads
+    victims = room.others[3:5]
+    lost = [name for name, host in holders.items() if host in {victim.name for victim in victims}]
+    room.lab.client.forget_neighbours()
+    began = time.monotonic()
+    for victim in victims:
+        victim.pull_the_plug()
+    for name in lost:
+        _answered(room.lab.client, room.addresses[name])
+    print(f"{len(lost)} addresses answered again after {time.monotonic() - began:.2f} s")
+    room.wait_settled()
+    after = room.holders()
+    assert {name for name in after if after[name] != holders[name]} == set(lost)
+    assert len({after[name] for name in lost}) > 1, after
 
 
 def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
