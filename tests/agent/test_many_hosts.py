@@ -1,20 +1,22 @@
 """Several hosts on one network: one of them has an address up, all forward, and it changes hands without a gap."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Interface
 
 import msgspec
 
 from cloudprovider.agent.membership import Timing
 from cloudprovider.agent.program import Agent
+from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import Unavailable
 from cloudprovider.core.hosts import Host, host_of
 from cloudprovider.core.metrics.agent import HOST_UP, TAKEOVERS
 from cloudprovider.core.owners import successor
+from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeLan, FakeNetwork
@@ -40,6 +42,8 @@ class Hosts(World):
         self.lan = FakeLan(*self.planes.values())
         self.running: dict[str, AsyncExitStack] = {}
         self.agents: dict[str, Agent] = {}
+        self.clocks: dict[str, timedelta] = {}
+        """How far hosts' clocks are off."""
         self.watches: dict[str, FakePeerWatch] = {}
         self.timing = QUICK
 
@@ -50,7 +54,7 @@ class Hosts(World):
             self.planes[name],
             (network,),
             timing=self.timing,
-            now=_utc,
+            now=lambda: _utc() + self.clocks.get(name, timedelta()),
             make_watch=lambda _segment, config: self._watch(name, config),
         )
         self.agents[name] = agent
@@ -349,6 +353,60 @@ async def test_without_the_api_server_nothing_moves() -> None:
         await until(lambda: world.served_by("h1"))
 
 
+async def test_an_api_server_that_takes_its_time_moves_nothing() -> None:
+    """Each request takes as long as two renewals are apart, four times as long as a Lease lasts."""
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        renewals = _renewals(world)
+        before = {name: seen.metadata.resource_version for name, seen in (await renewals()).items()}
+
+        async def slow(_: Call) -> None:
+            await asyncio.sleep(2 * QUICK.renew)
+
+        world.cluster.before = slow
+        asked = list(world.net("h2").probed)
+        end = asyncio.get_running_loop().time() + 4 * QUICK.duration
+        while asyncio.get_running_loop().time() < end:
+            assert world.who() == ["h1"]
+            assert all(agent._hosts.is_alive(name) for agent in world.agents.values() for name in world.planes)
+            await asyncio.sleep(0.01)
+        world.cluster.before = None
+        assert world.net("h2").probed == asked, "nobody was even suspected"
+        after = await renewals()
+        assert all(seen.metadata.resource_version != before[name] for name, seen in after.items())
+
+
+async def test_a_lease_that_somebody_deletes_is_written_again_and_nothing_moves() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        name = next(name for name in await _renewals(world)() if name.endswith("h1"))
+        await world.client.delete(LEASES, SYSTEM, name)
+
+        async def there() -> bool:
+            return name in await _renewals(world)()
+
+        await until(there)
+        await world.stays("h1")
+
+
+async def test_clocks_that_are_minutes_apart_make_no_difference() -> None:
+    async with hosts(start=False) as world:
+        for name, minutes in (("h1", -10), ("h2", 10)):
+            world.clocks[name] = timedelta(minutes=minutes)
+            await world.start(name)
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await asyncio.sleep(QUICK.duration)
+        await world.stays("h1")
+        await world.die("h1")
+        await until(lambda: world.served_by("h2"))
+
+
 async def test_a_lease_by_dhcp_goes_on_under_the_same_identity() -> None:
     async with hosts() as world:
         world.seed_dhcp()
@@ -430,3 +488,12 @@ async def _is_unready(world: Hosts) -> bool:
 
 async def _has_no_holder(world: Hosts) -> bool:
     return (await world.lb()).status.holder is None
+
+
+def _renewals(world: Hosts) -> Callable[[], Awaitable[dict[str, Lease]]]:
+    """Returns the agents' Leases, by their names."""
+
+    async def read() -> dict[str, Lease]:
+        return {lease.metadata.name: lease for lease in (await world.client.list(LEASES)).items}
+
+    return read
