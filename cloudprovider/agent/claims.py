@@ -29,8 +29,9 @@ class Claims:
     ``users``: the load balancers that an address stands for now, none if it is not wanted; ``changed``: look at these
     again; ``wake``: there is something to claim again, or room for it; ``conflicted``: somebody else was found to have
     an address. ``granted``: an address that a fellow gives to this host, so that nobody need be asked; ``is_fellow``:
-    whether a MAC is of a host of this instance. ``is_usurped``: whether whoever answers for an address, and is no
-    fellow, has no right to it, as a fellow had it until now: then it is taken all the same, and ``usurped`` is told.
+    whether who answers for an address is a host of this instance. ``is_usurped``: whether whoever answers for an
+    address, and is no fellow, has no right to it, as a fellow had it until now: then it is taken all the same, and
+    ``usurped`` is told.
     ``is_orphaned``: whether the fellow that had an address is known to be silent, so that its clients wait.
     """
 
@@ -42,7 +43,7 @@ class Claims:
         changed: Callable[[Iterable[LoadBalancerKey]], None],
         wake: Callable[[], None],
         granted: Callable[[IPAddress], bool],
-        is_fellow: Callable[[str], bool],
+        is_fellow: Callable[[IPAddress, str], bool],
         is_usurped: Callable[[IPAddress], bool],
         usurped: Callable[[IPAddress, str], None],
         is_orphaned: Callable[[IPAddress], bool],
@@ -192,7 +193,7 @@ class Claims:
         self._claiming -= set(vips)
         self.touch(vips)
         for claim in claims:
-            if claim.conflict and self._is_fellow(claim.conflict):
+            if claim.conflict and self._is_fellow(claim.address, claim.conflict):
                 self._put_off(claim.address, _fellow(claim), FELLOW_RETRY)
             elif claim.conflict and self._is_usurped(claim.address):
                 self._usurped(claim.address, claim.conflict)

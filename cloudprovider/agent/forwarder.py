@@ -59,8 +59,8 @@ class FellowAddresses(Protocol):
         """Whether a fellow gives this address to this host, so that nobody need be asked for it."""
         ...
 
-    def is_fellow(self, mac: str) -> bool:
-        """Whether a MAC is what one of them announces with."""
+    def is_fellow(self, vip: IPAddress, mac: str) -> bool:
+        """Whether who answers for an address with a MAC is one of them, as far as is known."""
         ...
 
     def is_usurped(self, vip: IPAddress) -> bool:

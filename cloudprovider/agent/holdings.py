@@ -50,6 +50,10 @@ class Hosts(Protocol):
         """Whether a host's Lease is fresh, as far as that can be known."""
         ...
 
+    def has_settled(self, host: str) -> bool:
+        """Whether a host has been there for long enough that what it has may be taken from it."""
+        ...
+
 
 class Holdings:
     """``get``: a load balancer as it is known now. ``write(lb, status)``: apply an agent's status on just this version
@@ -128,6 +132,11 @@ class Holdings:
         key = lb.key
         if what in ("move", "ask") and not self._is_ready(lb, networks):
             what = "leave"  # it is looked at again when the kernel has its rules
+        if what == "move" and not any(self._is_up(place) for place in self._table.places(key)):
+            if not self._hosts.has_settled(_holder(lb)):
+                what = "leave"  # its owner became another while it was silent: the controller makes it the owner again
+            elif key in self._ours:
+                self._let_go(lb)  # so far it was asked for
         if what == "move":
             self._moves.add(key)
         elif what == "ask" and not self._table.places(key):
@@ -275,31 +284,36 @@ class Holdings:
         self._granted.discard(place)
         return True
 
-    def is_fellow(self, network: str, mac: str) -> bool:
-        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
-        return self._hosts.roster.by_mac(network, mac) not in {None, self._me}
+    def is_fellow(self, place: Place, mac: str) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`. Where the holder has not said yet by which MAC
+        it answers (its agent is just starting, or of a release that did not say it), it is taken for who answers."""
+        if self._hosts.roster.by_mac(place.network, mac) not in {None, self._me}:
+            return True
+        holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
+        return any(holder and not self._knows_mac(place.network, holder) for holder in holders)
 
     def is_usurped(self, place: Place) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`. Only where it is known by which MAC the fellow
         would answer itself."""
-        for key in self._table.users_of(place.network, place.vip):
-            lb = self._get(key)
-            holder = lb.status.holder if lb is not None else None
-            known = self._hosts.roster.host(holder.node) if holder is not None and holder.node != self._me else None
-            if holder is None or known is None or place.network not in known.networks:
-                return False
-            if str(place.vip) not in holder.addresses:
-                return False
-        return True
+        holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
+        return all(holder and self._knows_mac(place.network, holder) for holder in holders)
+
+    def _holder_of(self, place: Place, key: LoadBalancerKey) -> str:
+        """The other host that has an address up for a load balancer, as the record says; "" if none does."""
+        lb = self._get(key)
+        holder = lb.status.holder if lb is not None else None
+        if holder is None or holder.node == self._me or str(place.vip) not in holder.addresses:
+            return ""
+        return holder.node
+
+    def _knows_mac(self, network: str, host: str) -> bool:
+        known = self._hosts.roster.host(host)
+        return known is not None and network in known.networks
 
     def is_orphaned(self, place: Place) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
-        for key in self._table.users_of(place.network, place.vip):
-            lb = self._get(key)
-            holder = lb.status.holder if lb is not None else None
-            if holder is not None and holder.node != self._me and self._is_down(place.network, holder.node):
-                return True
-        return False
+        holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
+        return any(holder and self._is_down(place.network, holder) for holder in holders)
 
     def may_have(self, place: Place, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
@@ -337,9 +351,9 @@ class Addresses:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.granted(Place(self._network, vip))
 
-    def is_fellow(self, mac: str) -> bool:
+    def is_fellow(self, vip: IPAddress, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
-        return self._holdings.is_fellow(self._network, mac)
+        return self._holdings.is_fellow(Place(self._network, vip), mac)
 
     def is_usurped(self, vip: IPAddress) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
@@ -352,3 +366,7 @@ class Addresses:
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.may_have(Place(self._network, vip), mac)
+
+
+def _holder(lb: LoadBalancer) -> str:
+    return lb.status.holder.node if lb.status.holder is not None else ""

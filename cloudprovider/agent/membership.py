@@ -45,13 +45,15 @@ LEAST_PAUSE: Final = 0.1
 @dataclass(frozen=True)
 class Timing:
     """Seconds. ``lost``: without a renewal for so long, the API server counts as lost; ``look``: between two looks at
-    who has fallen silent."""
+    who has fallen silent; ``settle``: for so long nothing is taken from a host that has come, or come back: by then the
+    controller has said that it owns what it still has."""
 
     duration: int = LEASE_DURATION
     renew: float = 5.0
     retry: float = 2.0
     lost: float = 10.0
     look: float = 1.0
+    settle: float = 10.0
 
 
 class Membership:
@@ -89,6 +91,7 @@ class Membership:
         self._standing: Mapping[str, Presence] = {}
         self._poke = asyncio.Event()
         self._silent: frozenset[str] = frozenset()
+        self._settled: frozenset[str] = frozenset()
         self._changed: Callable[[], None] = lambda: None
         self._leases: Informer[Lease] = Informer(
             client, LEASES, rng=rng, namespace=namespace, label_selector=f"{INSTANCE_LABEL}={label_value(instance)}"
@@ -112,8 +115,12 @@ class Membership:
         """Whether a host is there, as far as its Lease tells; as before while that can't be known."""
         return self.roster.host(host) is not None and (self.is_cut_off or self.roster.is_fresh(host))
 
+    def has_settled(self, host: str) -> bool:
+        """Whether a host has been there for long enough that what it has may be taken from it."""
+        return self.roster.there_for(host) >= self._timing.settle
+
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call back when somebody came, went, fell silent or stands otherwise. One callback: the last one given."""
+        """Call back when somebody came, settled, went, fell silent or stands otherwise. One callback: the last one."""
         self._changed = callback
 
     def set_standing(self, standing: Mapping[str, Presence]) -> None:
@@ -160,14 +167,16 @@ class Membership:
                 await asyncio.wait_for(self._poke.wait(), left)
 
     async def _look(self) -> None:
-        """Notice who falls silent: no event tells of it."""
+        """Notice who falls silent, and who has settled: no event tells of it."""
         while True:
             await asyncio.sleep(self._timing.look)
             silent = frozenset(name for name in self.roster.hosts if not self.is_alive(name))
-            if silent != self._silent:
-                for name in sorted(silent - self._silent):
-                    log.warning("a host has fallen silent", extra={"host": name, "seconds": self._timing.duration})
-                self._silent = silent
+            settled = frozenset(filter(self.has_settled, self.roster.hosts))
+            for name in sorted(silent - self._silent):
+                log.warning("a host has fallen silent", extra={"host": name, "seconds": self._timing.duration})
+            news = silent != self._silent or settled - self._settled
+            self._silent, self._settled = silent, settled
+            if news:
                 self._changed()
 
     def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:

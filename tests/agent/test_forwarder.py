@@ -41,7 +41,7 @@ class Alone:
     def granted(self, vip: IPAddress) -> bool:
         return False
 
-    def is_fellow(self, mac: str) -> bool:
+    def is_fellow(self, vip: IPAddress, mac: str) -> bool:
         return False
 
     def is_usurped(self, vip: IPAddress) -> bool:

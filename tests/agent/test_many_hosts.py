@@ -1,6 +1,7 @@
 """Several hosts on one network: one of them has an address up, all forward, and it changes hands without a gap."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,8 @@ from cloudprovider.liveness.fake import FakePeerWatch
 from tests.agent.world import VIP, World, own, running, until
 from tests.kube.exposed import exposed
 
-QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05)
+QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05, settle=0.3)
+PATIENT = dataclasses.replace(QUICK, settle=1.0)
 OTHER = Listener(port=81, backend_port=30081)
 SHORT = 0.4
 """Seconds in which something would have happened."""
@@ -306,6 +308,69 @@ async def test_a_kernel_that_still_answers_keeps_its_addresses() -> None:
         world.lan.cut.add(world.planes["h1"].mac)
         await until(lambda: VIP in world.net("h2").vips)
         await until(lambda: world.holds("a", "h2"))
+
+
+async def test_a_holder_that_has_not_said_its_mac_is_no_stranger() -> None:
+    """It is of a release that keeps no Lease, or its agent is just starting: its address is not given up for it."""
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.stop("h1")
+        await world.stop("h2")
+        await world.client.delete(LEASES, "cloudprovider-system", "cloudprovider-agent-fake-h1")
+        await world.own("h2")  # as the controller, which knows of nobody else, says
+        probed = world.net("h2").probed.count(VIP)
+        await world.start("h2")
+        await until(lambda: world.net("h2").probed.count(VIP) > probed)
+        await world.stays("h1")
+        await world.start("h1")
+        await until(lambda: world.served_by("h2"), 5)
+        assert (await world.lb()).status.foreign_addresses == []
+
+
+async def test_from_a_host_that_is_just_back_nothing_is_taken() -> None:
+    """While it was silent another one became the owner; the controller is given time to make it the owner again."""
+    async with hosts(timing=PATIENT) as world:
+        await _silent_and_asked_for(world)
+        await world.start("h1")
+        await world.stays("h1")
+        assert await world.holds("a", "h1")
+        await world.own("h1")
+        await asyncio.sleep(PATIENT.settle)
+        await world.stays("h1")
+        assert len(world.lan.announced) == 1
+
+
+async def test_what_a_host_that_is_back_does_not_keep_is_answered_all_the_time() -> None:
+    async with hosts() as world:
+        await _silent_and_asked_for(world)
+        gaps = 0
+
+        async def watch() -> None:
+            nonlocal gaps
+            while True:
+                gaps += not world.who()
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        await world.start("h1")
+        await until(lambda: world.served_by("h2"))
+        watching.cancel()
+        assert gaps == 0
+
+
+async def _silent_and_asked_for(world: Hosts) -> None:
+    """h1 has the address, but no agent any more; h2 is to have it, has asked, and was answered."""
+    world.seed()
+    await world.own("h1")
+    await until(lambda: world.served_by("h1"))
+    await world.stop("h1")
+    await until(lambda: not world.agents["h2"]._hosts.is_alive("h1"))
+    await world.own("h2")
+    probed = world.net("h2").probed.count(VIP)
+    await until(lambda: world.net("h2").probed.count(VIP) > probed)
+    await world.stays("h1")
 
 
 async def test_who_comes_back_finds_the_record_and_withdraws() -> None:

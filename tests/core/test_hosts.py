@@ -78,6 +78,22 @@ def test_silence_is_counted_from_the_last_new_version() -> None:
     assert not roster.is_fresh("h1")
 
 
+def test_since_when_it_is_there_is_counted_from_its_first_version_or_its_return() -> None:
+    clock = Clock()
+    roster = Roster(clock, duration=15)
+    assert roster.there_for("h1") == 0
+    roster.observe(lease("h1", 1))
+    clock.now += 10
+    roster.observe(lease("h1", 2))
+    clock.now += 10
+    assert roster.there_for("h1") == 20
+    clock.now += 10
+    assert roster.there_for("h1") == 0, "silent"
+    roster.observe(lease("h1", 3))
+    clock.now += 1
+    assert roster.there_for("h1") == 1
+
+
 def test_who_serves_is_ready_on_each_network() -> None:
     roster = Roster(Clock())
     roster.observe(lease("h1", networks={"": HERE, "default/vlan2": AWAY}))
