@@ -22,7 +22,7 @@ from cloudprovider.core.agentstatus import reported
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import DataPlaneError, NotFound
 from cloudprovider.core.forwarding import ForwardingTable
-from cloudprovider.core.holding import Fellows, stance
+from cloudprovider.core.holding import KnownHosts, stance
 from cloudprovider.core.hosts import Roster
 from cloudprovider.core.owners import successor
 from cloudprovider.core.plan import IPAddress
@@ -127,7 +127,7 @@ class Holdings:
     def consider(self, lb: LoadBalancer) -> None:
         """See whose it is now, before the table takes it or after."""
         networks = self._networks(lb)
-        fellows = Fellows(self._me, partial(self._lives, networks), self._able)
+        fellows = KnownHosts(self._me, partial(self._lives, networks), self._able)
         what = stance(lb, networks, fellows)
         key = lb.key
         if what in ("move", "ask") and not self._is_ready(lb, networks):
@@ -247,7 +247,7 @@ class Holdings:
             if lb is None or lb.status.holder is None or lb.status.holder.node == self._me:
                 continue
             networks = self._networks(lb)
-            if stance(lb, networks, Fellows(self._me, partial(self._lives, networks), self._able)) != "move":
+            if stance(lb, networks, KnownHosts(self._me, partial(self._lives, networks), self._able)) != "move":
                 continue
             self._granted |= self._table.places(each)
             holder = msgspec.structs.replace(lb.status.holder, node=self._me)
