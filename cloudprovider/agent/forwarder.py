@@ -59,12 +59,16 @@ class FellowAddresses(Protocol):
         """Whether a fellow gives this address to this host, so that nobody need be asked for it."""
         ...
 
-    def is_fellow(self, mac: str) -> bool:
-        """Whether a MAC is what one of them announces with."""
+    def is_fellow(self, vip: IPAddress, mac: str) -> bool:
+        """Whether who answers for an address with a MAC is one of them, as far as is known."""
         ...
 
     def is_usurped(self, vip: IPAddress) -> bool:
         """Whether an address is to be taken from a fellow, so that nobody else has a right to it."""
+        ...
+
+    def is_orphaned(self, vip: IPAddress) -> bool:
+        """Whether the fellow that has an address, as its record says, is known to be silent."""
         ...
 
     def may_have(self, vip: IPAddress, mac: str) -> bool:
@@ -126,6 +130,7 @@ class NetworkForwarder:
             is_fellow=fellows.is_fellow,
             is_usurped=fellows.is_usurped,
             usurped=self._claimed,
+            is_orphaned=fellows.is_orphaned,
             traces=self._traces,
             conflicted=metrics.conflicted,
             jitter=jitter,

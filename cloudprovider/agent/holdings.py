@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -22,7 +22,7 @@ from cloudprovider.core.agentstatus import reported
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import DataPlaneError, NotFound
 from cloudprovider.core.forwarding import ForwardingTable
-from cloudprovider.core.holding import Fellows, stance
+from cloudprovider.core.holding import KnownHosts, stance
 from cloudprovider.core.hosts import Roster
 from cloudprovider.core.owners import successor
 from cloudprovider.core.plan import IPAddress
@@ -50,12 +50,16 @@ class Hosts(Protocol):
         """Whether a host's Lease is fresh, as far as that can be known."""
         ...
 
+    def has_settled(self, host: str) -> bool:
+        """Whether a host has been there for long enough that what it has may be taken from it."""
+        ...
+
 
 class Holdings:
     """``get``: a load balancer as it is known now. ``write(lb, status)``: apply an agent's status on just this version
     of the object; raises Conflict, NotFound. ``changed``: look at this load balancer again. ``is_down(network, host)``:
     whether a fellow is known to be dead there, sooner than its Lease says. ``is_cut_off(network)``: whether nobody
-    hears this host there: then it takes nothing."""
+    hears this host there: then it takes nothing. ``took``: addresses were taken from a host that lives, or is dead."""
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class Holdings:
         changed: Callable[[LoadBalancerKey], None],
         is_down: Callable[[str, str], bool],
         is_cut_off: Callable[[str], bool],
+        took: Callable[[Literal["living", "dead"]], None],
         rng: random.Random,
     ) -> None:
         self._me = me
@@ -80,6 +85,7 @@ class Holdings:
         self._changed = changed
         self._is_down = is_down
         self._is_cut_off = is_cut_off
+        self._took = took
         self._ours: set[LoadBalancerKey] = set()
         self._granted: set[Place] = set()
         self._parting: dict[LoadBalancerKey, asyncio.TimerHandle] = {}
@@ -111,14 +117,26 @@ class Holdings:
         places = self._table.places(lb.key)
         return lb.key in self._ours and bool(places) and all(self._is_up(place) for place in places)
 
+    def written(self, before: LoadBalancer) -> None:
+        """Our part of its status stands; it was like this before."""
+        holder = before.status.holder
+        if holder is not None and holder.node != self._me and before.key in self._ours:
+            log.info("taken from a host that is dead", extra={"load_balancer": before.key, "host": holder.node})
+            self._took("dead")
+
     def consider(self, lb: LoadBalancer) -> None:
         """See whose it is now, before the table takes it or after."""
         networks = self._networks(lb)
-        fellows = Fellows(self._me, partial(self._lives, networks), self._able)
+        fellows = KnownHosts(self._me, partial(self._lives, networks), self._able)
         what = stance(lb, networks, fellows)
         key = lb.key
         if what in ("move", "ask") and not self._is_ready(lb, networks):
             what = "leave"  # it is looked at again when the kernel has its rules
+        if what == "move" and not any(self._is_up(place) for place in self._table.places(key)):
+            if not self._hosts.has_settled(_holder(lb)):
+                what = "leave"  # its owner became another while it was silent: the controller makes it the owner again
+            elif key in self._ours:
+                self._let_go(lb)  # so far it was asked for
         if what == "move":
             self._moves.add(key)
         elif what == "ask" and not self._table.places(key):
@@ -229,7 +247,7 @@ class Holdings:
             if lb is None or lb.status.holder is None or lb.status.holder.node == self._me:
                 continue
             networks = self._networks(lb)
-            if stance(lb, networks, Fellows(self._me, partial(self._lives, networks), self._able)) != "move":
+            if stance(lb, networks, KnownHosts(self._me, partial(self._lives, networks), self._able)) != "move":
                 continue
             self._granted |= self._table.places(each)
             holder = msgspec.structs.replace(lb.status.holder, node=self._me)
@@ -238,6 +256,7 @@ class Holdings:
                 await self._write(lb, msgspec.structs.replace(reported(lb), holder=holder))
             except NotFound:
                 continue
+            self._took("living")
 
     async def _ask(self, key: LoadBalancerKey) -> float | None:
         """Whether a holder that seems dead still answers for what is to be given back."""
@@ -265,22 +284,36 @@ class Holdings:
         self._granted.discard(place)
         return True
 
-    def is_fellow(self, network: str, mac: str) -> bool:
-        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
-        return self._hosts.roster.by_mac(network, mac) not in {None, self._me}
+    def is_fellow(self, place: Place, mac: str) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`. Where the holder has not said yet by which MAC
+        it answers (its agent is just starting, or of a release that did not say it), it is taken for who answers."""
+        if self._hosts.roster.by_mac(place.network, mac) not in {None, self._me}:
+            return True
+        holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
+        return any(holder and not self._knows_mac(place.network, holder) for holder in holders)
 
     def is_usurped(self, place: Place) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`. Only where it is known by which MAC the fellow
         would answer itself."""
-        for key in self._table.users_of(place.network, place.vip):
-            lb = self._get(key)
-            holder = lb.status.holder if lb is not None else None
-            known = self._hosts.roster.host(holder.node) if holder is not None and holder.node != self._me else None
-            if holder is None or known is None or place.network not in known.networks:
-                return False
-            if str(place.vip) not in holder.addresses:
-                return False
-        return True
+        holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
+        return all(holder and self._knows_mac(place.network, holder) for holder in holders)
+
+    def _holder_of(self, place: Place, key: LoadBalancerKey) -> str:
+        """The other host that has an address up for a load balancer, as the record says; "" if none does."""
+        lb = self._get(key)
+        holder = lb.status.holder if lb is not None else None
+        if holder is None or holder.node == self._me or str(place.vip) not in holder.addresses:
+            return ""
+        return holder.node
+
+    def _knows_mac(self, network: str, host: str) -> bool:
+        known = self._hosts.roster.host(host)
+        return known is not None and network in known.networks
+
+    def is_orphaned(self, place: Place) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
+        holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
+        return any(holder and self._is_down(place.network, holder) for holder in holders)
 
     def may_have(self, place: Place, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
@@ -318,14 +351,22 @@ class Addresses:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.granted(Place(self._network, vip))
 
-    def is_fellow(self, mac: str) -> bool:
+    def is_fellow(self, vip: IPAddress, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
-        return self._holdings.is_fellow(self._network, mac)
+        return self._holdings.is_fellow(Place(self._network, vip), mac)
 
     def is_usurped(self, vip: IPAddress) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.is_usurped(Place(self._network, vip))
 
+    def is_orphaned(self, vip: IPAddress) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
+        return self._holdings.is_orphaned(Place(self._network, vip))
+
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.may_have(Place(self._network, vip), mac)
+
+
+def _holder(lb: LoadBalancer) -> str:
+    return lb.status.holder.node if lb.status.holder is not None else ""

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 from uuid import uuid4
 
 from cloudprovider.core.api.kubernetes import Lease, LeaseSpec
@@ -37,16 +38,22 @@ from cloudprovider.kube.resources import LEASES
 log = logging.getLogger(__name__)
 
 
+LEAST_PAUSE: Final = 0.1
+"""Seconds between a renewal and the next, however long it took."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds. ``lost``: without a renewal for so long, the API server counts as lost; ``look``: between two looks at
-    who has fallen silent."""
+    who has fallen silent; ``settle``: for so long nothing is taken from a host that has come, or come back: by then the
+    controller has said that it owns what it still has."""
 
     duration: int = LEASE_DURATION
     renew: float = 5.0
     retry: float = 2.0
     lost: float = 10.0
     look: float = 1.0
+    settle: float = 10.0
 
 
 class Membership:
@@ -75,12 +82,16 @@ class Membership:
         self._timing = timing or Timing()
         self._rng = rng
         self._mark = ""
+        self._mine: Lease | None = None
+        """The Lease as this agent last wrote it, so that a renewal is one request: where the API server takes seconds
+        for each, two in turn would take longer than others wait."""
         self._seen = ""
         self._seen_at = 0.0
         self._renewed_at = 0.0
         self._standing: Mapping[str, Presence] = {}
         self._poke = asyncio.Event()
         self._silent: frozenset[str] = frozenset()
+        self._settled: frozenset[str] = frozenset()
         self._changed: Callable[[], None] = lambda: None
         self._leases: Informer[Lease] = Informer(
             client, LEASES, rng=rng, namespace=namespace, label_selector=f"{INSTANCE_LABEL}={label_value(instance)}"
@@ -104,8 +115,12 @@ class Membership:
         """Whether a host is there, as far as its Lease tells; as before while that can't be known."""
         return self.roster.host(host) is not None and (self.is_cut_off or self.roster.is_fresh(host))
 
+    def has_settled(self, host: str) -> bool:
+        """Whether a host has been there for long enough that what it has may be taken from it."""
+        return self.roster.there_for(host) >= self._timing.settle
+
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call back when somebody came, went, fell silent or stands otherwise. One callback: the last one given."""
+        """Call back when somebody came, settled, went, fell silent or stands otherwise. One callback: the last one."""
         self._changed = callback
 
     def set_standing(self, standing: Mapping[str, Presence]) -> None:
@@ -133,6 +148,7 @@ class Membership:
     async def _renew(self, told: Callable[[bool], None]) -> None:
         while True:
             self._poke.clear()
+            began = self._monotonic()
             try:
                 serving = await self._step()
             except KubeError as err:
@@ -145,19 +161,22 @@ class Membership:
                     self.serving = serving
                     log.info("serving" if serving else "another agent of this name serves", extra={"lease": self._name})
                 told(serving)
-            seconds = self._timing.renew if self.serving else self._timing.retry
+            seconds = (self._timing.renew if self.serving else self._timing.retry) * (0.9 + 0.2 * self._rng.random())
+            left = max(began + seconds - self._monotonic(), LEAST_PAUSE)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poke.wait(), seconds * (0.9 + 0.2 * self._rng.random()))
+                await asyncio.wait_for(self._poke.wait(), left)
 
     async def _look(self) -> None:
-        """Notice who falls silent: no event tells of it."""
+        """Notice who falls silent, and who has settled: no event tells of it."""
         while True:
             await asyncio.sleep(self._timing.look)
             silent = frozenset(name for name in self.roster.hosts if not self.is_alive(name))
-            if silent != self._silent:
-                for name in sorted(silent - self._silent):
-                    log.warning("a host has fallen silent", extra={"host": name, "seconds": self._timing.duration})
-                self._silent = silent
+            settled = frozenset(filter(self.has_settled, self.roster.hosts))
+            for name in sorted(silent - self._silent):
+                log.warning("a host has fallen silent", extra={"host": name, "seconds": self._timing.duration})
+            news = silent != self._silent or settled - self._settled
+            self._silent, self._settled = silent, settled
+            if news:
                 self._changed()
 
     def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
@@ -170,12 +189,25 @@ class Membership:
             self._changed()
 
     async def _step(self) -> bool:
+        if (mine := self._mine) is not None:
+            self._mine = None
+            try:
+                await self._write(
+                    mine, self._spec(mine.spec.acquire_time or self._stamp(), mine.spec.lease_transitions)
+                )
+            except (Conflict, NotFound):
+                log.info("the lease was written by somebody else, or deleted", extra={"lease": self._name})
+            else:
+                return True
+        return await self._take()
+
+    async def _take(self) -> bool:
         try:
             lease = await self._client.get(LEASES, self._namespace, self._name)
         except NotFound:
             try:
                 made = Lease(metadata=self._metadata(None), spec=self._spec(self._stamp(), 1))
-                await self._client.create(LEASES, made)
+                self._mine = await self._client.create(LEASES, made)
             except AlreadyExists:
                 return False
             return True
@@ -199,6 +231,7 @@ class Membership:
 
     async def _write(self, lease: Lease, spec: LeaseSpec) -> None:
         written = await self._client.replace(LEASES, Lease(metadata=self._metadata(lease), spec=spec))
+        self._mine = written
         self._seen = written.metadata.resource_version
         self._seen_at = self._monotonic()
 

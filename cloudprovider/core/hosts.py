@@ -68,6 +68,7 @@ class _Seen:
     host: Host
     version: str
     at: float
+    since: float
 
 
 class Roster:
@@ -103,6 +104,10 @@ class Roster:
         seen = self._seen.get(name)
         return seen is not None and self._clock() - seen.at <= self._duration
 
+    def there_for(self, name: str) -> float:
+        """Seconds since a host came, or came back after it had been silent; 0 where it is not there."""
+        return self._clock() - self._seen[name].since if self.is_fresh(name) else 0.0
+
     def ready(self, networks: Iterable[str]) -> frozenset[str]:
         """The hosts that said last that they are ready on all of these networks, fresh or silent."""
         wanted = tuple(networks)
@@ -132,4 +137,6 @@ class Roster:
         self._names[lease] = host.name
         seen = self._seen.get(host.name)
         if seen is None or seen.version != version:
-            self._seen[host.name] = _Seen(host, version, self._clock())
+            now = self._clock()
+            since = seen.since if seen is not None and self.is_fresh(host.name) else now
+            self._seen[host.name] = _Seen(host, version, now, since)

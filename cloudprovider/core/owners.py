@@ -26,6 +26,8 @@ LEAST: Final = 0.9
 _SLACK: Final = 1e-6
 """Shares are sums of fractions."""
 
+_NOBODY: Final[AbstractSet[str]] = frozenset()
+
 Networks = frozenset[str]
 """Those that a key stands on, all at once: its owner must stand on each."""
 
@@ -157,9 +159,9 @@ class Owners:
 
         ``able``: by network, the weight of each host that serves there; 0: it takes nothing, and gives up what it has
         if there is another. ``waiting``: hosts that have only just come: they keep what they have, and take nothing as
-        long as there is another.
+        long as there is another. What a host that comes (back) still has up becomes its own: nothing moves for that.
         """
-        before = {networks: place.takers for networks, place in self._fields.items()}
+        before = {networks: (place.takers, place.keepers) for networks, place in self._fields.items()}
         self._able, self._waiting = able, frozenset(waiting)
         self._lots = {host: self._lots.get(host) or _Lots(host) for hosts in able.values() for host in hosts}
         for found in self._fields.values():
@@ -167,9 +169,11 @@ class Owners:
         self._shares.clear()
         for found in self._fields.values():
             self._spread(found, found.count)
-        moved = {key for key in sorted(self._keys) if self._settle(key, self._keys[key])}
+        # Where nobody was before, nothing was taken from anybody: what is recorded stays.
+        come = {n: place.keepers - before[n][1] if before[n][1] else _NOBODY for n, place in self._fields.items()}
+        moved = {key for key in sorted(self._keys) if self._settle(key, self._keys[key], come)}
         grown = any(
-            weight > before[networks].get(host, 0.0)
+            weight > before[networks][0].get(host, 0.0)
             for networks, place in self._fields.items()
             for host, weight in place.takers.items()
         )
@@ -198,10 +202,12 @@ class Owners:
 
     # --- one key -------------------------------------------------------------------------------------------------
 
-    def _settle(self, key: str, known: _Key) -> bool:
-        """Give it an owner that can have it, if it has none; say whether that is another one."""
+    def _settle(self, key: str, known: _Key, come: Mapping[Networks, AbstractSet[str]] | None = None) -> bool:
+        """Give it an owner that can have it, if it has none; say whether that is another one. ``come``: the hosts that
+        have come, which own what they have up."""
         place = known.field
-        if known.owner in place.keepers or not place.takers:
+        is_back = come is not None and known.holder in come[place.networks]
+        if not place.takers or (known.owner in place.keepers and not is_back):
             return False
         before = known.owner
         self._give(known, known.holder if known.holder in place.keepers else self._choose(key, place))

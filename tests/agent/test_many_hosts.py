@@ -1,19 +1,23 @@
 """Several hosts on one network: one of them has an address up, all forward, and it changes hands without a gap."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Interface
 
 import msgspec
 
 from cloudprovider.agent.membership import Timing
 from cloudprovider.agent.program import Agent
+from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import Unavailable
 from cloudprovider.core.hosts import Host, host_of
+from cloudprovider.core.metrics.agent import HOST_UP, TAKEOVERS
 from cloudprovider.core.owners import successor
+from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeLan, FakeNetwork
@@ -22,8 +26,10 @@ from cloudprovider.kube.resources import LEASES, LOADBALANCERS
 from cloudprovider.liveness.api import Liveness
 from cloudprovider.liveness.fake import FakePeerWatch
 from tests.agent.world import VIP, World, own, running, until
+from tests.kube.exposed import exposed
 
-QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05)
+QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05, settle=0.3)
+PATIENT = dataclasses.replace(QUICK, settle=1.0)
 OTHER = Listener(port=81, backend_port=30081)
 SHORT = 0.4
 """Seconds in which something would have happened."""
@@ -37,6 +43,9 @@ class Hosts(World):
         self.planes = {f"h{n}": FakeDataPlane(mac=f"02:00:00:00:01:{n:02x}") for n in range(1, count + 1)}
         self.lan = FakeLan(*self.planes.values())
         self.running: dict[str, AsyncExitStack] = {}
+        self.agents: dict[str, Agent] = {}
+        self.clocks: dict[str, timedelta] = {}
+        """How far hosts' clocks are off."""
         self.watches: dict[str, FakePeerWatch] = {}
         self.timing = QUICK
 
@@ -47,9 +56,10 @@ class Hosts(World):
             self.planes[name],
             (network,),
             timing=self.timing,
-            now=_utc,
+            now=lambda: _utc() + self.clocks.get(name, timedelta()),
             make_watch=lambda _segment, config: self._watch(name, config),
         )
+        self.agents[name] = agent
         stack = self.running[name] = AsyncExitStack()
         _ = await stack.enter_async_context(running(agent))
         await until(lambda: not agent.not_ready and self.sees_all(agent))
@@ -159,6 +169,8 @@ async def test_a_planned_move_takes_the_record_then_the_address_and_asks_nobody(
         assert world.net("h1").ledger.plan().forwards, "what still comes to h1 is forwarded"
         await world.stays("h2")
         assert len(world.lan.announced) == 2
+        told = await exposed(world.agents["h2"].registry)
+        assert told[TAKEOVERS.name, (("other", "living"),)] == 1
 
 
 async def test_during_a_move_somebody_always_answers() -> None:
@@ -214,7 +226,14 @@ async def test_a_death_that_is_heard_at_once_is_not_waited_for() -> None:
         await all_hear_each_other(world)
         world.heard.cut(world.watches["h1"])
         await world.die("h1")
-        await until(lambda: world.served_by(successor("k", ("h2", "h3"))), 2)
+        heir = successor("k", ("h2", "h3"))
+        await until(lambda: world.served_by(heir), 2)
+        assert world.net(heir).hurried == [VIP]
+        other = ({"h2", "h3"} - {heir}).pop()
+        told = await exposed(world.agents[heir].registry)
+        assert told[HOST_UP.name, (("host", "h1"), ("network", "management"))] == 0
+        assert told[HOST_UP.name, (("host", other), ("network", "management"))] == 1
+        assert told[TAKEOVERS.name, (("other", "dead"),)] == 1
 
 
 async def test_a_death_while_the_api_server_is_away() -> None:
@@ -291,6 +310,69 @@ async def test_a_kernel_that_still_answers_keeps_its_addresses() -> None:
         await until(lambda: world.holds("a", "h2"))
 
 
+async def test_a_holder_that_has_not_said_its_mac_is_no_stranger() -> None:
+    """It is of a release that keeps no Lease, or its agent is just starting: its address is not given up for it."""
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.stop("h1")
+        await world.stop("h2")
+        await world.client.delete(LEASES, "cloudprovider-system", "cloudprovider-agent-fake-h1")
+        await world.own("h2")  # as the controller, which knows of nobody else, says
+        probed = world.net("h2").probed.count(VIP)
+        await world.start("h2")
+        await until(lambda: world.net("h2").probed.count(VIP) > probed)
+        await world.stays("h1")
+        await world.start("h1")
+        await until(lambda: world.served_by("h2"), 5)
+        assert (await world.lb()).status.foreign_addresses == []
+
+
+async def test_from_a_host_that_is_just_back_nothing_is_taken() -> None:
+    """While it was silent another one became the owner; the controller is given time to make it the owner again."""
+    async with hosts(timing=PATIENT) as world:
+        await _silent_and_asked_for(world)
+        await world.start("h1")
+        await world.stays("h1")
+        assert await world.holds("a", "h1")
+        await world.own("h1")
+        await asyncio.sleep(PATIENT.settle)
+        await world.stays("h1")
+        assert len(world.lan.announced) == 1
+
+
+async def test_what_a_host_that_is_back_does_not_keep_is_answered_all_the_time() -> None:
+    async with hosts() as world:
+        await _silent_and_asked_for(world)
+        gaps = 0
+
+        async def watch() -> None:
+            nonlocal gaps
+            while True:
+                gaps += not world.who()
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        await world.start("h1")
+        await until(lambda: world.served_by("h2"))
+        watching.cancel()
+        assert gaps == 0
+
+
+async def _silent_and_asked_for(world: Hosts) -> None:
+    """h1 has the address, but no agent any more; h2 is to have it, has asked, and was answered."""
+    world.seed()
+    await world.own("h1")
+    await until(lambda: world.served_by("h1"))
+    await world.stop("h1")
+    await until(lambda: not world.agents["h2"]._hosts.is_alive("h1"))
+    await world.own("h2")
+    probed = world.net("h2").probed.count(VIP)
+    await until(lambda: world.net("h2").probed.count(VIP) > probed)
+    await world.stays("h1")
+
+
 async def test_who_comes_back_finds_the_record_and_withdraws() -> None:
     async with hosts() as world:
         world.seed()
@@ -334,6 +416,60 @@ async def test_without_the_api_server_nothing_moves() -> None:
         await world.stays("h1")
         world.cluster.before = None
         await until(lambda: world.served_by("h1"))
+
+
+async def test_an_api_server_that_takes_its_time_moves_nothing() -> None:
+    """Each request takes as long as two renewals are apart, four times as long as a Lease lasts."""
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        renewals = _renewals(world)
+        before = {name: seen.metadata.resource_version for name, seen in (await renewals()).items()}
+
+        async def slow(_: Call) -> None:
+            await asyncio.sleep(2 * QUICK.renew)
+
+        world.cluster.before = slow
+        asked = list(world.net("h2").probed)
+        end = asyncio.get_running_loop().time() + 4 * QUICK.duration
+        while asyncio.get_running_loop().time() < end:
+            assert world.who() == ["h1"]
+            assert all(agent._hosts.is_alive(name) for agent in world.agents.values() for name in world.planes)
+            await asyncio.sleep(0.01)
+        world.cluster.before = None
+        assert world.net("h2").probed == asked, "nobody was even suspected"
+        after = await renewals()
+        assert all(seen.metadata.resource_version != before[name] for name, seen in after.items())
+
+
+async def test_a_lease_that_somebody_deletes_is_written_again_and_nothing_moves() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        name = next(name for name in await _renewals(world)() if name.endswith("h1"))
+        await world.client.delete(LEASES, SYSTEM, name)
+
+        async def there() -> bool:
+            return name in await _renewals(world)()
+
+        await until(there)
+        await world.stays("h1")
+
+
+async def test_clocks_that_are_minutes_apart_make_no_difference() -> None:
+    async with hosts(start=False) as world:
+        for name, minutes in (("h1", -10), ("h2", 10)):
+            world.clocks[name] = timedelta(minutes=minutes)
+            await world.start(name)
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await asyncio.sleep(QUICK.duration)
+        await world.stays("h1")
+        await world.die("h1")
+        await until(lambda: world.served_by("h2"))
 
 
 async def test_a_lease_by_dhcp_goes_on_under_the_same_identity() -> None:
@@ -417,3 +553,12 @@ async def _is_unready(world: Hosts) -> bool:
 
 async def _has_no_holder(world: Hosts) -> bool:
     return (await world.lb()).status.holder is None
+
+
+def _renewals(world: Hosts) -> Callable[[], Awaitable[dict[str, Lease]]]:
+    """Returns the agents' Leases, by their names."""
+
+    async def read() -> dict[str, Lease]:
+        return {lease.metadata.name: lease for lease in (await world.client.list(LEASES)).items}
+
+    return read

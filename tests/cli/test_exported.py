@@ -127,6 +127,7 @@ async def test_a_program_exports_what_is_defined(program: str) -> None:
         "cloudprovider_agent_bgp_advertised_addresses",
         "cloudprovider_agent_bgp_session_drops_total",
         "cloudprovider_agent_dhcp_dropped_total",
+        "cloudprovider_agent_host_up",
         "cloudprovider_agent_probes_total",
         "cloudprovider_console_requests_total",
         "cloudprovider_console_request_duration_seconds",

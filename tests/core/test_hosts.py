@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cloudprovider.core.api.kubernetes import Lease, LeaseSpec
 from cloudprovider.core.api.loadbalancer import Holder, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import ObjectMeta
-from cloudprovider.core.holding import Fellows, Stance, stance
+from cloudprovider.core.holding import KnownHosts, Stance, stance
 from cloudprovider.core.hosts import (
     NODE_ANNOTATION,
     STANDING_ANNOTATION,
@@ -78,6 +78,22 @@ def test_silence_is_counted_from_the_last_new_version() -> None:
     assert not roster.is_fresh("h1")
 
 
+def test_since_when_it_is_there_is_counted_from_its_first_version_or_its_return() -> None:
+    clock = Clock()
+    roster = Roster(clock, duration=15)
+    assert roster.there_for("h1") == 0
+    roster.observe(lease("h1", 1))
+    clock.now += 10
+    roster.observe(lease("h1", 2))
+    clock.now += 10
+    assert roster.there_for("h1") == 20
+    clock.now += 10
+    assert roster.there_for("h1") == 0, "silent"
+    roster.observe(lease("h1", 3))
+    clock.now += 1
+    assert roster.there_for("h1") == 1
+
+
 def test_who_serves_is_ready_on_each_network() -> None:
     roster = Roster(Clock())
     roster.observe(lease("h1", networks={"": HERE, "default/vlan2": AWAY}))
@@ -110,8 +126,8 @@ def balancer(owner: str = "", holder: str = "") -> LoadBalancer:
     )
 
 
-def fellows(alive: str, able: str = "") -> Fellows:
-    return Fellows("me", lambda host: host in alive.split(), lambda _: frozenset((able or alive).split()))
+def fellows(alive: str, able: str = "") -> KnownHosts:
+    return KnownHosts("me", lambda host: host in alive.split(), lambda _: frozenset((able or alive).split()))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +156,6 @@ def test_of_those_that_are_left_just_one_takes_over(left: set[str]) -> None:
     taking = [
         host
         for host in left
-        if stance(lb, [""], Fellows(host, lambda h: h in left, lambda _: frozenset(left))) == "ask"
+        if stance(lb, [""], KnownHosts(host, lambda h: h in left, lambda _: frozenset(left))) == "ask"
     ]
     assert taking == [successor("k", left)]

@@ -212,6 +212,25 @@ class TestTakeovers:
         made.set_hosts(able(names(5)[1:]))
         assert made.owner(key) == worst
 
+    def test_a_host_that_comes_back_owns_what_it_still_has_up(self) -> None:
+        """It was silent, and its kernel has gone on: nobody could take anything from it, and nothing moves now."""
+        those = keys(1, 30)
+        made = owners(names(3), those)
+        before = table(made, those)
+        for key, owner in before.items():
+            made.put(key, HERE, holder=owner)
+        its = {key for key, owner in before.items() if owner == "host-0"}
+        assert made.set_hosts(able(names(3)[1:])) == its
+        assert made.set_hosts(able(names(3)), {"host-0"}) == its
+        assert table(made, those) == before
+        assert made.set_hosts(able(names(3))) == frozenset()
+
+    def test_a_start_does_not_call_back_what_is_on_its_way(self) -> None:
+        made = Owners()
+        made.put("k", HERE, owner="host-0", holder="host-1")
+        assert made.set_hosts(able(names(2))) == frozenset()
+        assert made.owner("k") == "host-0"
+
     def test_what_was_taken_over_comes_back_when_asked_for(self) -> None:
         those = keys(1, 90)
         made = owners(names(3), those)

@@ -162,6 +162,26 @@ class TestSilence:
         living.cancel()
 
     @in_virtual_time
+    async def test_one_that_is_back_owns_what_it_still_has(self, world: World) -> None:
+        """Its kernel has gone on meanwhile: nothing was taken from it, and nothing moves now."""
+        await a_pool(world)
+        await renew(world.client, "host-1")
+        await renew(world.client, "host-2")
+        living = asyncio.create_task(keep(world.client, "host-2"))
+        async with world.host(hosts_seconds=10) as host:
+            lbs = await many(world, host, 20)
+            before = {lb.key: owner(host, lb) for lb in lbs}
+            for lb in lbs:
+                await hold(world, lb, before[lb.key])
+            await eventually(lambda: spread(host)["host-2"] == 20)
+            back = asyncio.create_task(keep(world.client, "host-1"))
+            await eventually(lambda: {lb.key: owner(host, lb) for lb in lbs} == before)
+            await asyncio.sleep(30)
+            assert {lb.key: owner(host, lb) for lb in lbs} == before
+        living.cancel()
+        back.cancel()
+
+    @in_virtual_time
     async def test_one_that_comes_gets_its_share_when_it_has_been_there_for_a_while(self, world: World) -> None:
         await a_pool(world)
         await renew(world.client, "host-1")
