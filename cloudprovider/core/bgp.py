@@ -48,13 +48,14 @@ class Attributes:
 
 
 Announcement = tuple[tuple[str, Attributes], ...]
-"""To whom an address is said, and how: (neighbor's name, attributes), by name. Many addresses share one."""
+"""To whom an address is said, and how: (neighbor's name, attributes), by name. Many addresses share one. A neighbor
+hears addresses of the IP version of its own alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speech:
-    """All that a host says on one network. ``next_hops``: its own addresses there, by IP version: an address of a
-    version that is not in it is not said. ``graceful``: it is about to say nothing any more (RFC 8326)."""
+    """All that a host says on one network. ``next_hops``: its own addresses there, by IP version. ``graceful``: it is
+    about to say nothing any more (RFC 8326)."""
 
     asn: int
     router_id: str
@@ -62,7 +63,3 @@ class Speech:
     neighbors: tuple[Neighbor, ...]
     routes: Mapping[IPAddress, Announcement]
     graceful: bool = False
-
-    def said_to(self, name: str) -> int:
-        """How many addresses are said to a neighbor."""
-        return sum(any(to == name for to, _ in announcement) for announcement in self.routes.values())

@@ -7,6 +7,10 @@ first, is put in place of the old one by one line, and then that one goes.
 
 A host hears routes from nobody: what a neighbor says is denied. And it says nothing that is not marked.
 
+A session carries addresses of its own IP version only. A router that passes on IPv6 by a session over IPv4 names a
+link-local next hop (RFC 2545), which bgpd can't take without zebra; then it reads what is left of the message as
+IPv4 routes, and ends the session (seen with 8.4). Where IPv4 is not spoken it leaves that alone.
+
 Source: https://docs.frrouting.org/en/stable-8.4/bgp.html; what is written is what ``show running-config`` of bgpd 8.4
 shows again, but for the order.
 """
@@ -47,7 +51,7 @@ def config(speech: Speech | None) -> Config:
     router = f"router bgp {speech.asn}"
     sections[(router,)] = tuple(_router(speech))
     for version, family in _FAMILIES.items():
-        if version in speech.next_hops:
+        if any(neighbor.address.version == version for neighbor in speech.neighbors):
             sections[router, family] = tuple(_family(speech, version, marks, outgoing))
     return sections
 
@@ -140,7 +144,8 @@ def _family(
 ) -> Iterator[str]:
     for vip in sorted((vip for vip in speech.routes if vip.version == version), key=int):
         yield f"network {vip}/{vip.max_prefixlen} route-map {_PREFIX}mark-{marks[speech.routes[vip]]}"
-    for neighbor in speech.neighbors:  # what it may hear and say comes first
+    for neighbor in (n for n in speech.neighbors if n.address.version == version):
+        # What it may hear and say comes first.
         yield f"neighbor {neighbor.address} route-map {NOBODY} in"
         yield f"neighbor {neighbor.address} route-map {outgoing[neighbor.name]} out"
         yield f"neighbor {neighbor.address} activate"

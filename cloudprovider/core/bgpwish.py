@@ -221,11 +221,11 @@ def _routes(
         unsayable: set[Served] = set()
         for address in sorted((a for pool in chosen for a in by_pool[pool]), key=lambda a: (a.network, str(a.vip))):
             there = neighbors.get(address.network, (0, []))[1]
-            to = [n.name for n in there if not spec.peers or n.name in spec.peers]
+            asked = [n for n in there if not spec.peers or n.name in spec.peers]
+            to = [n.name for n in asked if n.address.version == address.vip.version]
             if not to:
-                continue
-            if address.vip.version not in host.networks[address.network].addresses:
-                unsayable.add(address)
+                if asked:
+                    unsayable.add(address)
                 continue
             counts[name].add(address)
             for neighbor in to:
@@ -234,9 +234,8 @@ def _routes(
         if unsayable:
             version = min(address.vip.version for address in unsayable)
             problems[name].append(
-                f"{len(unsayable)} addresses of IPv{version} are not said: this host has none of its own on the"
-                f" network, to be reached by. Give it one: {'address' if version == 4 else 'address6'} in the agent's"
-                " networks file."
+                f"{len(unsayable)} addresses of IPv{version} are not said: no router is spoken to by IPv{version}, and"
+                " each hears only of its own. Make a BGPPeer with its other address, too."
             )
     routes: defaultdict[str, dict[IPAddress, Announcement]] = defaultdict(dict)
     for address, to_whom in said.items():

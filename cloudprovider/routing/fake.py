@@ -150,7 +150,7 @@ class FakeSpeaker:
         found = {}
         for vip, announcement in speech.routes.items():
             attributes = dict(announcement).get(neighbor.name)
-            if attributes is not None and vip.version in speech.next_hops:
+            if attributes is not None and vip.version == neighbor.address.version:
                 found[vip] = Heard(attributes, speech.next_hops[vip.version], speech.graceful)
         return found
 

@@ -34,6 +34,8 @@ class _Daemon:
                 stdout=log,
                 stderr=log,
             )
+        if name == "bfdd":  # a switch's is not held up by what else runs here
+            os.sched_setscheduler(self._process.pid, os.SCHED_RR, os.sched_param(10))
         end = time.monotonic() + START
         while not (folder / f"{name}.vty").exists():
             if self._process.poll() is not None or time.monotonic() > end:

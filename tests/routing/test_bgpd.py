@@ -152,6 +152,40 @@ async def test_what_a_router_says_is_not_taken(real: RealWorld) -> None:
         assert router.frr.prefixes() == {f"{ONE}/32", "192.0.2.0/24", "0.0.0.0/0"}
 
 
+@pytest.mark.parametrize(
+    ("address", "source", "vips"), [("10.99.0.11", "10.99.0.3", (ONE, TWO)), ("fd99::11", "fd99::3", (SIX, "fd50::2"))]
+)
+async def test_what_a_router_passes_on_of_one_host_ends_no_session_of_another(
+    real: RealWorld, address: str, source: str, vips: tuple[str, str]
+) -> None:
+    """It knows its link-local address, and names it as a next hop of what it passes on by IPv6."""
+    router = real.router(address, ROUTER_ASN, kernel=True)
+    tor = neighbor("tor", router.address)
+    speakers = {str(tor.source): real.speaker(), source: real.another(source)}
+    for host in speakers:
+        router.know(host, ASN)
+
+    def say(*vips: str) -> None:
+        said = speech(tor, routes={vip: {"tor": MARKED} for vip in vips})
+        speakers[str(tor.source)].speak(said)
+        own = ip_address(source)
+        hops = said.next_hops | {own.version: own}
+        other = replace(said, router_id="10.99.0.3", next_hops=hops, neighbors=(replace(tor, source=own),))
+        speakers[source].speak(other)
+
+    one, two = vips
+    async with Running(speakers[source]), Running(speakers[str(tor.source)]):
+        for those in ((one,), (one, two), (two,), (), (one, two)):
+            say(*those)
+
+            def all_said(those: tuple[str, ...] = those) -> bool:
+                prefixes = {f"{vip}/{128 if ':' in vip else 32}" for vip in those}
+                return router.frr.prefixes() == prefixes and all(len(router.frr.paths(vip)) == 2 for vip in those)
+
+            await until(all_said, f"{those} of both", limit=LIMIT)
+        assert [speaker.sessions["tor"].drops for speaker in speakers.values()] == [0, 0]
+
+
 async def test_ten_thousand_addresses_are_said_and_one_more(real: RealWorld) -> None:
     router = real.router("10.99.0.11", ROUTER_ASN)
     async with spoken(real, router) as running:

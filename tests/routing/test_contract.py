@@ -46,9 +46,9 @@ async def spoken(world: World, router: Router, *, asn: int = ROUTER_ASN) -> Asyn
 async def test_addresses_are_said_with_all_that_is_said_of_them(world: World) -> None:
     router = world.router("10.99.0.11", ROUTER_ASN)
     async with spoken(world, router) as running:
-        said = {ONE: {"tor": MARKED}, SIX: {"tor": PLAIN}}
+        said = {ONE: {"tor": MARKED}, TWO: {"tor": PLAIN}, SIX: {"tor": PLAIN}}
         running.speaker.speak(speech(neighbor("tor", router.address), routes=said))
-        await heard(router, {ONE: path(MARKED), SIX: path(six=True)})
+        await heard(router, {ONE: path(MARKED), TWO: path()})
         await until(lambda: running.speaker.sessions["tor"].advertised == 2, "a count of them")
         session = running.speaker.sessions["tor"]
         assert (session.state, session.drops, session.error) == ("Established", 0, "")
@@ -82,12 +82,12 @@ async def test_by_ipv6(world: World) -> None:
     speaker.speak(
         speech(
             neighbor("tor", "fd99::11", password="secret"),  # noqa: S106 - none
-            routes={ONE: {"tor": PLAIN}, SIX: {"tor": PLAIN}},
+            routes={ONE: {"tor": PLAIN}, SIX: {"tor": MARKED}},
         )
     )
     async with Running(speaker) as running:
         await running.until("tor", "Established")
-        await heard(router, {ONE: path(), SIX: path(six=True)})
+        await heard(router, {SIX: path(MARKED, six=True)})
 
 
 async def test_another_as_number_than_the_router_s_is_told(world: World) -> None:

@@ -245,10 +245,21 @@ class RealWorld:
         return RealRouter(there, address, frr)
 
     def speaker(self, pace: Pace = PACE, program: str = PROGRAM) -> BgpSpeaker:
-        return BgpSpeaker("", self._open, pace=pace, directory=self.directory, program=program)
+        return self._speaker(self.host, pace, program)
 
-    async def _open(self, make: Callable[[str], socket.socket]) -> socket.socket:
-        return call_in(self.host.path, lambda: make("eth0"))
+    def another(self, address: str) -> BgpSpeaker:
+        """The speaker of another host."""
+        own = ip_address(address)
+        there = self._stack.enter_context(station("other", address if own.version == 4 else "10.99.0.3"))
+        if own.version == 6:
+            there.take(own)
+        return self._speaker(there, PACE, PROGRAM)
+
+    def _speaker(self, there: Station, pace: Pace, program: str) -> BgpSpeaker:
+        async def inside(make: Callable[[str], socket.socket]) -> socket.socket:
+            return call_in(there.path, lambda: make("eth0"))
+
+        return BgpSpeaker("", inside, pace=pace, directory=self.directory, program=program)
 
 
 def alive(pid: int) -> bool:

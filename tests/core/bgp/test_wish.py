@@ -12,6 +12,7 @@ from cloudprovider.core.bgpwish import wish as decide
 from tests.core.bgp.objects import advertisement, host, peer, served, standing
 
 POOLS = {"lan": {"zone": "a"}, "reserved": {}}
+BOTH = [peer(), peer("six", "fd00::1")]
 VIP, VIP6, OTHER = (ip_address(a) for a in ("10.0.0.100", "fd00::100", "10.0.0.200"))
 ADDRESSES = [*served("10.0.0.100", "fd00::100"), *served("10.0.0.200", pool="reserved")]
 
@@ -37,33 +38,35 @@ def said(made: Wish, name: str = "tor") -> dict[str, Attributes]:
 
 
 def test_all_addresses_of_pools_are_said_to_all_routers() -> None:
-    made = wish(host(), [peer()], [advertisement()], [*ADDRESSES, *served("10.0.0.9", pool="")])
+    made = wish(host(), BOTH, [advertisement()], [*ADDRESSES, *served("10.0.0.9", pool="")])
     assert speech(made).neighbors == (
+        Neighbor(name="six", address=ip_address("fd00::1"), asn=64513, source=ip_address("fd00::2")),
         Neighbor(name="tor", address=ip_address("10.0.0.1"), asn=64513, source=ip_address("10.0.0.2")),
     )
     assert (speech(made).asn, speech(made).router_id) == (64512, "10.0.0.2")
-    assert said(made) == dict.fromkeys(["10.0.0.100", "fd00::100", "10.0.0.200"], Attributes())
+    assert said(made) == dict.fromkeys(["10.0.0.100", "10.0.0.200"], Attributes())
+    assert said(made, "six") == {"fd00::100": Attributes()}
     assert (made.refused, made.outcomes) == ({}, {"all": Outcome(3)})
 
 
 def test_without_an_advertisement_nothing_is_said() -> None:
     made = wish(host(), [peer()], [], ADDRESSES)
-    assert (speech(made).routes, speech(made).said_to("tor")) == ({}, 0)
+    assert speech(made).routes == {}
 
 
 def test_pools_are_chosen_by_name_and_by_label() -> None:
     by_name = wish(host(), [peer()], [advertisement(ipPools=["reserved"])], ADDRESSES)
     assert list(said(by_name)) == ["10.0.0.200"]
     chosen = advertisement(ipPoolSelectors=[{"matchLabels": {"zone": "a"}}])
-    assert sorted(said(wish(host(), [peer()], [chosen], ADDRESSES))) == ["10.0.0.100", "fd00::100"]
+    assert sorted(map(str, speech(wish(host(), BOTH, [chosen], ADDRESSES)).routes)) == ["10.0.0.100", "fd00::100"]
     both = advertisement(ipPools=["reserved"], ipPoolSelectors=[{"matchLabels": {"zone": "a"}}])
-    assert len(said(wish(host(), [peer()], [both], ADDRESSES))) == 3
+    assert len(speech(wish(host(), BOTH, [both], ADDRESSES)).routes) == 3
 
 
 def test_routers_are_chosen_and_hosts() -> None:
     routers = [peer("a"), peer("b", "10.0.0.3")]
     made = wish(host(), routers, [advertisement(peers=["b"])], ADDRESSES)
-    assert (said(made, "a"), len(said(made, "b"))) == ({}, 3)
+    assert (said(made, "a"), len(said(made, "b"))) == ({}, 2)
     elsewhere = [{"matchExpressions": [{"key": "rack", "operator": "In", "values": ["2"]}]}]
     here = host(labels={"rack": "1"})
     left_out = wish(here, [peer(nodeSelectors=elsewhere)], [advertisement(nodeSelectors=elsewhere)], [])
@@ -179,11 +182,11 @@ def test_a_host_has_one_as_number_on_a_network() -> None:
 
 def test_what_an_advertisement_names_that_there_is_not_is_told_and_the_rest_is_said() -> None:
     wrong = advertisement(ipPools=["lan", "nopool"], peers=["tor", "nopeer"], communities=["1:2", "1:99999", "x"])
-    made = wish(host(), [peer()], [wrong], ADDRESSES)
+    made = wish(host(), [peer()], [wrong], served("10.0.0.100"))
     assert set(said(made).values()) == {Attributes(communities=("1:2",))}
     assert made.outcomes == {
         "all": Outcome(
-            2,
+            1,
             'spec.ipPools: there is no IPPool "nopool". Correct the name, or make it. spec.peers: there is no BGPPeer'
             ' "nopeer". Correct the name, or make it. spec.communities: "1:99999", "x" is none. Write "64512:100",'
             ' "large:64512:1:2", or one of accept-own, blackhole, graceful-shutdown, no-advertise, no-export, no-peer.',
@@ -191,10 +194,14 @@ def test_what_an_advertisement_names_that_there_is_not_is_told_and_the_rest_is_s
     }
 
 
-def test_an_address_of_a_family_that_the_host_has_none_of_is_not_said() -> None:
-    made = wish(host("10.0.0.2/24"), [peer()], [advertisement(ipPools=["lan"])], ADDRESSES)
+def test_an_address_of_an_ip_version_that_no_router_is_spoken_to_by_is_not_said() -> None:
+    made = wish(host(), [peer()], [advertisement(ipPools=["lan"])], ADDRESSES)
     assert list(said(made)) == ["10.0.0.100"]
-    assert made.outcomes["all"].problem.startswith("1 addresses of IPv6 are not said: this host has none of its own")
+    assert made.outcomes["all"] == Outcome(
+        1,
+        "1 addresses of IPv6 are not said: no router is spoken to by IPv6, and each hears only of its own. Make a BGPPeer"
+        " with its other address, too.",
+    )
 
 
 def test_by_ipv6_alone() -> None:
