@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from cloudprovider.core.answerers import Where
 from cloudprovider.core.exchange import Mode
-from cloudprovider.core.modes import Choice, NetworkFacts, choose, choose_for_machines
+from cloudprovider.core.modes import Choice, NetworkFacts, choose, choose_for_machines, stands
 from cloudprovider.core.plan import IPAddress, IPNetwork
 from cloudprovider.core.wanted import LoadBalancerKey, Wanted, WantedListener
 
@@ -75,8 +75,13 @@ class Choices:
 
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
+        about = [q for q in self._answers if q.network == network]
+        for question in about:
+            self._count(question, self._nodes.get(question.cluster, frozenset()), -1)
         self._networks[network].facts = facts
-        return self._again([q for q in self._answers if q.network == network])
+        for question in about:
+            self._count(question, self._nodes.get(question.cluster, frozenset()), 1)
+        return self._again(about)
 
     def set_nodes(self, cluster: ClusterKey, nodes: frozenset[IPAddress]) -> frozenset[LoadBalancerKey]:
         """All addresses of a cluster's nodes; return the load balancers whose mode has changed by it."""
@@ -116,8 +121,8 @@ class Choices:
         return self._answerers.get(where, frozenset())
 
     def followed(self, network: str) -> frozenset[IPAddress]:
-        """The nodes whose MACs are to be known on a network: all that stand in the subnet of an address, also where it
-        is forwarded in mode nat, so that a change to dsr finds them."""
+        """The nodes whose MACs are to be known on a network: all that stand where frames for an address can go to, also
+        where it is forwarded in mode nat, so that a change to dsr finds them."""
         here = self._networks[network]
         if here.followed is None:
             here.followed = frozenset(here.standing)
@@ -152,7 +157,7 @@ class Choices:
     def _count(self, question: Question, nodes: frozenset[IPAddress], step: int) -> None:
         here = self._networks[question.network]
         for node in nodes:
-            if node in question.subnet:
+            if stands(question.asked, question.subnet, node, here.facts):
                 _add(here.standing, node, step)
                 here.followed = None
 

@@ -1,9 +1,10 @@
 """Which mode an address is forwarded in: asked for, or chosen by where the nodes stand. Pure.
 
-``dsr`` passes frames on to a node's MAC, so the node must stand on the address's own network; then the client's
-address is kept, the node answers the client directly, and another host can take over in mid-stream. ``nat`` works
-wherever a node can be reached. ``auto`` takes ``dsr`` where all nodes of the cluster stand on the network (not just
-those with endpoints now: a pod that moves must not change the mode), else ``nat``.
+``dsr`` passes frames on to a node's MAC, so the node must stand on the address's own network (or, where it is asked
+for, on the host's); then the client's address is kept, the node answers the client directly, and another host can take
+over in mid-stream. ``nat`` works wherever a node can be reached. ``auto`` takes ``dsr`` where all nodes of the cluster
+stand on the address's network (not just those with endpoints now: a pod that moves must not change the mode), else
+``nat``.
 
 A virtual machine, which has no kube-proxy, must take up the address itself and serve on the address's port: so ``dsr``
 needs its word that it carries the address (an annotation), and listeners that keep their port.
@@ -69,7 +70,7 @@ def choose(
     """Choose for one address in ``subnet``; ``nodes``: all nodes of the cluster of the address's family;
     ``answerers``: the names of those that answer for addresses themselves."""
     present = sorted(node for node in nodes if node.version == subnet.version)
-    why_not, claimed = _why_not_dsr(subnet, present), _claimed(answerers)
+    why_not, claimed = _why_not_dsr(asked, subnet, present, facts), _claimed(answerers)
     if asked != "auto":
         return _asked(asked, subnet, why_not, claimed or facts.dsr_obstacle, facts)
     obstacle = why_not or facts.dsr_obstacle
@@ -88,7 +89,7 @@ def choose_for_machines(
     """Choose for one address in ``subnet`` of a load balancer for virtual machines. ``obstacle``: what
     :func:`why_not_direct` says of them and the listeners."""
     present = sorted(machine for machine in machines if machine.version == subnet.version)
-    why_not = obstacle or _why_not_dsr(subnet, present)
+    why_not = obstacle or _why_not_dsr(asked, subnet, present, facts)
     if asked != "auto":
         return _asked(asked, subnet, why_not, facts.dsr_obstacle, facts)
     if why_not or facts.dsr_obstacle:
@@ -150,8 +151,15 @@ def _claimed(answerers: Collection[str]) -> str:
     return f"{names} {verb} for the cluster's addresses, as kube-proxy in mode ipvs makes it"
 
 
-def _why_not_dsr(subnet: IPNetwork, nodes: list[IPAddress]) -> str:
-    outside = [str(node) for node in nodes if node not in subnet]
+def stands(asked: Mode, subnet: IPNetwork, node: IPAddress, facts: NetworkFacts) -> bool:
+    """Whether frames for an address in ``subnet`` can go to a node as they are. Where dsr is asked for, the host's own
+    network will do: routers lead to an address of any subnet (BGP). That the node's answers go by them, too, is known
+    to who asks, so it is never chosen."""
+    return node in subnet or (asked == "dsr" and facts.is_neighbour(node))
+
+
+def _why_not_dsr(asked: Mode, subnet: IPNetwork, nodes: list[IPAddress], facts: NetworkFacts) -> str:
+    outside = [str(node) for node in nodes if not stands(asked, subnet, node, facts)]
     if not outside:
         return ""
     verb = "is" if len(outside) == 1 else "are"

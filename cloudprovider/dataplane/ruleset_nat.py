@@ -5,7 +5,7 @@
     translate  a flow's first packet: source ranges, then (mark) → the chain of the group's table size and hash; counts
                flows by listener
     by_*_N     (group, Maglev slot) → node, (address, protocol, port) → port on it
-    forward    nothing but what was translated; counts by node
+    forward    nothing but what was translated; counts by node; of the rest, refuses what is for a listener
     source     answers come back here: the namespace's own address is what nodes see
     output     tells nobody of a shorter way (IPv6)
     input      answers, ping, BFD; of what is left:
@@ -121,6 +121,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
     icmp, unreachable = ("icmp", "icmp") if version == 4 else ("icmpv6", "icmpv6")
     # Without masquerading, a node that is a client too would be answered past this host.
     whom = "" if standing.masquerade else f" {ip} saddr @backends"
+    limited = f"limit rate {RESETS_PER_SECOND}/second burst {RESETS_PER_SECOND} packets"
     found: dict[str, list[str]] = {
         "classify": [
             "type filter hook prerouting priority mangle; policy accept;",
@@ -144,6 +145,9 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
             "ct direction reply ct status dnat accept",
             f"ct status dnat {ip} daddr @backends accept",
             "ct status dnat accept",
+            # Without nodes. Routers may send to any host, also to one that has not the address on its link.
+            "ct state invalid drop",
+            f"{listener} @ports {limited} jump refuse",
         ],
         "input": [
             "type filter hook input priority filter; policy drop;",
@@ -155,7 +159,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
             "ct state invalid drop",
             *(_bfd(version, own.ip) if own is not None else ()),
             *([f"{icmp} type echo-request accept"] if standing.answer_ping else []),
-            f"limit rate {RESETS_PER_SECOND}/second burst {RESETS_PER_SECOND} packets jump refuse",
+            f"{limited} jump refuse",
         ],
         "refuse": [
             "meta l4proto tcp reject with tcp reset",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_interface
 from typing import TypeVar
 
 from hypothesis import given
@@ -267,12 +267,26 @@ def test_what_its_mode_can_t_serve_is_told() -> None:
     far = cluster("n1")
     far.status.nodes.append(GuestNode(name="n9", addresses=["10.9.0.1"]))
     tested = table(far, lb("a", "10.0.0.100", HTTP, mode="dsr"), lb("b", "10.0.0.101", HTTP))
+    tested.set_facts("", NetworkFacts(own=(ip_interface("10.0.0.5/24"),)))
     trouble = tested.trouble(("t", "a"))
     assert trouble is not None
     assert trouble.reason == "ModeNotPossible"
     assert "10.9.0.1 is not in 10.0.0.0/24" in trouble.message
     assert tested.trouble(("t", "b")) is None
     assert tested.plan("").forwards.keys() == {key("10.0.0.101")}
+
+
+def test_frames_for_an_address_of_another_subnet_go_to_the_host_s_own_network_where_that_is_asked_for() -> None:
+    nodes = frozenset({ip_address("10.0.0.11")})
+    tested = table(cluster("n1"), lb("a", "203.0.113.1", HTTP, mode="dsr"), lb("b", "203.0.113.2", HTTP))
+    for own, followed in (("10.9.0.5/24", frozenset()), ("10.0.0.5/24", nodes), ("10.9.0.5/24", frozenset())):
+        tested.set_facts("", NetworkFacts(own=(ip_interface(own),)))
+        assert tested.modes.followed("") == followed
+        assert (tested.trouble(("t", "a")) is None) is bool(followed)
+    tested.set_facts("", NetworkFacts(own=(ip_interface("10.0.0.5/24"),)))
+    (direct,) = tested.choices(("t", "a")).values()
+    (translated,) = tested.choices(("t", "b")).values()
+    assert (direct.mode, translated.mode) == ("dsr", "nat")
 
 
 def test_both_families_are_forwarded_each_to_its_own_addresses() -> None:

@@ -1,6 +1,6 @@
 """Load balancers for virtual machines in the table: each is a cluster of its own, known by its MACs."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
@@ -10,6 +10,7 @@ from cloudprovider.core.exchange import Mode
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.groups import Sightings
 from cloudprovider.core.mac import MACAddress
+from cloudprovider.core.modes import NetworkFacts
 from cloudprovider.core.plan import Forward, Group, GroupId, IPAddress, Member, Plan
 from tests.core.test_forwarding import HTTP, MACS, NODES, backend, cluster, key, lb, table, vm
 
@@ -135,6 +136,7 @@ def test_frames_go_to_machines_that_carry_the_address_by_their_macs_unasked(mode
 )
 def test_where_one_can_t_it_is_nat_or_told(listener: Listener, backends: list[Backend], why: str) -> None:
     tested = table(vm("web", "10.0.0.100", listener, backends=backends, mode="auto"))
+    tested.set_facts("", NetworkFacts(own=(ip_interface("10.0.0.5/24"),)))
     assert tested.plan("").forwards[WEB].mode == "nat"
     (choice,) = tested.choices(("t", "web")).values()
     assert why in choice.reason

@@ -9,7 +9,8 @@ from cloudprovider.core.modes import Choice, NetworkFacts, choose, choose_for_ma
 LAN = ip_network("10.0.0.0/24")
 INSIDE = [ip_address("10.0.0.11"), ip_address("10.0.0.12")]
 OUTSIDE = [*INSIDE, ip_address("10.1.0.11")]
-FACTS = NetworkFacts()
+FACTS = NetworkFacts(own=(ip_interface("10.0.0.5/24"), ip_interface("fd00::5/64")))
+NEAR = NetworkFacts(own=(ip_interface("10.1.0.5/24"),))
 BRIDGED = NetworkFacts(dsr_obstacle="bridge-nf-call-iptables is 1 on this host")
 
 
@@ -33,6 +34,8 @@ BRIDGED = NetworkFacts(dsr_obstacle="bridge-nf-call-iptables is 1 on this host")
                 "Mode dsr can't work: 10.1.0.11 is not in 10.0.0.0/24, the network of the address.",
             ),
         ),
+        ("dsr", OUTSIDE, NEAR, Choice("dsr", "asked for")),
+        ("auto", OUTSIDE, NEAR, Choice("nat", "10.1.0.11 is not in 10.0.0.0/24, the network of the address")),
     ],
 )
 def test_choices(asked: Mode, nodes: list[object], facts: NetworkFacts, expected: Choice) -> None:

@@ -119,6 +119,25 @@ async def test_without_nodes_clients_are_refused_at_once(
         assert await client.ask_tcp(VIP, 80)
 
 
+async def test_an_address_that_another_host_has_is_served_and_refused_alike(
+    segment: KernelSegment, client: Station, nodes: list[Station]
+) -> None:
+    """Routers send to all hosts that say so by BGP, whichever has the address on its link."""
+    routed = IPv4Address("10.60.0.1")
+    web, dns = replace(WEB, vip=routed), replace(DNS, vip=routed)
+    run(f"ip -n {client.name} route add {routed} via {OWN.ip}")
+    nobody = Forward(group=GroupId(0), backend_port=30080)
+    await segment.engine.apply(Changes(groups={ONE: group(nodes)}, forwards={web: nobody, dns: nobody}))
+    async with serving(nodes):
+        with pytest.raises(ConnectionRefusedError):
+            await client.ask_tcp(routed, 80)
+        with pytest.raises(ConnectionRefusedError):
+            await client.ask_udp(routed, 53)
+        await segment.engine.apply(Changes(forwards={web: TO_ONE, dns: TO_ONE}))
+        assert await client.ask_tcp(routed, 80)
+        assert await client.ask_udp(routed, 53)
+
+
 async def test_the_address_answers_ping(segment: KernelSegment, client: Station) -> None:
     assert " 0% packet loss" in run(f"ip netns exec {client.name} ping -c 2 -i 0.2 -W 2 {VIP}")
 

@@ -9,17 +9,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Self
 
 import pytest
 
 from tests.lab.client import Api, Object
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, Pool
 from tests.lab.machineroom import Host, hosts
 from tests.lab.process import wait_for
-from tests.lab.programs import SYSTEM_NAMESPACE, Program
+from tests.lab.programs import POOLS_PATH, SYSTEM_NAMESPACE, Program
 from tests.lab.rack import ASN, BFD_MS, TOR_ASN, Rack, addresses_of, rack
 from tests.lab.traffic import Client, Connection
-from tests.lab.workload import MODE_ANNOTATION, Port, Workspace, service
+from tests.lab.workload import MODE_ANNOTATION, POOL_ANNOTATION, Port, Workspace, service
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(300)]
 
@@ -31,6 +33,9 @@ NODES = "/api/v1/nodes"
 COMMUNITY, LARGE, PREFERENCE = "64512:100", "64512:1:2", 150
 HOSTS = ["host-1", "host-2", "host-3"]
 FLOWS = 60
+DIRECT = ("dsr", "routed-dsr")
+ROUTED = Pool("routed", "10.90.0.10", "10.90.0.254", network=IPv4Network("10.90.0.0/24"))
+"""Of no network that anybody stands on: only routers lead there."""
 _numbers = itertools.count(1)
 
 
@@ -58,22 +63,24 @@ class Room:
     def api(self) -> Api:
         return self.lab.host_plane.api
 
-    def expose(self, name: str, mode: str, **spec: object) -> None:
-        self.work.expose(service(name, [WEB], app="web", annotations={MODE_ANNOTATION: mode}, **spec))
+    def expose(self, name: str, mode: str, *, pool: str = "lan", policy: str = "SingleStack", app: str = "web") -> None:
+        annotations = {MODE_ANNOTATION: mode, POOL_ANNOTATION: pool}
+        self.work.expose(service(name, [WEB], app=app, annotations=annotations, ipFamilyPolicy=policy))
         self.work.wait_address(name)
         self.addresses[name] = self.work.addresses(name)
 
     def hosts(self, *without: str) -> list[str]:
         return [name for name in HOSTS if name not in without]
 
-    def own(self, *names: str, six: bool = False) -> set[str]:
-        return {addresses_of(name, self.lab.lan)[six] for name in names}
+    def own(self, name: str, *, six: bool = False) -> str:
+        """The address of a host's agent."""
+        return addresses_of(name, self.lab.lan)[six]
 
     def wait_ways(self, *names: str, timeout: float = 30) -> float:
         """Wait until the router's kernel sends all addresses to just these hosts; return the seconds."""
         began = time.monotonic()
         for vip in itertools.chain(*self.addresses.values()):
-            wanted = self.own(*names, six=":" in vip)
+            wanted = {self.own(name, six=":" in vip) for name in names}
             wait_for(
                 f"ways to {vip} by {', '.join(names)}",
                 lambda v=vip, w=wanted: self.rack.ways(v) == w,  # type: ignore[misc]
@@ -108,7 +115,7 @@ class Room:
         found = {}
         for host in HOSTS:
             counted = self.agent(host).metrics()
-            key = re.compile(rf"cloudprovider_agent_client_packets_total{{.*{name}.*}}")
+            key = re.compile(rf"cloudprovider_agent_client_packets_total{{.*-bgp-{name}-[^-]*}}")
             found[host] = sum(value for metric, value in counted.items() if key.match(metric))
         return found
 
@@ -116,16 +123,17 @@ class Room:
 @dataclass
 class Knocking:
     """New connections to addresses, one after the other, while the block lasts. ``waits``: of those that were
-    answered, the seconds; ``failed``: the others."""
+    answered, the seconds; ``failed``: the others, and when the last of them ended (monotonic). ``patience``: the
+    seconds that each may take."""
 
     client: Client
     addresses: list[str]
     waits: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    answered: dict[str, float] = field(default_factory=dict)
-    """When each was last answered (monotonic)."""
+    last_failure: float = 0.0
+    patience: float = 3.0
 
-    def __enter__(self) -> "Knocking":
+    def __enter__(self) -> Self:
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._knock, args=(address,)) for address in self.addresses]
         for thread in self._threads:
@@ -141,8 +149,9 @@ class Knocking:
         while not self._ended.wait(0.005):
             began = time.monotonic()
             try:
-                self.client.get(address, WEB.port, timeout=3)
+                self.client.get(address, WEB.port, timeout=self.patience)
             except OSError as error:
+                self.last_failure = time.monotonic()
                 self.failed.append(f"{address} after {time.monotonic() - began:.2f} s: {error}")
             else:
                 self.waits.append(time.monotonic() - began)
@@ -158,13 +167,16 @@ def room(lab: Lab) -> Iterator[Room]:
         for name in HOSTS:
             made.know(name, lab.lan)
         work.deploy("web", 2)
+        api.create(POOLS_PATH, ROUTED.manifest())
         found.expose("nat", "nat")
-        found.expose("dsr", "dsr", ipFamilyPolicy="RequireDualStack")
+        found.expose("dsr", "dsr", policy="RequireDualStack")
+        found.expose("routed-nat", "nat", pool="routed")
+        found.expose("routed-dsr", "dsr", pool="routed")
         bfd = {"interval": BFD_MS, "multiplier": 3}
         for name, address in zip(("tor", "tor6"), made.tor_addresses, strict=True):
             api.create(PEERS, bgp_peer(name, address, TOR_ASN, bfd=bfd))
         api.create(PEERS, bgp_peer("reflector", made.reflector_address, ASN))
-        said = {"communities": [COMMUNITY, f"large:{LARGE}"], "localPref": PREFERENCE, "ipPools": ["lan"]}
+        said = {"communities": [COMMUNITY, f"large:{LARGE}"], "localPref": PREFERENCE, "ipPools": ["lan", "routed"]}
         api.create(ADVERTISEMENTS, advertisement("lan", **said))
         try:
             found.wait_ways(*HOSTS)
@@ -176,14 +188,15 @@ def room(lab: Lab) -> Iterator[Room]:
             with contextlib.suppress(Exception):
                 api.delete(f"{SECRETS}/cloudprovider-bgp")
             work.remove()
+            api.delete(f"{POOLS_PATH}/routed")
 
 
-def _flows(room: Room, stack: contextlib.ExitStack, address: str, count: int = FLOWS) -> list[Connection]:
+def _flows(room: Room, stack: contextlib.ExitStack, address: str) -> list[Connection]:
     client = room.rack.client
-    return [stack.enter_context(client.connect(address, WEB.port, timeout=5)) for _ in range(count)]
+    return [stack.enter_context(client.connect(address, WEB.port, timeout=5)) for _ in range(FLOWS)]
 
 
-@pytest.mark.parametrize("name", ["nat", "dsr"])
+@pytest.mark.parametrize("name", ["nat", "dsr", "routed-nat", "routed-dsr"])
 def test_the_router_spreads_connections_over_all_hosts(room: Room, name: str) -> None:
     """IPv4 and IPv6: whichever host the router takes, the connection is answered."""
     for address in room.addresses[name]:
@@ -215,11 +228,8 @@ def test_what_is_said_of_an_address_is_heard(room: Room) -> None:
 
 def test_what_a_host_refuses_every_host_refuses(room: Room) -> None:
     """Without pods nobody is kept waiting, whichever host the router takes."""
-    room.work.expose(
-        service("empty", [WEB], app="nobody", annotations={MODE_ANNOTATION: "nat"}, externalTrafficPolicy="Local")
-    )
-    vip = room.work.wait_address("empty")
-    room.addresses["empty"] = [vip]
+    room.expose("empty", "nat", pool="routed", app="nobody")
+    (vip,) = room.addresses["empty"]
     try:
         room.wait_ways(*HOSTS)
         for _ in range(FLOWS):
@@ -246,12 +256,12 @@ def test_an_address_that_is_deleted_is_withdrawn(room: Room) -> None:
 
 def test_a_cordoned_host_is_left_without_a_failure(room: Room) -> None:
     leaving = "host-2"
-    (own,) = room.own(leaving)
+    own = room.own(leaving)
     everything = list(itertools.chain(*room.addresses.values()))
     (vip,) = room.addresses["nat"]
     seen: set[str] = set()
     with contextlib.ExitStack() as stack, Knocking(room.rack.client, everything) as knocking:
-        flows = [flow for address in room.addresses["dsr"] for flow in _flows(room, stack, address)]
+        flows = [flow for name in DIRECT for address in room.addresses[name] for flow in _flows(room, stack, address)]
         room.api.patch(f"{NODES}/{leaving}", {"spec": {"unschedulable": True}})
 
         def told() -> bool:
@@ -278,7 +288,7 @@ def test_a_cordoned_host_is_left_without_a_failure(room: Room) -> None:
 def test_an_agent_that_is_killed_keeps_its_sessions(room: Room) -> None:
     """Outside of a container bgpd outlives it, and the next one goes on with it."""
     agent = room.agent("host-3")
-    (own,) = room.own("host-3")
+    own = room.own("host-3")
 
     before = room.rack.drops()[own]
     everything = list(itertools.chain(*room.addresses.values()))
@@ -292,14 +302,14 @@ def test_an_agent_that_is_killed_keeps_its_sessions(room: Room) -> None:
 
 def test_a_wrong_password_is_told_and_the_right_one_ends_it(room: Room) -> None:
     router, peer = room.rack.reflector, f"{PEERS}/reflector"
-    data = {"rack": base64.b64encode(b"not this one").decode()}
+    data = {"rack": base64.b64encode(b"not-this-one").decode()}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cloudprovider-bgp"}, "data": data}
     try:
         room.api.patch(peer, {"spec": {"passwordKey": "rack"}})
         room.wait_session("reflector", "host-2", "Refused", 'no key "rack" in Secret')
         room.api.create(SECRETS, secret)
         for name in HOSTS:
-            router.know(*room.own(name), ASN, "it is it".replace(" ", "-"))
+            router.know(room.own(name), ASN, "it-is-it")
         for name in HOSTS:
             room.wait_session("reflector", name, "Connecting", "with the same password")
         right = {"rack": base64.b64encode(b"it-is-it").decode()}
@@ -309,7 +319,7 @@ def test_a_wrong_password_is_told_and_the_right_one_ends_it(room: Room) -> None:
             assert "it-is-it" not in room.agent(name).process.log_text()
     finally:
         for name in HOSTS:
-            router.know(*room.own(name), ASN)
+            router.know(room.own(name), ASN)
         room.api.patch(peer, {"spec": {"passwordKey": None}})
     for name in HOSTS:
         room.wait_session("reflector", name, "Established")
@@ -354,15 +364,19 @@ def test_a_host_dies_under_load(room: Room) -> None:
     victim = room.others[1]
     everything = list(itertools.chain(*room.addresses.values()))
     with contextlib.ExitStack() as stack:
-        direct = [flow for address in room.addresses["dsr"] for flow in _flows(room, stack, address)]
-        translated = _flows(room, stack, *room.addresses["nat"])
+        direct = [flow for name in DIRECT for address in room.addresses[name] for flow in _flows(room, stack, address)]
+        translated = [flow for address in room.addresses["nat"] for flow in _flows(room, stack, address)]
         assert all(flow.get().pod for flow in (*direct, *translated))
         with Knocking(room.rack.client, everything) as knocking:
             wait_for("some connections", lambda: len(knocking.waits) > FLOWS)
             began = time.monotonic()
             victim.pull_the_plug()
-            room.wait_ways(*room.hosts(victim.name))
-            print(f"the router has left it after {time.monotonic() - began:.2f} s")
+            with Knocking(room.rack.client, everything, patience=0.1) as hasty:
+                room.wait_ways(*room.hosts(victim.name))
+                print(f"the router has left it after {time.monotonic() - began:.2f} s")
+                wait_for("load after that", lambda: time.monotonic() > began + 2)
+            assert hasty.last_failure < began + 1, f"failed yet after {hasty.last_failure - began:.2f} s"
+            print(f"the last new connection that failed ended {hasty.last_failure - began:.2f} s after the death")
             assert all(flow.get().pod for flow in direct)
             kept = sum(_goes_on(flow) for flow in translated)
             print(f"{kept} of {len(translated)} translated connections went on")

@@ -169,7 +169,7 @@ async def test_what_a_router_passes_on_of_one_host_ends_no_session_of_another(
         said = speech(tor, routes={vip: {"tor": MARKED} for vip in vips})
         speakers[str(tor.source)].speak(said)
         own = ip_address(source)
-        hops = said.next_hops | {own.version: own}
+        hops = {**said.next_hops, own.version: own}
         other = replace(said, router_id="10.99.0.3", next_hops=hops, neighbors=(replace(tor, source=own),))
         speakers[source].speak(other)
 

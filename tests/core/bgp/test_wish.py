@@ -199,8 +199,8 @@ def test_an_address_of_an_ip_version_that_no_router_is_spoken_to_by_is_not_said(
     assert list(said(made)) == ["10.0.0.100"]
     assert made.outcomes["all"] == Outcome(
         1,
-        "1 addresses of IPv6 are not said: no router is spoken to by IPv6, and each hears only of its own. Make a BGPPeer"
-        " with its other address, too.",
+        "1 addresses of IPv6 are not said: no router is spoken to by IPv6, and each hears only of its own. Make a"
+        " BGPPeer with its other address, too.",
     )
 
 
