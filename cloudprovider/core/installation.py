@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from cloudprovider.core.api.bgp import BGPAdvertisement, BGPPeer
 from cloudprovider.core.api.guestcluster import GuestCluster
 from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.naming import GUEST_PROGRAM
@@ -53,14 +54,13 @@ def definition(name: str, installed: Any, ours: Any) -> Finding:
     missing = sorted(_paths(ours, ()) - _paths(installed, ()))
     more = sorted(_paths(installed, ()) - _paths(ours, ()))
     if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        return Finding(name=f"CRD {name}", verdict="wrong", message=f"of another version: it lacks {shown}", todo=todo)
+        lacks = f"of another version: it lacks {_first(missing)}"
+        return Finding(name=f"CRD {name}", verdict="wrong", message=lacks, todo=todo)
     if more:
-        shown = ", ".join(more[:3]) + (f" and {len(more) - 3} more" if len(more) > 3 else "")
         return Finding(
             name=f"CRD {name}",
             verdict="warning",
-            message=f"of another version, newer or changed: this one does not know {shown}",
+            message=f"of another version, newer or changed: this one does not know {_first(more)}",
             todo="use the kubectl-lb of that version",
         )
     return Finding(name=f"CRD {name}", verdict="ok", message="there, of this version")
@@ -132,6 +132,38 @@ def guests(clusters: Iterable[GuestCluster], now: datetime) -> Iterator[Finding]
                 yield Finding(name=name, verdict="warning", message=message, todo=todo)
             else:
                 yield Finding(name=name, verdict="ok", message=fine)
+
+
+def routers(peers: Iterable[BGPPeer], advertisements: Collection[BGPAdvertisement]) -> Iterator[Finding]:
+    """Judge how hosts stand with routers, by their own words, and what becomes of what is to be said."""
+    there = sorted(peers, key=lambda peer: peer.metadata.name)
+    for peer in there:
+        name, sessions = f"BGP router {peer.metadata.name}", sorted(peer.status.sessions, key=lambda s: s.node)
+        down = [s for s in sessions if s.state != "Established"]
+        if not sessions:
+            todo = "does any host match its nodeSelectors, and does the agent run there?"
+            yield Finding(name=name, verdict="warning", message="no host speaks to it", todo=todo)
+        elif down:
+            message = f"no session on {_first(s.node for s in down)} (of {len(sessions)} hosts); {down[0].error}"
+            verdict: Verdict = "warning" if len(down) < len(sessions) else "wrong"
+            yield Finding(
+                name=name, verdict=verdict, message=message, todo=f"kubectl get bgppeer {peer.metadata.name} -o yaml"
+            )
+        else:
+            said = max(s.advertised for s in sessions)
+            yield Finding(name=name, verdict="ok", message=f"{len(sessions)} hosts, {said} addresses said")
+    if there and not advertisements:
+        message = "there is no BGPAdvertisement: routers are told of no address"
+        yield Finding(name="BGP", verdict="warning", message=message, todo="docs/bgp.md has one")
+    for one in sorted(advertisements, key=lambda a: a.metadata.name):
+        for host in sorted((h for h in one.status.hosts if h.problem), key=lambda h: h.node)[:1]:
+            name, message = f"BGP advertisement {one.metadata.name}", f"{host.node}: {host.problem}"
+            yield Finding(name=name, verdict="warning", message=message)
+
+
+def _first(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def networks(

@@ -45,6 +45,8 @@ OF_OPERATORS: Final[tuple[Permission, ...]] = (
     Permission("list", _LB, "ippools"),
     Permission("list", _LB, "ipblocks"),
     Permission("list", _OURS, "guestclusters"),
+    Permission("list", _OURS, "bgppeers"),
+    Permission("list", _OURS, "bgpadvertisements"),
     Permission("list", "coordination.k8s.io", "leases", SYSTEM),
 )
 OF_GUEST_USERS: Final[tuple[Permission, ...]] = (

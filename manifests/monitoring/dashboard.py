@@ -148,6 +148,15 @@ _DATA_PLANE = [
         ],
         "Load balancers taken from another host in five minutes.",
     ),
+    Panel(
+        "Routers, by BGP",
+        "none",
+        [
+            ("sum by (network, peer) (cloudprovider_agent_bgp_session_up)", "hosts up with {{peer}} on {{network}}"),
+            ("max by (network, peer) (cloudprovider_agent_bgp_advertised_addresses)", "addresses said to {{peer}}"),
+            ("sum by (peer) (increase(cloudprovider_agent_bgp_session_drops_total[5m]))", "dropped with {{peer}}"),
+        ],
+    ),
     Panel("Listeners", "none", [("sum by (network) (cloudprovider_agent_listeners)", "{{network}}")]),
     Panel("Change to kernel", "s", _quantiles("cloudprovider_agent_kernel_apply_duration_seconds", "network")),
     Panel("Full read-back", "s", _quantiles("cloudprovider_agent_kernel_read_back_duration_seconds", "network")),

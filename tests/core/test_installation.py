@@ -2,12 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
+from cloudprovider.core.api.bgp import BGPAdvertisementStatus, BGPAnnouncer, BGPPeer, BGPPeerStatus
 from cloudprovider.core.api.guestcluster import CertificateRecord, GuestCluster, GuestClusterStatus
 from cloudprovider.core.api.meta import ObjectMeta
-from cloudprovider.core.installation import certificate, clock, definition, guests, networks, permissions
+from cloudprovider.core.installation import certificate, clock, definition, guests, networks, permissions, routers
 from cloudprovider.core.permissions import Permission
+from tests.core.bgp import objects as bgp
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -105,6 +108,32 @@ def test_guests_whose_certificate_has_not_been_renewed() -> None:
     assert late.verdict == "warning"
     assert "ends at 2026-01-31T11:00:00Z, and has not been renewed" in late.message
     assert "cloudprovider tenant rotate" in late.todo
+
+
+def test_routers_and_what_is_said_to_them() -> None:
+    def router(name: str, *sessions: tuple[str, str, str]) -> BGPPeer:
+        told = [{"node": node, "state": state, "error": error, "advertised": 7} for node, state, error in sessions]
+        return msgspec.structs.replace(bgp.peer(name), status=msgspec.convert({"sessions": told}, BGPPeerStatus))
+
+    up = ("h1", "Established", "")
+    peers = [
+        router("d"),
+        router("c", up, ("h2", "Refused", "Write the router's.")),
+        router("b", ("h2", "Connecting", "It does not answer.")),
+        router("a", up),
+    ]
+    assert [(f.name, f.verdict, f.message) for f in routers(peers, [bgp.advertisement()])] == [
+        ("BGP router a", "ok", "1 hosts, 7 addresses said"),
+        ("BGP router b", "wrong", "no session on h2 (of 1 hosts); It does not answer."),
+        ("BGP router c", "warning", "no session on h2 (of 2 hosts); Write the router's."),
+        ("BGP router d", "warning", "no host speaks to it"),
+    ]
+    told = BGPAdvertisementStatus(hosts=[BGPAnnouncer(node="h1"), BGPAnnouncer(node="h2", problem="No such pool.")])
+    (found,) = routers([], [msgspec.structs.replace(bgp.advertisement("x"), status=told)])
+    assert (found.name, found.message) == ("BGP advertisement x", "h2: No such pool.")
+    (found,) = list(routers(peers[-1:], []))[1:]
+    assert found.message == "there is no BGPAdvertisement: routers are told of no address"
+    assert list(routers([], [])) == []
 
 
 def test_networks_of_pools_without_an_agent() -> None:

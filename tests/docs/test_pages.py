@@ -54,7 +54,12 @@ OTHERS_WORDS = frozenset(
 OTHERS_FLAGS = frozenset(
     {
         *("--context", "--server-side", "--timeout", "--help", "--values", "--namespace", "--kube-context"),
-        *("--wait", "--cert", "--key"),  # kubectl delete; kubectl create secret tls  # kubectl's and Helm's
+        *(
+            "--wait",
+            "--cert",
+            "--key",
+            "--from-literal",
+        ),  # kubectl delete; kubectl create secret  # kubectl's and Helm's
         *("--force-conflicts", "--ignore-not-found", "--type", "--replicas", "--no-headers", "--all", "--port"),
         *("--name", "--target-port", "--for", "--set", "--config"),
         *("--controllers", "--load-balancer-ip"),  # of a guest's cloud provider; kubectl expose

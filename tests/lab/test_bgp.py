@@ -15,7 +15,7 @@ from typing import Self
 import pytest
 
 from tests.lab.client import Api, Object
-from tests.lab.lab import Lab, Pool
+from tests.lab.lab import TENANT, TENANT_NAMESPACE, Lab, Pool
 from tests.lab.machineroom import Host, hosts
 from tests.lab.process import wait_for
 from tests.lab.programs import POOLS_PATH, SYSTEM_NAMESPACE, Program
@@ -34,7 +34,14 @@ COMMUNITY, LARGE, PREFERENCE = "64512:100", "64512:1:2", 150
 HOSTS = ["host-1", "host-2", "host-3"]
 FLOWS = 60
 DIRECT = ("dsr", "routed-dsr")
-ROUTED = Pool("routed", "10.90.0.10", "10.90.0.254", network=IPv4Network("10.90.0.0/24"))
+ROUTED = Pool(
+    "routed",
+    "10.90.0.10",
+    "10.90.0.254",
+    guest_cluster=TENANT,
+    namespace=TENANT_NAMESPACE,
+    network=IPv4Network("10.90.0.0/24"),
+)
 """Of no network that anybody stands on: only routers lead there."""
 _numbers = itertools.count(1)
 

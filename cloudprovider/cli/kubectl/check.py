@@ -67,6 +67,10 @@ async def check(session: Session, clock: Callable[[], datetime]) -> list[Finding
         found.append(await _old_controller(session))
         found += await webhook(session)
         found += await _networks(session)
+        peers = await session.seen(resources.BGPPEERS, "BGP peers", namespace="")
+        advertisements = await session.seen(resources.BGPADVERTISEMENTS, "BGP advertisements", namespace="")
+        if peers is not None and advertisements is not None:
+            found += installation.routers(peers, advertisements)
         tenants = await session.seen(resources.GUESTCLUSTERS, "guest clusters", namespace="")
         found += installation.guests(tenants or (), session.now)
         found += await _kernel(session)

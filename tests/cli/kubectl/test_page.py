@@ -27,7 +27,7 @@ CHECKED = [
     Finding(name="clock", verdict="ok", message="in step"),
     *(
         Finding(name=f"CRD {kind}", verdict="ok", message="there, of this version")
-        for kind in ("LoadBalancer", "IPPool", "IPBlock", "GuestCluster")
+        for kind in ("LoadBalancer", "IPPool", "IPBlock", "GuestCluster", "BGPPeer", "BGPAdvertisement")
     ),
     Finding(name="permissions", verdict="ok", message="admin may do all that kubectl lb needs"),
     Finding(
@@ -43,6 +43,7 @@ CHECKED = [
         message="no agent stands on default/vlan9, which the pool lab is for",
         todo="add it to the agents' files",
     ),
+    Finding(name="BGP router tor-a", verdict="ok", message="3 hosts, 212 addresses said"),
     Finding(name="guest shops/shop", verdict="ok", message="heard 12 s ago, version 0.1.0"),
 ]
 
