@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,14 +20,15 @@ import msgspec
 from cloudprovider.agent.fellows import Fellows
 from cloudprovider.agent.forwarder import NetworkForwarder
 from cloudprovider.agent.metrics import label
-from cloudprovider.core.api.bgp import PASSWORDS_SECRET, BGPAdvertisement, BGPAnnouncer, BGPPeer, BGPSession
+from cloudprovider.agent.passwords import Passwords
+from cloudprovider.core.api.bgp import BGPAdvertisement, BGPAnnouncer, BGPPeer, BGPSession
 from cloudprovider.core.api.kubernetes import Node
 from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.api.pool import IPPool
 from cloudprovider.core.bgp import Speech
 from cloudprovider.core.bgpsessions import Session
 from cloudprovider.core.bgpwish import Host, Objects, Served, Standing, Wish, wish
-from cloudprovider.core.errors import KubeError, NotFound
+from cloudprovider.core.errors import NotFound
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.metrics import agent as metrics
 from cloudprovider.core.naming import label_value
@@ -40,7 +40,7 @@ from cloudprovider.kube.api import KubeClient, Resource
 from cloudprovider.kube.informer import Informer
 from cloudprovider.kube.queue import WorkQueue
 from cloudprovider.kube.registry import Readings
-from cloudprovider.kube.resources import BGPADVERTISEMENTS, BGPPEERS, IPPOOLS, NODES, SECRETS
+from cloudprovider.kube.resources import BGPADVERTISEMENTS, BGPPEERS, IPPOOLS, NODES
 from cloudprovider.liveness.api import Rhythm
 from cloudprovider.routing.api import Speaker
 
@@ -53,12 +53,13 @@ GATHER: Final = 0.25
 """Seconds for which changes are gathered after one was taken: many addresses may come at once."""
 LOOK_AGAIN: Final = 1.0
 """Seconds until a network whose kernel is not in line yet is looked at again."""
-SECRET_EVERY: Final = 30.0
-"""Seconds between two looks at the passwords."""
 LEAVE_AFTER: Final = 5.0
 """Seconds that routers have to find other ways to what a host that is cordoned says."""
-TOLD_AFTER, COUNTED_AFTER = 0.2, 5.0
-"""Seconds after which the status says that a state is another one, and that only a number is."""
+SECRET_WITHIN: Final = 30.0
+"""Seconds in which the passwords must be read first; until then what an engine says that was found, goes on."""
+TOLD_AFTER, COUNTED_AFTER, FLAPPING_AFTER = 0.2, 5.0, 30.0
+"""Seconds after which the status says that a state is another one, that only a number is, and anything more of a
+session that comes and goes. Every host's agent hears of each write."""
 WORKERS: Final = 4
 
 Kind = Literal["peer", "advertisement"]
@@ -84,7 +85,6 @@ class Routing:
         rng: random.Random,
     ) -> None:
         self._node = node
-        self._namespace = namespace
         self._configs = configs
         self._client = client
         self._make_speaker = make_speaker
@@ -101,7 +101,8 @@ class Routing:
         self._speeches: dict[str, Speech | None] = {}
         self._in_line: set[str] = set()
         self._served: dict[LoadBalancerKey, tuple[Served, ...]] = {}
-        self._passwords: Mapping[str, str] | None = None
+        self._passwords = Passwords(client, namespace)
+        self._patience = 0.0
         self._wish = Wish()
         self._told: dict[str, tuple[str, str]] = {}
         """The state and the error of each peer that the log has told."""
@@ -149,9 +150,10 @@ class Routing:
                 informer.on_change(lambda _old, _new: self._poked.set())
                 group.create_task(informer.run())
             group.create_task(self._reports.run())
-            group.create_task(self._watch_secret())
+            group.create_task(self._passwords.watch(self._has_passwords, self._poked.set))
             for informer in informers:
                 await informer.synced.wait()
+            self._patience = asyncio.get_running_loop().time() + SECRET_WITHIN
             while True:
                 self._poked.clear()
                 wait = await self._decide()
@@ -190,13 +192,15 @@ class Routing:
     async def _decide(self) -> float | None:
         """Say what is to be said now; return after how many seconds it is to be looked at again."""
         peers = tuple(self._peers.objects.values())
-        if self._passwords is None and any(peer.spec.password_key for peer in peers):
-            await self._read_secret()
+        if self._passwords.known is None and self._has_passwords():
+            read = await self._passwords.read()
+            if not read and asyncio.get_running_loop().time() < self._patience:
+                return LOOK_AGAIN
         objects = Objects(
             peers=peers,
             advertisements=tuple(self._advertisements.objects.values()),
             pools={pool.metadata.name: pool.metadata.labels for pool in self._pools.objects.values()},
-            passwords=self._passwords or {},
+            passwords=self._passwords.known or {},
         )
         node = self._nodes.get("", self._node)
         host = Host(labels=node.metadata.labels if node is not None else {}, networks=self._standing())
@@ -252,26 +256,8 @@ class Routing:
             found[name] = Standing(addresses={i.version: i.ip for i in own}, subnets=tuple(i.network for i in own))
         return found
 
-    # Passwords.
-
-    async def _watch_secret(self) -> None:
-        while True:
-            await asyncio.sleep(SECRET_EVERY)
-            if any(peer.spec.password_key for peer in self._peers.objects.values()):
-                before = self._passwords
-                await self._read_secret()
-                if self._passwords != before:
-                    self._poked.set()
-
-    async def _read_secret(self) -> None:
-        try:
-            secret = await self._client.get(SECRETS, self._namespace, PASSWORDS_SECRET)
-        except NotFound:
-            self._passwords = {}
-        except KubeError as error:  # what is known stays
-            log.warning("passwords of BGP sessions not read", extra={"secret": PASSWORDS_SECRET, "error": str(error)})
-        else:
-            self._passwords = {key: _decoded(value) for key, value in secret.data.items()}
+    def _has_passwords(self) -> bool:
+        return any(peer.spec.password_key for peer in self._peers.objects.values())
 
     # Back into the status.
 
@@ -279,10 +265,8 @@ class Routing:
         for name in self._names(network):
             entry = self._session(name)
             known = self._own(self._peers.get("", name))
-            if entry is None or known is None or (entry.state, entry.error) != (known.state, known.error):
-                self._reports.add_after(("peer", name), TOLD_AFTER)
-            elif entry != known:
-                self._reports.add_after(("peer", name), COUNTED_AFTER)
+            if entry != known:
+                self._reports.add_after(("peer", name), _delay(entry, known))
             self._log(network, name, entry)
 
     def _log(self, network: str, name: str, entry: BGPSession | None) -> None:
@@ -302,10 +286,7 @@ class Routing:
         for name in before.refused.keys() | self._wish.refused.keys() | {p.metadata.name for p in self._all_peers()}:
             known = self._own(self._peers.get("", name))
             if (entry := self._session(name)) != known:
-                same = (
-                    entry is not None and known is not None and (entry.state, entry.error) == (known.state, known.error)
-                )
-                self._reports.add_after(("peer", name), COUNTED_AFTER if same else TOLD_AFTER)
+                self._reports.add_after(("peer", name), _delay(entry, known))
         for name, one in ((a.metadata.name, a) for a in self._advertisements.objects.values()):
             told = next((h for h in one.status.hosts if h.node == self._node), None)
             if (outcome := self._outcome(name)) != told:
@@ -389,11 +370,13 @@ def _entry(node: str, session: Session) -> BGPSession:
     )
 
 
-def _decoded(value: str) -> str:
-    try:
-        return b64decode(value).decode().rstrip("\n")
-    except ValueError:
-        return "\0"  # which no password can be
+def _delay(entry: BGPSession | None, known: BGPSession | None) -> float:
+    """Seconds after which the status is to say so."""
+    if entry is None or known is None or entry.state != known.state:
+        return TOLD_AFTER
+    if entry.state == "Flapping":
+        return FLAPPING_AFTER
+    return COUNTED_AFTER if entry.error == known.error else TOLD_AFTER
 
 
 def field_manager(node: str) -> str:
