@@ -23,7 +23,8 @@ class Host:
     """A host that stands for itself. The agents' namespaces are mounted where only this host sees them, and a process
     stands for the machine: with it, all that its kernel does is gone."""
 
-    def __init__(self, lab: Lab, number: int) -> None:
+    def __init__(self, lab: Lab, number: int, *, masquerade: bool = True) -> None:
+        self._masquerade = masquerade
         self.name = f"host-{number}"
         self._lab = lab
         self._number = number
@@ -55,7 +56,8 @@ class Host:
         networks = lab.folder / f"networks-{self.name}.yaml"
         subnets = lab.lan.subnets
         own = subnets.interfaces(AGENTS + self._number)
-        programs.write_networks(networks, self.node.switch.device, own, subnets.addresses(GATEWAY))
+        gateways = subnets.addresses(GATEWAY)
+        programs.write_networks(networks, self.node.switch.device, own, gateways, masquerade=self._masquerade)
         self.agent = programs.agent_program(
             self.node.namespace,
             programs.account(lab.host_plane, "agent"),
@@ -108,12 +110,12 @@ _MACHINE = f"mount -t tmpfs none {shlex.quote(NETNS)} && echo on && exec sleep i
 
 
 @contextlib.contextmanager
-def hosts(lab: Lab, *numbers: int) -> Iterator[list[Host]]:
-    """So many further hosts, on; off at the end."""
+def hosts(lab: Lab, *numbers: int, masquerade: bool = True) -> Iterator[list[Host]]:
+    """So many further hosts, on; off at the end. ``masquerade``: whether nodes see their addresses in mode nat."""
     made: list[Host] = []
     try:
         for number in numbers:
-            made.append(Host(lab, number))
+            made.append(Host(lab, number, masquerade=masquerade))
             made[-1].boot()
         yield made
     finally:

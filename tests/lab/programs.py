@@ -295,10 +295,15 @@ def agent_program(
 
 
 def write_networks(
-    path: Path, device: str, addresses: Sequence[IPv4Interface | IPv6Interface], gateways: Sequence[str]
+    path: Path,
+    device: str,
+    addresses: Sequence[IPv4Interface | IPv6Interface],
+    gateways: Sequence[str],
+    *,
+    masquerade: bool = True,
 ) -> None:
     """The agent's networks file: the management network alone, with an address and a gateway of each family."""
-    network: dict[str, str] = {"name": "", "device": device}
+    network: dict[str, str | bool] = {"name": "", "device": device, "masquerade": masquerade}
     for address, gateway in zip(addresses, gateways, strict=True):
         family = "6" if address.version == 6 else ""
         network |= {f"address{family}": str(address), f"gateway{family}": gateway}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from tests.lab.client import Api, Object
 from tests.lab.lab import AGENT_NUMBER, Lab
 from tests.lab.machineroom import AGENTS
 from tests.lab.network import Interface, Lan, Namespace, Subnets, run
@@ -19,6 +20,8 @@ TOR_NUMBER, REFLECTOR_NUMBER = 240, 241
 BEHIND = Subnets(IPv4Network("10.88.0.0/24"), IPv6Network("fd00:88::/64"))
 """Where clients of the router are."""
 BFD_MS = 100
+GROUP = "/apis/cloudprovider.harvesterhci.io/v1beta1"
+PEERS, ADVERTISEMENTS = f"{GROUP}/bgppeers", f"{GROUP}/bgpadvertisements"
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ def addresses_of(name: str, lan: Lan) -> list[str]:
 
 
 @contextlib.contextmanager
-def rack(lab: Lab) -> Iterator[Rack]:
-    """The routers, on, and clients behind them; the LAN's gateway knows the way to these."""
+def rack(lab: Lab, asn: int = TOR_ASN) -> Iterator[Rack]:
+    """The routers, on, and clients behind them; the LAN's gateway knows the way to these. ``asn``: the first one's."""
     lan, behind = lab.lan, Namespace("behind")
     folder = Path(os.environ["TMPDIR"]) / "rack"
     tor_space, reflector_space = lan.station("tor", TOR_NUMBER), lan.station("reflector", REFLECTOR_NUMBER)
@@ -85,7 +88,7 @@ def rack(lab: Lab) -> Iterator[Rack]:
         ways = list(zip((BEHIND.ipv4, BEHIND.ipv6), lan.subnets.addresses(TOR_NUMBER), strict=True))
         Namespace("").ip(*(f"route add {network} via {via}" for network, via in ways))
         with (
-            router(tor_space.name, folder / "tor", TOR_ASN, kernel=True, bfd=True) as tor,
+            router(tor_space.name, folder / "tor", asn, kernel=True, bfd=True) as tor,
             router(reflector_space.name, folder / "reflector", ASN) as reflector,
         ):
             its = lan.subnets.addresses(REFLECTOR_NUMBER)[0]
@@ -93,8 +96,33 @@ def rack(lab: Lab) -> Iterator[Rack]:
         Namespace("").ip(*(f"route del {network} via {via}" for network, via in ways))
     finally:
         behind.remove()
-        lan.leave(tor_space)
-        lan.leave(reflector_space)
+        for space in (tor_space, reflector_space):
+            # At once: a namespace ends in the kernel's own time, and until then says whose the address is.
+            space.ip("link delete eth0")
+            lan.leave(space)
+
+
+def bgp_peer(name: str, address: str, asn: int, **spec: object) -> Object:
+    given = {"myASN": ASN, "peerASN": asn, "peerAddress": address, "holdTime": "9s", **spec}
+    return {"apiVersion": GROUP.removeprefix("/apis/"), "kind": "BGPPeer", "metadata": {"name": name}, "spec": given}
+
+
+def advertisement(name: str, **spec: object) -> Object:
+    kind = "BGPAdvertisement"
+    return {"apiVersion": GROUP.removeprefix("/apis/"), "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+@contextlib.contextmanager
+def said(api: Api, *objects: Object) -> Iterator[None]:
+    """Peers and advertisements of the host cluster that are there while the block lasts."""
+    paths = {"BGPPeer": PEERS, "BGPAdvertisement": ADVERTISEMENTS}
+    try:
+        for one in objects:
+            api.create(paths[one["kind"]], one)
+        yield
+    finally:
+        for one in objects:
+            api.delete(f"{paths[one['kind']]}/{one['metadata']['name']}")
 
 
 def _address(interfaces: list[Interface], device: str) -> list[str]:

@@ -14,20 +14,18 @@ from typing import Self
 
 import pytest
 
-from tests.lab.client import Api, Object
+from tests.lab.client import Api, ApiError, Object
 from tests.lab.lab import TENANT, TENANT_NAMESPACE, Lab, Pool
 from tests.lab.machineroom import Host, hosts
-from tests.lab.process import wait_for
+from tests.lab.process import LabError, wait_for
 from tests.lab.programs import POOLS_PATH, SYSTEM_NAMESPACE, Program
-from tests.lab.rack import ASN, BFD_MS, TOR_ASN, Rack, addresses_of, rack
+from tests.lab.rack import ASN, BFD_MS, PEERS, TOR_ASN, Rack, addresses_of, advertisement, bgp_peer, rack, said
 from tests.lab.traffic import Client, Connection
 from tests.lab.workload import MODE_ANNOTATION, POOL_ANNOTATION, Port, Workspace, service
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(300)]
 
 WEB = Port(80, 8080)
-GROUP = "/apis/cloudprovider.harvesterhci.io/v1beta1"
-PEERS, ADVERTISEMENTS = f"{GROUP}/bgppeers", f"{GROUP}/bgpadvertisements"
 SECRETS = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/secrets"
 NODES = "/api/v1/nodes"
 COMMUNITY, LARGE, PREFERENCE = "64512:100", "64512:1:2", 150
@@ -44,16 +42,6 @@ ROUTED = Pool(
 )
 """Of no network that anybody stands on: only routers lead there."""
 _numbers = itertools.count(1)
-
-
-def bgp_peer(name: str, address: str, asn: int, **spec: object) -> Object:
-    given = {"myASN": ASN, "peerASN": asn, "peerAddress": address, "holdTime": "9s", **spec}
-    return {"apiVersion": GROUP.removeprefix("/apis/"), "kind": "BGPPeer", "metadata": {"name": name}, "spec": given}
-
-
-def advertisement(name: str, **spec: object) -> Object:
-    kind = "BGPAdvertisement"
-    return {"apiVersion": GROUP.removeprefix("/apis/"), "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
 @dataclass
@@ -88,12 +76,17 @@ class Room:
         began = time.monotonic()
         for vip in itertools.chain(*self.addresses.values()):
             wanted = {self.own(name, six=":" in vip) for name in names}
-            wait_for(
-                f"ways to {vip} by {', '.join(names)}",
-                lambda v=vip, w=wanted: self.rack.ways(v) == w,  # type: ignore[misc]
-                timeout=timeout,
-                period=0.02,
-            )
+            try:
+                wait_for(
+                    f"ways to {vip} by {', '.join(names)}",
+                    lambda v=vip, w=wanted: self.rack.ways(v) == w,  # type: ignore[misc]
+                    timeout=timeout,
+                    period=0.02,
+                )
+            except LabError as error:
+                sessions = {peer["metadata"]["name"]: peer.get("status", {}) for peer in self.api.items(PEERS)}
+                error.add_note(f"there are {self.rack.ways(vip)}, {self.rack.drops()}; {sessions}")
+                raise
         return time.monotonic() - began
 
     def session(self, peer: str, node: str) -> Object:
@@ -179,23 +172,26 @@ def room(lab: Lab) -> Iterator[Room]:
         found.expose("dsr", "dsr", policy="RequireDualStack")
         found.expose("routed-nat", "nat", pool="routed")
         found.expose("routed-dsr", "dsr", pool="routed")
-        bfd = {"interval": BFD_MS, "multiplier": 3}
-        for name, address in zip(("tor", "tor6"), made.tor_addresses, strict=True):
-            api.create(PEERS, bgp_peer(name, address, TOR_ASN, bfd=bfd))
-        api.create(PEERS, bgp_peer("reflector", made.reflector_address, ASN))
-        said = {"communities": [COMMUNITY, f"large:{LARGE}"], "localPref": PREFERENCE, "ipPools": ["lan", "routed"]}
-        api.create(ADVERTISEMENTS, advertisement("lan", **said))
-        try:
+        objects = [
+            *(
+                bgp_peer(name, address, TOR_ASN, bfd={"interval": BFD_MS, "multiplier": 3})
+                for name, address in zip(("tor", "tor6"), made.tor_addresses, strict=True)
+            ),
+            bgp_peer("reflector", made.reflector_address, ASN),
+            advertisement(
+                "both",
+                communities=[COMMUNITY, f"large:{LARGE}"],
+                localPref=PREFERENCE,
+                ipPools=["lan", "routed"],
+            ),
+        ]
+        with said(api, *objects):
             found.wait_ways(*HOSTS)
             yield found
-        finally:
-            for path, names in ((ADVERTISEMENTS, ("lan",)), (PEERS, ("tor", "tor6", "reflector"))):
-                for name in names:
-                    api.delete(f"{path}/{name}")
-            with contextlib.suppress(Exception):
-                api.delete(f"{SECRETS}/cloudprovider-bgp")
-            work.remove()
-            api.delete(f"{POOLS_PATH}/routed")
+        with contextlib.suppress(ApiError):
+            api.delete(f"{SECRETS}/cloudprovider-bgp")
+        work.remove()
+        api.delete(f"{POOLS_PATH}/routed")
 
 
 def _flows(room: Room, stack: contextlib.ExitStack, address: str) -> list[Connection]:
