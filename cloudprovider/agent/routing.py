@@ -159,7 +159,8 @@ class Routing:
                 wait = await self._decide()
                 await asyncio.sleep(GATHER)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._poked.wait(), wait)
+                    async with asyncio.timeout(wait):
+                        await self._poked.wait()
 
     def read(self) -> Readings:
         """Tell of sessions, for metrics."""

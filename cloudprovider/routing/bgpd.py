@@ -177,7 +177,8 @@ class BgpSpeaker:
                 await self._end_lost(session, speech)
                 self._hear(speech, await session.neighbors())
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._poked.wait(), self._pace.look)
+                    async with asyncio.timeout(self._pace.look):
+                        await self._poked.wait()
         except asyncio.CancelledError:
             await self._farewell(connection)
             self._forget("")
