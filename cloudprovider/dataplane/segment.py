@@ -61,6 +61,11 @@ class KernelSegment:
         self._path = path
         self._forget = forget
 
+    @property
+    def carries(self) -> bool:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        return self._upkeep.carries
+
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         # In one go: it takes well below a millisecond, and a caller that is cancelled in between would lose the socket.
