@@ -190,7 +190,7 @@ class K3dWorld:
                 away = {"template": {"spec": {"nodeSelector": dict.fromkeys(NOWHERE)}}}
                 self.cluster(side).api.patch(path, {"spec": away}, content_type=STRATEGIC_MERGE_PATCH)
             else:
-                self.cluster(side).api.patch(path, {"spec": {"replicas": 2 if name == "guest" else 1}})
+                self.cluster(side).api.patch(path, {"spec": {"replicas": 2}})
             self._stopped.discard(name)
         if name == "agent" and self._left:
             self.installation.leave(leaving=False)

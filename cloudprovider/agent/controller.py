@@ -151,7 +151,7 @@ class AgentController:
             took=metrics.took,
             rng=rng,
         )
-        self._fellows = {n.name: Fellows(node, n, make_watch, changed=self._hosts_changed) for n in networks}
+        self._fellows = {n.name: Fellows(node, n, make_watch, changed=self._heard) for n in networks}
         self._routing = Routing(
             node,
             namespace,
@@ -297,6 +297,11 @@ class AgentController:
             self._follow_leases(lb)
             self._checks.follow(key)
             self._reports.add(key)
+
+    def _heard(self) -> None:
+        """Another host is silent, or heard again: others are told at once."""
+        self._hosts.set_standing(self._standing())
+        self._hosts_changed()
 
     def _hosts_changed(self) -> None:
         """Somebody came or went: whose a load balancer is may be another now, and who speaks for a cluster."""
@@ -509,6 +514,7 @@ class AgentController:
                     mac=forwarder.mac,
                     addresses=tuple(str(a) for a in own),
                     ready=forwarder.in_line and not self._fellows[network].is_cut_off,
+                    silent=tuple(sorted(self._fellows[network].down)),
                 )
         return found
 

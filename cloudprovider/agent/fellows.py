@@ -90,6 +90,11 @@ class Fellows:
         states = {name: self._state(name) for name in self._peers}
         return {name: state is Liveness.UP for name, state in states.items() if state is not Liveness.UNKNOWN}
 
+    @property
+    def down(self) -> frozenset[str]:
+        """Who is dead or cut off, and not this host."""
+        return self._down
+
     def is_down(self, host: str) -> bool:
         """Whether a host is dead or cut off, and not this one."""
         return host in self._down

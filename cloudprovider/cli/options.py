@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cloudprovider.cli.settings import Option
-from cloudprovider.core.plan import IPNetwork
+from cloudprovider.core.plan import IPAddress, IPNetwork
 from cloudprovider.core.translate import DEFAULT_CLASS
 
 DEFAULT_TRUST_DOMAIN: Final = "cloudprovider.local"
@@ -25,6 +25,14 @@ def host_port(text: str) -> str:
 def host_port_or_none(text: str) -> str:
     """Like :func:`host_port`, or nothing."""
     return host_port(text) if text else ""
+
+
+def address_or_none(text: str) -> IPAddress | None:
+    """An IP address, or nothing."""
+    try:
+        return ipaddress.ip_address(text) if text else None
+    except ValueError:
+        raise ValueError(f'"{text}" is not an IP address, such as 10.42.0.7') from None
 
 
 def network(text: str) -> IPNetwork:
@@ -163,6 +171,11 @@ HOST: Final = (
            help="the host cluster's pod and service ranges: no guest's node may claim an address in them"),
     Option(name="webhook-address", metavar="ADDRESS:PORT", default="", parse=host_port_or_none,
            help="where the admission webhook is served; without it none is"),
+    Option(name="node-name", metavar="NAME", default="",
+           help="the node that this copy runs on: when the other hosts hear that no more, the next copy leads at once"),
+    Option(name="pod-address", metavar="ADDRESS", default="", parse=address_or_none,
+           help="this copy's own address: while it leads, the Service of the bridge leads there; without it the Service"
+           " is left alone"),
     _lease("the copy that leads"),
     Option(name="identity", metavar="NAME", default="", help="this copy's name there; without it the host's name"),
     *_api_server("host"),

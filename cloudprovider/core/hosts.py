@@ -26,11 +26,13 @@ LEASE_DURATION: Final = 15
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """How a host stands on one network. ``mac``: of what it announces addresses with; ``addresses``: its own there,
-    one a family at most; ``ready``: it has the rules of all load balancers there, and its link is up."""
+    one a family at most; ``ready``: it has the rules of all load balancers there, and its link is up; ``silent``: the
+    other hosts that it has heard there, and hears no more, sorted."""
 
     mac: str
     addresses: tuple[str, ...] = ()
     ready: bool = False
+    silent: tuple[str, ...] = ()
 
 
 class _Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +118,20 @@ class Roster:
             for name, seen in self._seen.items()
             if all((there := seen.host.networks.get(n)) is not None and there.ready for n in wanted)
         )
+
+    def is_unheard(self, name: str) -> bool:
+        """Whether every host that could hear another one, and there is one at least, says that it does not: those that
+        are fresh, and ready on a network that it stands on too."""
+        seen = self._seen.get(name)
+        if seen is None:
+            return False
+        said = [
+            name in there.silent
+            for other, witness in self._seen.items()
+            for network, there in witness.host.networks.items()
+            if other != name and network in seen.host.networks and there.ready and self.is_fresh(other)
+        ]
+        return bool(said) and all(said)
 
     def by_mac(self, network: str, mac: str) -> str | None:
         """The host that announces addresses with this MAC on a network."""

@@ -301,6 +301,13 @@ OTHERS: Final = (
         text="stays until the grace is over and the tenant's load balancers are gone",
     ),
     Mark(
+        name="cloudprovider.harvesterhci.io/holder-node",
+        on="Lease",
+        whose="ours",
+        by="the host program",
+        text="the node of the copy that leads: where the other hosts hear that no more, the next copy leads at once",
+    ),
+    Mark(
         name="cloudprovider.harvesterhci.io/holder-mark",
         on="Lease",
         whose="ours",

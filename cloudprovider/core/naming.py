@@ -12,6 +12,8 @@ AGENT_PROGRAM: Final = "cloudprovider-agent"
 GUEST_PROGRAM: Final = "cloudprovider-guest"
 """What each program calls itself: its Lease (an agent's goes on with instance and node), its events, its workload."""
 
+BRIDGE_SERVICE: Final = "cloudprovider-bridge"
+"""How guests reach the bridge, in the host cluster."""
 GUEST_SECRET: Final = "cloudprovider-bridge"  # noqa: S105 - a name
 SERVER_SECRET: Final = "cloudprovider-bridge-tls"  # noqa: S105 - a name
 CA_SECRET: Final = "cloudprovider-tenant-ca"  # noqa: S105 - a name

@@ -9,6 +9,7 @@ import msgspec
 from cloudprovider.core.api.bgp import PASSWORDS_SECRET
 from cloudprovider.core.naming import (
     AGENT_PROGRAM,
+    BRIDGE_SERVICE,
     CA_SECRET,
     GUEST_PROGRAM,
     GUEST_SECRET,
@@ -82,6 +83,9 @@ OF_PROGRAMS: Final[Mapping[str, tuple[Permission, ...]]] = {
             name="cloudprovider-admission",
         ),
         *_each("get", "apps", "deployments", name="harvester-load-balancer"),
+        *_each("get", "", "services", namespace=SYSTEM, name=BRIDGE_SERVICE),
+        *_each("list create patch delete", "discovery.k8s.io", "endpointslices", namespace=SYSTEM),
+        *_each("delete", "", "endpoints", namespace=SYSTEM, name=BRIDGE_SERVICE),
         *_each("get list watch create update", "coordination.k8s.io", "leases", namespace=SYSTEM),
         *_each("get patch", "", "secrets", namespace=SYSTEM, name="cloudprovider-webhook-tls"),
         *_each("get patch", "", "secrets", namespace=SYSTEM, name=SERVER_SECRET),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudprovider.core.plan import IPNetwork
+from cloudprovider.core.plan import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,8 @@ class HostConfig:
     service and pod ranges. ``lease_namespace`` holds the Lease by which one of several copies leads, ``identity`` is
     this copy's name there (empty: made from the host name). ``endpoint`` is "ADDRESS:PORT" of the health endpoint,
     ``webhook_address`` that of the admission webhook; empty: none is served. Its Secret is in ``lease_namespace``.
+    ``node_name`` is the node that this copy runs on: another copy takes over at once where the agents say that it is
+    dead. ``pod_address`` is where the bridge's Service leads to while this copy leads; None: the Service is left alone.
     """
 
     tls_cert: Path
@@ -29,3 +31,5 @@ class HostConfig:
     context: str = ""
     endpoint: str = "127.0.0.1:8082"
     webhook_address: str = ""
+    node_name: str = ""
+    pod_address: IPAddress | None = None

@@ -23,6 +23,7 @@ from cloudprovider.host.assembly import NAME, Host
 from cloudprovider.host.caches import Caches
 from cloudprovider.host.clock import utc_now
 from cloudprovider.host.config import HostConfig
+from cloudprovider.host.frontdoor import FrontDoor
 from cloudprovider.host.metrics import AdmissionMetrics, HostMetrics
 from cloudprovider.host.readings import reading
 from cloudprovider.host.tenants import FINALIZER, TenantEnd, register
@@ -67,16 +68,25 @@ class HostProgram:
         self._server: BridgeServer | None = None
         self._serving = False
         self._elector = Elector(
-            client, namespace=config.lease_namespace, name=NAME, identity=self._identity, now=utc_now, rng=rng
+            client,
+            namespace=config.lease_namespace,
+            name=NAME,
+            identity=self._identity,
+            now=utc_now,
+            rng=rng,
+            node=config.node_name,
+            is_dead=self._is_unheard,
         )
         self._caches = self._empty()
         self._spent = asyncio.Event()
 
     @property
     def not_ready(self) -> Sequence[str]:
-        """Why guests can't be served by this copy; a standby is not ready, since it can't."""
+        """Why not; a standby is ready when it could lead at once."""
         if self._host is None:
-            return (f"another copy leads (Lease {self._config.lease_namespace}/{NAME}), or none has been able to yet",)
+            if not self._elector.stands_by:
+                return (f"no copy leads (Lease {self._config.lease_namespace}/{NAME})",)
+            return self._caches.not_synced
         if missing := self._host.caches.not_synced:
             return missing
         return () if self._serving else ("the bridge is not listening yet",)
@@ -104,6 +114,9 @@ class HostProgram:
                 await self._spent.wait()
                 running.cancel()
             self._caches = self._empty()
+
+    def _is_unheard(self, node: str) -> bool:
+        return self._caches.roster.is_unheard(node)
 
     def _empty(self) -> Caches:
         caches = Caches(self._client, self._rng, time=time.monotonic, namespace=self._config.lease_namespace)
@@ -154,6 +167,10 @@ class HostProgram:
         await host.caches.synced()
         await server.start()
         self._serving = True
+        config = self._config
+        if config.pod_address is not None:
+            port = int(config.bridge_address.rpartition(":")[2])
+            await FrontDoor(self._client, config.lease_namespace, config.pod_address, port, rng=self._rng).run()
 
 
 def tls_paths(config: HostConfig) -> TlsPaths:

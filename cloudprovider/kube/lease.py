@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 HOLDER_MARK: Final = "cloudprovider.harvesterhci.io/holder-mark"
 """The annotation with the holder's mark, by which its death can be proven."""
+HOLDER_NODE: Final = "cloudprovider.harvesterhci.io/holder-node"
+"""The annotation with the node that the holder runs on, where it is known."""
 
 
 LOOK_SECONDS: Final = 0.25
@@ -82,7 +84,9 @@ class Elector:
     """One candidate for the Lease ``namespace``/``name``.
 
     ``identity`` must be this process's alone (see :func:`identity_of`): two that share one would both lead.
-    ``now`` gives the wall clock in UTC.
+    ``now`` gives the wall clock in UTC. ``node`` is where this process runs; ``is_dead(node)`` tells of another node
+    that it is held for dead, so that the Lease of a holder there need not expire. That is a belief and no proof: a
+    holder that lives all the same finds out within ``retry_period``, and what both write meanwhile needs preconditions.
     """
 
     def __init__(
@@ -95,11 +99,15 @@ class Elector:
         now: Callable[[], datetime],
         rng: random.Random,
         timing: Timing | None = None,
+        node: str = "",
+        is_dead: Callable[[str], bool] = lambda _node: False,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._name = name
         self._identity = identity
+        self._node = node
+        self._is_dead = is_dead
         self._now = now
         self._rng = rng
         self._timing = timing or Timing()
@@ -110,6 +118,8 @@ class Elector:
         self._woken = asyncio.Event()
         self._held: Lease | None = None
         """Another's lease, as it was last seen."""
+        self.stands_by = False
+        """Whether another candidate led when this one looked last."""
 
     @property
     def token(self) -> int | None:
@@ -194,6 +204,7 @@ class Elector:
         try:
             lease = await self._client.get(LEASES, self._namespace, self._name)
         except NotFound:
+            self.stands_by = False
             new = Lease(metadata=ObjectMeta(namespace=self._namespace, name=self._name))
             return await self._client.create(LEASES, self._taken(new))
         now = asyncio.get_running_loop().time()
@@ -201,14 +212,20 @@ class Elector:
             self._seen, self._seen_at = lease.metadata.resource_version, now
         expired = now >= self._seen_at + lease.spec.lease_duration_seconds
         # Also when it is ours already (an answer was lost): a new term has a new token.
-        if lease.spec.holder_identity in {"", self._identity} or expired or self._holder_is_dead(lease):
+        self.stands_by = not (
+            lease.spec.holder_identity in {"", self._identity} or expired or self._holder_is_dead(lease)
+        )
+        if not self.stands_by:
             return await self._client.replace(LEASES, self._taken(lease))
         self._held = lease
         return None
 
     def _holder_is_dead(self, lease: Lease) -> bool:
         mark = lease.metadata.annotations.get(HOLDER_MARK, "")
-        dead = is_proven_dead(self._path, lease.spec.holder_identity, mark)
+        node = lease.metadata.annotations.get(HOLDER_NODE, "")
+        dead = is_proven_dead(self._path, lease.spec.holder_identity, mark) or (
+            bool(node) and node != self._node and self._is_dead(node)
+        )
         if dead:
             _log.info(
                 "The leader is dead; its lease need not expire.",
@@ -219,6 +236,9 @@ class Elector:
     def _taken(self, lease: Lease) -> Lease:
         time = self._time()
         annotations = {**lease.metadata.annotations, HOLDER_MARK: self._mark}
+        annotations.pop(HOLDER_NODE, None)
+        if self._node:
+            annotations[HOLDER_NODE] = self._node
         return msgspec.structs.replace(
             lease,
             metadata=msgspec.structs.replace(lease.metadata, annotations=annotations),

@@ -48,6 +48,7 @@ NODES: Final = Resource("", "v1", "nodes", "Node", Node, namespaced=False)
 NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", Namespace, namespaced=False)
 EVENTS: Final = Resource("", "v1", "events", "Event", Event)
 ENDPOINTSLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", EndpointSlice)
+ENDPOINTS: Final = Resource("", "v1", "endpoints", "Endpoints", KubeObject)
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", Lease)
 SECRETS: Final = Resource("", "v1", "secrets", "Secret", Secret)
 SELF_SUBJECT_REVIEWS: Final = Resource(

@@ -258,6 +258,18 @@ async def test_a_death_while_the_api_server_is_away() -> None:
         await until(lambda: world.served_by(heir), 20)
 
 
+async def test_who_hears_another_no_more_says_so_in_its_lease() -> None:
+    """So that nobody waits for the Lease of a program that led on the dead host."""
+    async with hosts(3, timing=Timing()) as world:
+        await all_hear_each_other(world)
+        world.heard.cut(world.watches["h1"])
+        roster = world.agents["h2"]._hosts.roster
+        await until(lambda: roster.is_unheard("h1"), 2)
+        assert not roster.is_unheard("h3")
+        world.heard.mend(world.watches["h1"])
+        await until(lambda: not roster.is_unheard("h1"), 2)
+
+
 async def test_who_hears_nobody_takes_nothing() -> None:
     async with hosts(3, timing=Timing()) as world:
         world.seed()

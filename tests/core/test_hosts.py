@@ -105,6 +105,34 @@ def test_who_serves_is_ready_on_each_network() -> None:
     assert roster.by_mac("", AWAY.mac) is None
 
 
+def test_who_is_unheard_by_all_that_could_hear_it() -> None:
+    clock = Clock()
+    roster = Roster(clock, duration=15)
+
+    def says(node: str, version: int, silent: tuple[str, ...] = (), *, network: str = "", ready: bool = True) -> None:
+        there = Presence(mac="02:00:00:00:00:09", ready=ready, silent=silent)
+        roster.observe(lease(node, version, networks={network: there}))
+
+    says("h1", 1)
+    assert not roster.is_unheard("h1"), "nobody could tell"
+    assert not roster.is_unheard("h9"), "nobody knows it"
+    says("h2", 1, ("h1",))
+    assert roster.is_unheard("h1")
+    says("h3", 1)
+    assert not roster.is_unheard("h1"), "one hears it"
+    says("h3", 2, ready=False)
+    assert roster.is_unheard("h1"), "who is cut off hears nobody"
+    says("h3", 3, network="other/net")
+    assert roster.is_unheard("h1"), "who stands elsewhere can't hear it"
+    says("h3", 4)
+    clock.now += 10
+    says("h2", 2, ("h1",))
+    clock.now += 10
+    assert roster.is_unheard("h1"), "who is silent itself says nothing"
+    clock.now += 10
+    assert not roster.is_unheard("h1"), "nobody says it any more"
+
+
 def test_a_lease_that_comes_to_name_another_host() -> None:
     roster = Roster(Clock())
     roster.observe(lease("h1"))

@@ -16,7 +16,7 @@ PACKAGE = Path(cloudprovider.__file__).parent
 
 NO_MARKS = re.compile(
     r"/v1(beta1)?$"  # API versions
-    r"|^kubernetes\.io/(tls|service-name)$"  # a Secret's type; the label of an EndpointSlice, Kubernetes' own matter
+    r"|^kubernetes\.io/(tls|service-name)$|^endpointslice\."  # a Secret's type; Kubernetes' labels of a slice
     r"|/(load-balancer|SCTPNotSupported|ProtocolNotSupported)$"  # the class; errors of ports
     r"|/$"
 )

@@ -25,13 +25,15 @@ def wall_clock() -> datetime:
 class Candidate:
     """An elector and the record of its terms: (token, began, ended)."""
 
-    def __init__(self, cluster: FakeCluster, name: str, stop_seconds: float = 0.0) -> None:
+    def __init__(self, cluster: FakeCluster, name: str, stop_seconds: float = 0.0, node: str = "") -> None:
         self.name = name
         self.identity = identity_of(name)
         self.terms: list[tuple[int, float, float]] = []
         self.leading = asyncio.Event()
         self.stopped = asyncio.Event()
         self._stop_seconds = stop_seconds
+        self.unheard: set[str] = set()
+        """The nodes that it holds for dead."""
         self.elector = Elector(
             FakeKubeClient(cluster, program=name),
             namespace="ns",
@@ -39,6 +41,8 @@ class Candidate:
             identity=self.identity,
             now=wall_clock,
             rng=random.Random(name),
+            node=node,
+            is_dead=lambda node: node in self.unheard,
         )
 
     async def work(self, token: int) -> None:

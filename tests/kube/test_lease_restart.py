@@ -8,7 +8,7 @@ import pytest
 
 from cloudprovider.core.errors import ConfigurationError, Unavailable
 from cloudprovider.kube.fake import Call, FakeCluster, FakeKubeClient
-from cloudprovider.kube.lease import HOLDER_MARK
+from cloudprovider.kube.lease import HOLDER_MARK, HOLDER_NODE, LOOK_SECONDS, Timing
 from cloudprovider.kube.resources import LEASES
 from tests.kube.candidates import Candidate, crash, lease_of, scenario, stop
 
@@ -66,6 +66,47 @@ def test_what_proves_nothing_is_waited_for(mark: str | None) -> None:
             await asyncio.wait_for(b.leading.wait(), 3)
 
     waits()
+
+
+@pytest.mark.parametrize("unheard", [True, False])
+def test_a_standby_elsewhere_does_not_wait_for_the_expiry_where_the_leader_s_node_is_held_for_dead(
+    unheard: bool,
+) -> None:
+    @scenario
+    async def waits(cluster: FakeCluster) -> None:
+        a, b = Candidate(cluster, "a", node="n1"), Candidate(cluster, "b", node="n2")
+        async with a.running() as running:
+            await asyncio.wait_for(a.leading.wait(), 1)
+            patch = {"metadata": {"annotations": {HOLDER_MARK: "another-boot net:[1] a"}}}
+            await FakeKubeClient(cluster).merge_patch(LEASES, "ns", "lease", patch)
+            async with b.running():
+                b.unheard.add("n2")  # itself, which is nonsense
+                await asyncio.sleep(60)
+                assert not b.leading.is_set()
+                await crash(cluster, a, running)
+                if unheard:
+                    b.unheard.add("n1")
+                    await asyncio.wait_for(b.leading.wait(), 2 * LOOK_SECONDS)
+                    assert (await lease_of(cluster)).metadata.annotations[HOLDER_NODE] == "n2"
+                else:
+                    await asyncio.sleep(5)  # with the time of the crash, less than a Lease lasts
+                    assert not b.leading.is_set()
+
+    waits()
+
+
+@scenario
+async def test_a_leader_that_is_held_for_dead_and_lives_stops_within_a_renewal(cluster: FakeCluster) -> None:
+    a, b = Candidate(cluster, "a", node="n1"), Candidate(cluster, "b", node="n2")
+    async with a.running():
+        await asyncio.wait_for(a.leading.wait(), 1)
+        async with b.running():
+            b.unheard.add("n1")
+            await asyncio.wait_for(b.leading.wait(), 3)
+            await asyncio.wait_for(a.stopped.wait(), Timing().retry_period + 0.1)
+            await asyncio.sleep(60)
+            assert b.leading.is_set()
+            assert not a.leading.is_set()
 
 
 @scenario

@@ -45,6 +45,7 @@ class ServiceSpec(ApiStruct, frozen=True, kw_only=True):
     """spec of a Service."""
 
     type: str = "ClusterIP"
+    selector: dict[str, str] = {}
     ports: list[ServicePort] = []
     load_balancer_ip: str = msgspec.field(default="", name="loadBalancerIP")
     load_balancer_class: str = ""
