@@ -1,14 +1,16 @@
-"""``make ci``, after lint and types (``python -m tests.ci``): all tests, then those of a real installation on k3d.
+"""What .ci/run runs after lint and types (``python -m tests.ci``): all tests, then those of a real installation on k3d.
 
 The latter, e2e/k3d, needs docker, k3d and kubectl. ``--k3d FOLDER`` names a folder of programs that bring them up where
-they do not answer: ``up``, ``env`` (prints what to export) and ``down``. What ``up`` has to build on a new machine it
-builds beside the other lanes, from the processor time that they leave.
+they do not answer: ``up``, ``env`` (prints what to export) and ``down``. ``up`` is told by ``K3D_LAB_PACKAGES`` which
+Debian packages images need, as they are built without a network. What it has to build on a new machine it builds beside
+the other lanes, from the processor time that they leave.
 """
 
 import argparse
 import contextlib
 import fcntl
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,8 @@ from tests.lab.process import LabError
 LOGS: Final = lanes.ROOT / "build" / "logs"
 LOCK: Final = Path(tempfile.gettempdir()) / "cloudprovider-ci-k3d.lock"
 """Held while the clusters are up: what one run has brought up is not taken down under another one."""
+PACKAGES: Final = ("frr",)
+"""What manifests/image/Dockerfile would install."""
 LANE: Final = ("-m", "pytest", "-p", "no:cacheprovider", "--lane=k3d", "--durations=15", "e2e/k3d")
 
 
@@ -40,7 +44,7 @@ class Rig:
         if self.folder is None or self._environment():
             yield
             return
-        build = ["bash", "-c", '"$0/up" && exec flock "$1" "$0/down"', str(self.folder), str(LOCK)]
+        build = ["bash", "-c", f"{shlex.join(self._up)} && exec {shlex.join(self._down)}"]
         with Keeper(build, self._down, LOGS / "k3d-build.log", idle=True) as keeper:
             yield
             with contextlib.suppress(LabError):  # a bound of its own that is for a machine less busy
@@ -56,10 +60,14 @@ class Rig:
             lock = stack.enter_context(LOCK.open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
             end = ["true"] if self._environment() else self._down  # who found it up leaves it so
-            keeper = stack.enter_context(Keeper([str(self.folder / "up")], end, LOGS / "k3d-up.log"))
+            keeper = stack.enter_context(Keeper(self._up, end, LOGS / "k3d-up.log"))
             stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
             keeper.wait_begun()
             yield self._environment()
+
+    @property
+    def _up(self) -> list[str]:
+        return ["env", f"K3D_LAB_PACKAGES={','.join(PACKAGES)}", f"{self.folder}/up"]
 
     @property
     def _down(self) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import ci
+from tests import ci, lanes
 from tests.lab.process import LabError
 
 UP = """#!/bin/sh
@@ -48,6 +48,16 @@ def test_it_is_built_beside_then_brought_up_and_taken_down(folder: Path) -> None
         assert environment["RIG"] == "of two words"
         assert environment["PATH"] == os.environ["PATH"]
     assert told(folder)[3:] == ["up", "down"]
+
+
+def test_it_is_told_what_the_image_needs(folder: Path) -> None:
+    (folder / "up").write_text(UP.replace("echo up", "echo $K3D_LAB_PACKAGES"))
+    with ci.Rig(folder).prepared(), ci.Rig(folder).up():
+        pass
+    assert "frr" in told(folder)
+    assert set(told(folder)) == {"frr", "down"}
+    installed = (lanes.ROOT / "manifests" / "image" / "Dockerfile").read_text()
+    assert all(package in installed.split() or f"{package};" in installed.split() for package in ci.PACKAGES)
 
 
 def test_what_is_up_already_stays_up(folder: Path) -> None:
