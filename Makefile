@@ -21,7 +21,7 @@ IMAGE ?= cloudprovider:$(VERSION)
 BASE_IMAGE ?=
 PYTEST ?=
 
-.PHONY: help setup controlplane demo demo-stop test ci pictures e2e-k3d lint types generate wheels image format bench bench-dataplane bench-health clean
+.PHONY: help setup controlplane demo demo-stop test ci pictures e2e-k3d lint types generate wheels image format bench bench-dataplane bench-health bench-hosts clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,7 @@ bench: controlplane ## figures: tables here, JSON lines in build/bench.jsonl; SE
 	$(SANDBOX) $(PYTHON) -m tests.bench.services --services $(SERVICES) --scale $(SCALE) || status=1; \
 	$(MAKE) bench-dataplane || status=1; \
 	$(MAKE) bench-health || status=1; \
+	$(MAKE) bench-hosts || status=1; \
 	exit $$status
 
 bench-dataplane: controlplane ## of them those of the data plane: ours, its peers and its limits on one network
@@ -88,6 +89,10 @@ bench-dataplane: controlplane ## of them those of the data plane: ours, its peer
 
 bench-health: setup ## of them those of health checks: their cost, their truth under load, a server's death; LOAD=600
 	@$(SANDBOX) $(PYTHON) -m tests.bench.health --load-seconds $(LOAD)
+
+bench-hosts: controlplane ## of them those of many hosts: a host's death and drain, beside keepalived with haproxy
+	@$(PYTHON) -m tests.bench.dataplane.prepare
+	@$(SANDBOX) $(PYTHON) -m tests.bench.hosts
 
 clean: ## remove what was built or installed here (not the cached control plane)
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

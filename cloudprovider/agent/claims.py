@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 
 from cloudprovider.agent.traces import AgentTraces
 from cloudprovider.core.errors import DataPlaneError
@@ -31,6 +32,7 @@ class Claims:
     whether who answers for an address is a host of this instance. ``is_usurped``: whether whoever answers for an
     address, and is no fellow, has no right to it, as a fellow had it until now: then it is taken all the same, and
     ``usurped`` is told.
+    ``is_orphaned``: whether the fellow that had an address is known to be silent, so that its clients wait.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Claims:
         is_fellow: Callable[[IPAddress, str], bool],
         is_usurped: Callable[[IPAddress], bool],
         usurped: Callable[[IPAddress, str], None],
+        is_orphaned: Callable[[IPAddress], bool],
         traces: AgentTraces,
         conflicted: Callable[[], None],
         jitter: Callable[[], float],
@@ -53,6 +56,7 @@ class Claims:
         self._is_fellow = is_fellow
         self._is_usurped = is_usurped
         self._usurped = usurped
+        self._is_orphaned = is_orphaned
         self._users = users
         self._changed = changed
         self._wake = wake
@@ -132,7 +136,13 @@ class Claims:
         self._claimed_for.update({vip: self._users(vip) for vip in free})
         granted = {vip for vip in free if vip in self._to_take or self._granted(vip)}
         self._to_take -= granted
-        for part, work in ((granted, self._take_all), (free - granted, self._claim_all)):
+        orphaned = {vip for vip in free - granted if self._is_orphaned(vip)}
+        works = (
+            (granted, self._take_all),
+            (orphaned, partial(self._claim_all, hurried=True)),
+            (free - granted - orphaned, self._claim_all),
+        )
+        for part, work in works:
             if part:
                 task = asyncio.create_task(work(announcer, sorted(part, key=lambda a: (a.version, int(a)))))
                 self._tasks.add(task)
@@ -168,8 +178,8 @@ class Claims:
 
         await self._settle(vips, take())
 
-    async def _claim_all(self, announcer: Announcer, vips: list[IPAddress]) -> None:
-        await self._settle(vips, announcer.claim(vips))
+    async def _claim_all(self, announcer: Announcer, vips: list[IPAddress], *, hurried: bool = False) -> None:
+        await self._settle(vips, announcer.claim(vips, hurried=hurried))
 
     async def _settle(self, vips: list[IPAddress], claiming: Awaitable[list[Claim]]) -> None:
         since = self._traces.now()

@@ -143,6 +143,7 @@ class AgentController:
             changed=self._changed_hands,
             is_cut_off=lambda network: network in self._fellows and self._fellows[network].is_cut_off,
             is_down=lambda network, host: network in self._fellows and self._fellows[network].is_down(host),
+            took=metrics.took,
             rng=rng,
         )
         self._fellows = {n.name: Fellows(node, n, make_watch, changed=self._hosts_changed) for n in networks}
@@ -219,6 +220,7 @@ class AgentController:
             nodes_failing=len(self._health[network].failing),
             leases=leases.states(),
             expiry=None if expiry is None else expiry.timestamp(),
+            hosts=self._fellows[network].heard,
         )
 
     async def run(self) -> None:
@@ -457,6 +459,7 @@ class AgentController:
         with self._traces.reports(lb, said):
             try:
                 await self._write(lb, said)
+                self._holdings.written(lb)
             except NotFound:
                 return  # gone meanwhile
         self._tell_of_loss(lb, leasing)

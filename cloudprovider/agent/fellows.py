@@ -49,6 +49,12 @@ class Fellows:
             if self._watch is not None:
                 self._watch.follow(found)
 
+    @property
+    def heard(self) -> Mapping[str, bool]:
+        """The hosts of which it is known, and whether they are heard."""
+        states = {name: self._state(name) for name in self._peers}
+        return {name: state is Liveness.UP for name, state in states.items() if state is not Liveness.UNKNOWN}
+
     def is_down(self, host: str) -> bool:
         """Whether a host is dead or cut off, and not this one."""
         return host in self._down

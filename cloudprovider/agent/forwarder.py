@@ -67,6 +67,10 @@ class FellowAddresses(Protocol):
         """Whether an address is to be taken from a fellow, so that nobody else has a right to it."""
         ...
 
+    def is_orphaned(self, vip: IPAddress) -> bool:
+        """Whether the fellow that has an address, as its record says, is known to be silent."""
+        ...
+
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         """Whether who announces an address of ours is the fellow that is to have it."""
         ...
@@ -126,6 +130,7 @@ class NetworkForwarder:
             is_fellow=fellows.is_fellow,
             is_usurped=fellows.is_usurped,
             usurped=self._claimed,
+            is_orphaned=fellows.is_orphaned,
             traces=self._traces,
             conflicted=metrics.conflicted,
             jitter=jitter,

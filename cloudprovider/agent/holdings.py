@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -22,7 +22,7 @@ from cloudprovider.core.agentstatus import reported
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
 from cloudprovider.core.errors import DataPlaneError, NotFound
 from cloudprovider.core.forwarding import ForwardingTable
-from cloudprovider.core.holding import Fellows, stance
+from cloudprovider.core.holding import KnownHosts, stance
 from cloudprovider.core.hosts import Roster
 from cloudprovider.core.owners import successor
 from cloudprovider.core.plan import IPAddress
@@ -59,7 +59,7 @@ class Holdings:
     """``get``: a load balancer as it is known now. ``write(lb, status)``: apply an agent's status on just this version
     of the object; raises Conflict, NotFound. ``changed``: look at this load balancer again. ``is_down(network, host)``:
     whether a fellow is known to be dead there, sooner than its Lease says. ``is_cut_off(network)``: whether nobody
-    hears this host there: then it takes nothing."""
+    hears this host there: then it takes nothing. ``took``: addresses were taken from a host that lives, or is dead."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Holdings:
         changed: Callable[[LoadBalancerKey], None],
         is_down: Callable[[str, str], bool],
         is_cut_off: Callable[[str], bool],
+        took: Callable[[Literal["living", "dead"]], None],
         rng: random.Random,
     ) -> None:
         self._me = me
@@ -84,6 +85,7 @@ class Holdings:
         self._changed = changed
         self._is_down = is_down
         self._is_cut_off = is_cut_off
+        self._took = took
         self._ours: set[LoadBalancerKey] = set()
         self._recorded: set[LoadBalancerKey] = set()
         """Those whose record has named this host."""
@@ -120,10 +122,17 @@ class Holdings:
         places = self._table.places(lb.key)
         return lb.key in self._ours and bool(places) and all(self._is_up(place) for place in places)
 
+    def written(self, before: LoadBalancer) -> None:
+        """Our part of its status stands; it was like this before."""
+        holder = before.status.holder
+        if holder is not None and holder.node != self._me and before.key in self._ours:
+            log.info("taken from a host that is dead", extra={"load_balancer": before.key, "host": holder.node})
+            self._took("dead")
+
     def consider(self, lb: LoadBalancer) -> None:
         """See whose it is now, before the table takes it or after."""
         networks = self._networks(lb)
-        fellows = Fellows(self._me, partial(self._lives, networks), self._able)
+        fellows = KnownHosts(self._me, partial(self._lives, networks), self._able)
         what = stance(lb, networks, fellows)
         key = lb.key
         is_up = any(self._is_up(place) for place in self._table.places(key))
@@ -265,7 +274,7 @@ class Holdings:
             if lb is None or lb.status.holder is None or lb.status.holder.node == self._me:
                 continue
             networks = self._networks(lb)
-            if stance(lb, networks, Fellows(self._me, partial(self._lives, networks), self._able)) != "move":
+            if stance(lb, networks, KnownHosts(self._me, partial(self._lives, networks), self._able)) != "move":
                 continue
             self._granted |= self._table.places(each)
             holder = msgspec.structs.replace(lb.status.holder, node=self._me)
@@ -274,6 +283,7 @@ class Holdings:
                 await self._write(lb, msgspec.structs.replace(reported(lb), holder=holder))
             except NotFound:
                 continue
+            self._took("living")
 
     async def _ask(self, key: LoadBalancerKey) -> float | None:
         """Whether a holder that seems dead still answers for what is to be given back."""
@@ -327,6 +337,11 @@ class Holdings:
         known = self._hosts.roster.host(host)
         return known is not None and network in known.networks
 
+    def is_orphaned(self, place: Place) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
+        holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
+        return any(holder and self._is_down(place.network, holder) for holder in holders)
+
     def may_have(self, place: Place, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         fellow = self._hosts.roster.by_mac(place.network, mac)
@@ -370,6 +385,10 @@ class Addresses:
     def is_usurped(self, vip: IPAddress) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.is_usurped(Place(self._network, vip))
+
+    def is_orphaned(self, vip: IPAddress) -> bool:
+        """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
+        return self._holdings.is_orphaned(Place(self._network, vip))
 
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 from uuid import uuid4
 
 from cloudprovider.core.api.kubernetes import Lease, LeaseSpec
@@ -35,6 +36,10 @@ from cloudprovider.kube.liveness import is_proven_dead, sign_of_life
 from cloudprovider.kube.resources import LEASES
 
 log = logging.getLogger(__name__)
+
+
+LEAST_PAUSE: Final = 0.1
+"""Seconds between a renewal and the next, however long it took."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,9 @@ class Membership:
         self._timing = timing or Timing()
         self._rng = rng
         self._mark = ""
+        self._mine: Lease | None = None
+        """The Lease as this agent last wrote it, so that a renewal is one request: where the API server takes seconds
+        for each, two in turn would take longer than others wait."""
         self._seen = ""
         self._seen_at = 0.0
         self._renewed_at = 0.0
@@ -140,6 +148,7 @@ class Membership:
     async def _renew(self, told: Callable[[bool], None]) -> None:
         while True:
             self._poke.clear()
+            began = self._monotonic()
             try:
                 serving = await self._step()
             except KubeError as err:
@@ -152,9 +161,10 @@ class Membership:
                     self.serving = serving
                     log.info("serving" if serving else "another agent of this name serves", extra={"lease": self._name})
                 told(serving)
-            seconds = self._timing.renew if self.serving else self._timing.retry
+            seconds = (self._timing.renew if self.serving else self._timing.retry) * (0.9 + 0.2 * self._rng.random())
+            left = max(began + seconds - self._monotonic(), LEAST_PAUSE)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poke.wait(), seconds * (0.9 + 0.2 * self._rng.random()))
+                await asyncio.wait_for(self._poke.wait(), left)
 
     async def _look(self) -> None:
         """Notice who falls silent, and who has settled: no event tells of it."""
@@ -179,12 +189,25 @@ class Membership:
             self._changed()
 
     async def _step(self) -> bool:
+        if (mine := self._mine) is not None:
+            self._mine = None
+            try:
+                await self._write(
+                    mine, self._spec(mine.spec.acquire_time or self._stamp(), mine.spec.lease_transitions)
+                )
+            except (Conflict, NotFound):
+                log.info("the lease was written by somebody else, or deleted", extra={"lease": self._name})
+            else:
+                return True
+        return await self._take()
+
+    async def _take(self) -> bool:
         try:
             lease = await self._client.get(LEASES, self._namespace, self._name)
         except NotFound:
             try:
                 made = Lease(metadata=self._metadata(None), spec=self._spec(self._stamp(), 1))
-                await self._client.create(LEASES, made)
+                self._mine = await self._client.create(LEASES, made)
             except AlreadyExists:
                 return False
             return True
@@ -208,6 +231,7 @@ class Membership:
 
     async def _write(self, lease: Lease, spec: LeaseSpec) -> None:
         written = await self._client.replace(LEASES, Lease(metadata=self._metadata(lease), spec=spec))
+        self._mine = written
         self._seen = written.metadata.resource_version
         self._seen_at = self._monotonic()
 

@@ -6,6 +6,7 @@ its way to the kernel: a microsecond for each transaction.
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Literal
 
 from cloudprovider.core.health import Answer, Outcome
 from cloudprovider.core.metrics import agent as metrics
@@ -69,6 +70,8 @@ class AgentMetrics:
         self.conflicts = registry.counter(metrics.CONFLICTS)
         self.claims = registry.counter(metrics.FOREIGN_CLAIMS)
         self.returned = registry.counter(metrics.RETURNED)
+        takeovers = registry.counter(metrics.TAKEOVERS)
+        self._takeovers = {other: takeovers.labels(other) for other in ("living", "dead")}
         self._networks: dict[str, NetworkMetrics] = {}
         self._probes: Counter[tuple[str, ...]] = Counter()
         registry.read(self._read)
@@ -82,6 +85,10 @@ class AgentMetrics:
     def counted(self, prober: Prober, network: str, *, of_nodes: bool) -> Prober:
         """Return ``prober``, and its answers are counted. ``of_nodes``: it asks guests' kube-proxies."""
         return _CountedProber(prober, self._probes, label(network), of_nodes=of_nodes)
+
+    def took(self, other: Literal["living", "dead"]) -> None:
+        """A load balancer's addresses were taken from another host."""
+        self._takeovers[other].inc()
 
     def _read(self) -> Readings:
         yield metrics.PROBES, self._probes

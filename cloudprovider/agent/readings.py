@@ -33,6 +33,8 @@ class NetworkState:
     nodes_failing: int
     leases: Mapping[str, int]
     expiry: float | None
+    hosts: Mapping[str, bool]
+    """The other hosts, and whether they are heard."""
 
 
 def read_networks(networks: Mapping[str, NetworkState]) -> Readings:
@@ -46,6 +48,7 @@ def read_networks(networks: Mapping[str, NetworkState]) -> Readings:
             for state, number in (("held", s.held), ("claiming", s.claiming), ("failed", s.failed))
         },
     )
+    yield metrics.HOST_UP, {(n, host): int(up) for n, s in networks.items() for host, up in s.hosts.items()}
     yield metrics.LISTENERS, {(n,): s.listeners for n, s in networks.items()}
     yield metrics.NODES_FAILING, {(n,): s.nodes_failing for n, s in networks.items()}
     yield metrics.DHCP_LEASES, {(n, state): number for n, s in networks.items() for state, number in s.leases.items()}

@@ -18,7 +18,7 @@ for its addresses; ``leave``: it is somebody else's."""
 
 
 @dataclass(frozen=True)
-class Fellows:
+class KnownHosts:
     """What an agent knows of the hosts of its instance, its own among them.
 
     ``is_alive(host)``: its Lease is fresh, and BFD does not say otherwise; ``able(networks)``: the hosts that could
@@ -30,7 +30,7 @@ class Fellows:
     able: Callable[[Iterable[str]], frozenset[str]]
 
 
-def stance(lb: LoadBalancer, networks: Iterable[str], fellows: Fellows) -> Stance:
+def stance(lb: LoadBalancer, networks: Iterable[str], fellows: KnownHosts) -> Stance:
     """What to do about a load balancer that stands on these networks."""
     me = fellows.me
     holder = lb.status.holder.node if lb.status.holder is not None else ""
@@ -43,7 +43,7 @@ def stance(lb: LoadBalancer, networks: Iterable[str], fellows: Fellows) -> Stanc
     return "move" if fellows.is_alive(holder) else "ask"
 
 
-def _wanted(lb: LoadBalancer, holder: str, networks: Iterable[str], fellows: Fellows) -> str:
+def _wanted(lb: LoadBalancer, holder: str, networks: Iterable[str], fellows: KnownHosts) -> str:
     """Who is to have it, as far as this host can tell."""
     owner = lb.status.owner
     if owner and fellows.is_alive(owner):

@@ -47,6 +47,9 @@ class Timing:
     probes: int = 3
     between: float = 0.05
     listen: float = 0.1
+    hurried_between: float = 0.02
+    hurried_listen: float = 0.04
+    """Where who had the address is known to be silent, and its clients wait."""
     defend: float = 10.0
     """How often an address is defended and its conflict reported at most (RFC 5227: DEFEND_INTERVAL)."""
 
@@ -84,13 +87,15 @@ class KernelAnnouncer:
 
     async def probe(self, addresses: Sequence[IPAddress]) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
-        check_announceable(addresses, ipv6=self._neighbours.ipv6)
-        conflicts = await self._ask([a for a in dict.fromkeys(addresses) if a not in self._held])
-        return [Claim(address=address, conflict=conflicts.get(address, "")) for address in addresses]
+        return await self._probe(addresses, self._timing.between, self._timing.listen)
 
-    async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
+    async def claim(self, addresses: Sequence[IPAddress], *, hurried: bool = False) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
-        claims = await self.probe(addresses)
+        timing = self._timing
+        between, listen = (
+            (timing.hurried_between, timing.hurried_listen) if hurried else (timing.between, timing.listen)
+        )
+        claims = await self._probe(addresses, between, listen)
         free = dict.fromkeys(claim.address for claim in claims if not claim.conflict)
         await self._bring_up([address for address in free if address not in self._held])
         return claims
@@ -144,7 +149,12 @@ class KernelAnnouncer:
         self._neighbours.close()
         self._route.close()
 
-    async def _ask(self, addresses: Sequence[IPAddress]) -> dict[IPAddress, str]:
+    async def _probe(self, addresses: Sequence[IPAddress], between: float, listen: float) -> list[Claim]:
+        check_announceable(addresses, ipv6=self._neighbours.ipv6)
+        conflicts = await self._ask([a for a in dict.fromkeys(addresses) if a not in self._held], between, listen)
+        return [Claim(address=address, conflict=conflicts.get(address, "")) for address in addresses]
+
+    async def _ask(self, addresses: Sequence[IPAddress], between: float, listen: float) -> dict[IPAddress, str]:
         """Ask for all addresses at once and return the MAC that has each, "" for nobody."""
         found = {address: self._hosts.get(address, "") for address in addresses}
         if not addresses:
@@ -153,9 +163,9 @@ class KernelAnnouncer:
         try:
             for turn in range(self._timing.probes):
                 if turn:
-                    await asyncio.sleep(self._timing.between)
+                    await asyncio.sleep(between)
                 await self._neighbours.probe([address for address in addresses if not found[address]])
-            await asyncio.sleep(self._timing.listen)
+            await asyncio.sleep(listen)
         finally:
             self._probes = [probe for probe in self._probes if probe is not found]
         return found

@@ -39,6 +39,8 @@ class FakeNetwork:
     neighbours: dict[IPAddress, str] = field(default_factory=dict)
     """Addresses that somebody else on the network has, with the MAC."""
     announced: list[IPAddress] = field(default_factory=list)
+    hurried: list[IPAddress] = field(default_factory=list)
+    """Those that were claimed in a hurry."""
     probed: list[IPAddress] = field(default_factory=list)
     """Every address that was asked for, in order; one that is held is not."""
     ipv6: bool = True
@@ -223,8 +225,9 @@ class FakeAnnouncer:
         found = {address: network.neighbours.get(address, "") or network.elsewhere(address) for address in fresh}
         return [Claim(address=address, conflict=found.get(address, "")) for address in addresses]
 
-    async def claim(self, addresses: Sequence[IPAddress]) -> list[Claim]:
+    async def claim(self, addresses: Sequence[IPAddress], *, hurried: bool = False) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
+        self._network.hurried += addresses if hurried else ()
         claims = await self.probe(addresses)
         for claim in claims:
             if not claim.conflict:

@@ -43,17 +43,18 @@ LOOK_SECONDS: Final = 0.25
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. client-go's, with a bound for requests. Work must end within ``lease_duration - renew_deadline``
-    after it is cancelled."""
+    """Seconds. Much as client-go's, with a bound for requests: one that is lost can be sent again before the deadline,
+    and an API server that takes five seconds for each is waited for, twice in turn. Work must end within
+    ``lease_duration - renew_deadline`` after it is cancelled."""
 
     lease_duration: int = 15
-    renew_deadline: float = 10.0
+    renew_deadline: float = 12.0
     retry_period: float = 2.0
-    request_timeout: float = 1.5
+    request_timeout: float = 6.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.request_timeout < self.retry_period < self.renew_deadline < self.lease_duration:
-            raise ValueError(f"{self}: must be request_timeout < retry_period < renew_deadline < lease_duration")
+        if not 0 < max(self.request_timeout, self.retry_period) < self.renew_deadline < self.lease_duration:
+            raise ValueError(f"{self}: must be request_timeout, retry_period < renew_deadline < lease_duration")
 
 
 def identity_of(name: str) -> str:

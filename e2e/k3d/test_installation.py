@@ -12,8 +12,8 @@ from tests.lab.process import LabError
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 NEEDED = sum(1 << number for number in (12, 13, 21, 5, 6, 7, 10, 23))
-"""For networks CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN; to run bfdd and to end it CAP_KILL, CAP_SETGID, CAP_SETUID,
-CAP_NET_BIND_SERVICE and CAP_SYS_NICE (capabilities(7))."""
+"""For networks CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN; to run bfdd and to end it CAP_KILL, CAP_SETGID,
+CAP_SETUID, CAP_NET_BIND_SERVICE and CAP_SYS_NICE (capabilities(7))."""
 ABOUT = "import os; print(open('/proc/1/status').read())"
 
 

@@ -139,6 +139,15 @@ _DATA_PLANE = [
         "none",
         [("sum by (network, state) (cloudprovider_agent_addresses)", "{{network}} {{state}}")],
     ),
+    Panel(
+        "Hosts",
+        "none",
+        [
+            ("min by (network, host) (cloudprovider_agent_host_up)", "{{host}} heard on {{network}}"),
+            ("sum by (other) (increase(cloudprovider_agent_takeovers_total[5m]))", "taken from one {{other}}"),
+        ],
+        "Load balancers taken from another host in five minutes.",
+    ),
     Panel("Listeners", "none", [("sum by (network) (cloudprovider_agent_listeners)", "{{network}}")]),
     Panel("Change to kernel", "s", _quantiles("cloudprovider_agent_kernel_apply_duration_seconds", "network")),
     Panel("Full read-back", "s", _quantiles("cloudprovider_agent_kernel_read_back_duration_seconds", "network")),

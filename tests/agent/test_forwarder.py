@@ -47,6 +47,9 @@ class Alone:
     def is_usurped(self, vip: IPAddress) -> bool:
         return False
 
+    def is_orphaned(self, vip: IPAddress) -> bool:
+        return False
+
     def may_have(self, vip: IPAddress, mac: str) -> bool:
         return False
 
@@ -219,9 +222,9 @@ async def test_an_address_given_up_on_its_way_up_is_told_when_it_is_off(monkeypa
     probed = asyncio.Event()
     claim = FakeAnnouncer.claim
 
-    async def slow(announcer: FakeAnnouncer, addresses: Sequence[IPAddress]) -> list[Claim]:
+    async def slow(announcer: FakeAnnouncer, addresses: Sequence[IPAddress], *, hurried: bool) -> list[Claim]:
         await probed.wait()
-        return await claim(announcer, addresses)
+        return await claim(announcer, addresses, hurried=hurried)
 
     monkeypatch.setattr(FakeAnnouncer, "claim", slow)
     async with world.running():

@@ -116,10 +116,10 @@ async def test_a_refused_lease_goes_off_the_link_at_once_and_another_takes_its_p
 async def test_a_loss_is_told_though_the_next_address_is_not_up_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     gate, claim = Gate(), FakeAnnouncer.claim
 
-    async def slow(self: FakeAnnouncer, addresses: Sequence[IPAddress]) -> list[Claim]:
+    async def slow(self: FakeAnnouncer, addresses: Sequence[IPAddress], *, hurried: bool) -> list[Claim]:
         if ip_address(OLD.ip) in addresses:
             await gate.wait()
-        return await claim(self, addresses)
+        return await claim(self, addresses, hurried=hurried)
 
     monkeypatch.setattr(FakeAnnouncer, "claim", slow)
     world = World()
@@ -169,10 +169,10 @@ async def test_a_lease_is_kept_as_long_as_the_status_shows_it(monkeypatch: pytes
     """Even where its address could not be brought up."""
     claim = FakeAnnouncer.claim
 
-    async def refuse(self: FakeAnnouncer, addresses: Sequence[IPAddress]) -> list[Claim]:
+    async def refuse(self: FakeAnnouncer, addresses: Sequence[IPAddress], *, hurried: bool) -> list[Claim]:
         if ip_address(FIRST) in addresses:
             raise DataPlaneError("no memory")
-        return await claim(self, addresses)
+        return await claim(self, addresses, hurried=hurried)
 
     monkeypatch.setattr(FakeAnnouncer, "claim", refuse)
     world = World()

@@ -2,9 +2,9 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Interface
 
 import msgspec
@@ -12,10 +12,13 @@ import pytest
 
 from cloudprovider.agent.membership import Timing
 from cloudprovider.agent.program import Agent
+from cloudprovider.core.api.kubernetes import Lease
 from cloudprovider.core.api.loadbalancer import Listener
 from cloudprovider.core.errors import Unavailable
 from cloudprovider.core.hosts import Host, host_of
+from cloudprovider.core.metrics.agent import HOST_UP, TAKEOVERS
 from cloudprovider.core.owners import successor
+from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.plan import IPAddress
 from cloudprovider.dataplane.api import NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeLan, FakeNetwork
@@ -24,6 +27,7 @@ from cloudprovider.kube.resources import LEASES, LOADBALANCERS
 from cloudprovider.liveness.api import Liveness
 from cloudprovider.liveness.fake import FakePeerWatch
 from tests.agent.world import VIP, World, own, running, until
+from tests.kube.exposed import exposed
 
 QUICK = Timing(duration=1, renew=0.2, retry=0.1, lost=0.6, look=0.05, settle=0.3)
 PATIENT = dataclasses.replace(QUICK, settle=1.0)
@@ -41,6 +45,8 @@ class Hosts(World):
         self.lan = FakeLan(*self.planes.values())
         self.running: dict[str, AsyncExitStack] = {}
         self.agents: dict[str, Agent] = {}
+        self.clocks: dict[str, timedelta] = {}
+        """How far hosts' clocks are off."""
         self.watches: dict[str, FakePeerWatch] = {}
         self.timing = QUICK
 
@@ -51,7 +57,7 @@ class Hosts(World):
             self.planes[name],
             (network,),
             timing=self.timing,
-            now=_utc,
+            now=lambda: _utc() + self.clocks.get(name, timedelta()),
             make_watch=lambda _segment, config: self._watch(name, config),
         )
         self.agents[name] = agent
@@ -164,6 +170,8 @@ async def test_a_planned_move_takes_the_record_then_the_address_and_asks_nobody(
         assert world.net("h1").ledger.plan().forwards, "what still comes to h1 is forwarded"
         await world.stays("h2")
         assert len(world.lan.announced) == 2
+        told = await exposed(world.agents["h2"].registry)
+        assert told[TAKEOVERS.name, (("other", "living"),)] == 1
 
 
 async def test_during_a_move_somebody_always_answers() -> None:
@@ -219,7 +227,14 @@ async def test_a_death_that_is_heard_at_once_is_not_waited_for() -> None:
         await all_hear_each_other(world)
         world.heard.cut(world.watches["h1"])
         await world.die("h1")
-        await until(lambda: world.served_by(successor("k", ("h2", "h3"))), 2)
+        heir = successor("k", ("h2", "h3"))
+        await until(lambda: world.served_by(heir), 2)
+        assert world.net(heir).hurried == [VIP]
+        other = ({"h2", "h3"} - {heir}).pop()
+        told = await exposed(world.agents[heir].registry)
+        assert told[HOST_UP.name, (("host", "h1"), ("network", "management"))] == 0
+        assert told[HOST_UP.name, (("host", other), ("network", "management"))] == 1
+        assert told[TAKEOVERS.name, (("other", "dead"),)] == 1
 
 
 async def test_a_death_while_the_api_server_is_away() -> None:
@@ -443,6 +458,60 @@ async def test_without_the_api_server_nothing_moves() -> None:
         await until(lambda: world.served_by("h1"))
 
 
+async def test_an_api_server_that_takes_its_time_moves_nothing() -> None:
+    """Each request takes as long as two renewals are apart, four times as long as a Lease lasts."""
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        renewals = _renewals(world)
+        before = {name: seen.metadata.resource_version for name, seen in (await renewals()).items()}
+
+        async def slow(_: Call) -> None:
+            await asyncio.sleep(2 * QUICK.renew)
+
+        world.cluster.before = slow
+        asked = list(world.net("h2").probed)
+        end = asyncio.get_running_loop().time() + 4 * QUICK.duration
+        while asyncio.get_running_loop().time() < end:
+            assert world.who() == ["h1"]
+            assert all(agent._hosts.is_alive(name) for agent in world.agents.values() for name in world.planes)
+            await asyncio.sleep(0.01)
+        world.cluster.before = None
+        assert world.net("h2").probed == asked, "nobody was even suspected"
+        after = await renewals()
+        assert all(seen.metadata.resource_version != before[name] for name, seen in after.items())
+
+
+async def test_a_lease_that_somebody_deletes_is_written_again_and_nothing_moves() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        name = next(name for name in await _renewals(world)() if name.endswith("h1"))
+        await world.client.delete(LEASES, SYSTEM, name)
+
+        async def there() -> bool:
+            return name in await _renewals(world)()
+
+        await until(there)
+        await world.stays("h1")
+
+
+async def test_clocks_that_are_minutes_apart_make_no_difference() -> None:
+    async with hosts(start=False) as world:
+        for name, minutes in (("h1", -10), ("h2", 10)):
+            world.clocks[name] = timedelta(minutes=minutes)
+            await world.start(name)
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await asyncio.sleep(QUICK.duration)
+        await world.stays("h1")
+        await world.die("h1")
+        await until(lambda: world.served_by("h2"))
+
+
 async def test_a_lease_by_dhcp_goes_on_under_the_same_identity() -> None:
     async with hosts() as world:
         world.seed_dhcp()
@@ -524,3 +593,12 @@ async def _is_unready(world: Hosts) -> bool:
 
 async def _has_no_holder(world: Hosts) -> bool:
     return (await world.lb()).status.holder is None
+
+
+def _renewals(world: Hosts) -> Callable[[], Awaitable[dict[str, Lease]]]:
+    """Returns the agents' Leases, by their names."""
+
+    async def read() -> dict[str, Lease]:
+        return {lease.metadata.name: lease for lease in (await world.client.list(LEASES)).items}
+
+    return read

@@ -124,6 +124,7 @@ async def test_a_program_exports_what_is_defined(program: str) -> None:
         assert {label for label, _ in labels} - {"le"} == set(defined[family].labels), name
     assert without_series <= {
         "cloudprovider_agent_dhcp_dropped_total",
+        "cloudprovider_agent_host_up",
         "cloudprovider_agent_probes_total",
         "cloudprovider_console_requests_total",
         "cloudprovider_console_request_duration_seconds",

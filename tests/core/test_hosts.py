@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cloudprovider.core.api.kubernetes import Lease, LeaseSpec
 from cloudprovider.core.api.loadbalancer import Holder, LoadBalancer, LoadBalancerStatus
 from cloudprovider.core.api.meta import ObjectMeta
-from cloudprovider.core.holding import Fellows, Stance, stance
+from cloudprovider.core.holding import KnownHosts, Stance, stance
 from cloudprovider.core.hosts import (
     NODE_ANNOTATION,
     STANDING_ANNOTATION,
@@ -126,8 +126,8 @@ def balancer(owner: str = "", holder: str = "") -> LoadBalancer:
     )
 
 
-def fellows(alive: str, able: str = "") -> Fellows:
-    return Fellows("me", lambda host: host in alive.split(), lambda _: frozenset((able or alive).split()))
+def fellows(alive: str, able: str = "") -> KnownHosts:
+    return KnownHosts("me", lambda host: host in alive.split(), lambda _: frozenset((able or alive).split()))
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,6 @@ def test_of_those_that_are_left_just_one_takes_over(left: set[str]) -> None:
     taking = [
         host
         for host in left
-        if stance(lb, [""], Fellows(host, lambda h: h in left, lambda _: frozenset(left))) == "ask"
+        if stance(lb, [""], KnownHosts(host, lambda h: h in left, lambda _: frozenset(left))) == "ask"
     ]
     assert taking == [successor("k", left)]

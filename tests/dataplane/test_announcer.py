@@ -42,6 +42,14 @@ async def test_an_address_that_somebody_has_is_not_taken(world: World, segment: 
     assert await segment.announcer.held() == {vip, free}
 
 
+@EACH
+async def test_who_answers_is_heard_in_a_hurry_too(world: World, segment: Segment, vip: IPAddress) -> None:
+    with world.occupy(vip) as mac:
+        assert await segment.announcer.claim([vip], hurried=True) == [Claim(address=vip, conflict=mac)]
+    assert await segment.announcer.claim([vip], hurried=True) == [Claim(address=vip)]
+    assert await segment.announcer.held() == {vip}
+
+
 def opened(link: str) -> socket.socket:
     return frames.open_socket(link, 0x0800)
 

@@ -32,7 +32,7 @@ async def test_one_leads_and_hands_over_on_stop(cluster: FakeCluster) -> None:
 
 @scenario
 async def test_a_frozen_api_server_stops_work_before_anybody_else_begins(cluster: FakeCluster) -> None:
-    a, b = Candidate(cluster, "a", stop_seconds=4), Candidate(cluster, "b")
+    a, b = Candidate(cluster, "a", stop_seconds=2), Candidate(cluster, "b")
     async with a.running(), b.running():
         await asyncio.wait_for(a.leading.wait(), 1)
         await asyncio.sleep(60)
@@ -42,7 +42,7 @@ async def test_a_frozen_api_server_stops_work_before_anybody_else_begins(cluster
         assert not a.leading.is_set()
         ((_, _, ended),) = a.terms
         assert ended <= b_began(b)
-        assert ended - frozen <= Timing().renew_deadline + 4 + 0.1
+        assert ended - frozen <= Timing().renew_deadline + 2 + 0.1
         assert b_began(b) - frozen <= 15 + 2 * 2.4
     assert b.terms[0][0] > a.terms[0][0]
 
@@ -58,7 +58,7 @@ async def test_the_lost_leader_contends_again(cluster: FakeCluster) -> None:
     async with a.running():
         await asyncio.wait_for(a.leading.wait(), 1)
         thaw = freeze(cluster, "a")
-        await asyncio.sleep(11)
+        await asyncio.sleep(13)
         assert not a.leading.is_set()
         assert a.elector.token is None
         thaw()
@@ -82,6 +82,23 @@ async def test_a_short_outage_costs_nothing(cluster: FakeCluster) -> None:
 
 
 @scenario
+async def test_an_api_server_that_takes_five_seconds_for_each_request_costs_nothing(cluster: FakeCluster) -> None:
+    async def slow(_: Call) -> None:
+        await asyncio.sleep(5)
+
+    a, b = Candidate(cluster, "a"), Candidate(cluster, "b")
+    async with a.running(), b.running():
+        await asyncio.wait_for(a.leading.wait(), 1)
+        cluster.before = slow
+        await asyncio.sleep(60)
+        cluster.before = None
+        await asyncio.sleep(60)
+        assert a.leading.is_set()
+        assert not b.terms
+    assert [term[0] for term in a.terms] == [1]
+
+
+@scenario
 async def test_lost_answers_are_not_a_lost_lease(cluster: FakeCluster) -> None:
     a = Candidate(cluster, "a")
     async with a.running():
@@ -99,7 +116,7 @@ async def test_a_lost_answer_to_the_first_write(cluster: FakeCluster) -> None:
     a = Candidate(cluster, "a")
     thaw = freeze(cluster, "a", answers_only=True)
     async with a.running():
-        await asyncio.sleep(5)
+        await asyncio.sleep(Timing().request_timeout + 1)
         thaw()
         await asyncio.wait_for(a.leading.wait(), 10)
     (term,) = a.terms
@@ -201,4 +218,4 @@ async def test_only_one_of_many_leads(cluster: FakeCluster) -> None:
 
 def test_timing_is_checked() -> None:
     with pytest.raises(ValueError, match="request_timeout"):
-        Timing(request_timeout=3)
+        Timing(request_timeout=13)

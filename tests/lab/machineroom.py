@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tests.lab import programs
 from tests.lab.client import STRATEGIC_MERGE_PATCH
-from tests.lab.lab import AGENT_NUMBER, GATEWAY, INSTANCE, Lab
+from tests.lab.lab import GATEWAY, INSTANCE, Lab
 from tests.lab.network import run
 from tests.lab.node import HostNode
 from tests.lab.pod import now
@@ -15,6 +15,8 @@ from tests.lab.process import LabError, Process
 from tests.lab.programs import Program
 
 NETNS = "/run/netns"
+MACHINES, AGENTS = 200, 220
+"""Their places on the LAN begin here: the hosts', and their agents'."""
 
 
 class Host:
@@ -36,7 +38,7 @@ class Host:
     def boot(self) -> None:
         """Switch it on, and start its agent; returns when that is ready."""
         lab = self._lab
-        self.node = HostNode.create(lab.lan, self.name, 10 + self._number)
+        self.node = HostNode.create(lab.lan, self.name, MACHINES + self._number)
         self._machine.start()
         self._machine.wait_until("on", lambda: "on" in self._machine.log_text())
         with contextlib.suppress(Exception):
@@ -52,7 +54,7 @@ class Host:
         lab.host_plane.api.patch(path, {"status": status}, content_type=STRATEGIC_MERGE_PATCH)
         networks = lab.folder / f"networks-{self.name}.yaml"
         subnets = lab.lan.subnets
-        own = subnets.interfaces(AGENT_NUMBER - self._number)
+        own = subnets.interfaces(AGENTS + self._number)
         programs.write_networks(networks, self.node.switch.device, own, subnets.addresses(GATEWAY))
         self.agent = programs.agent_program(
             self.node.namespace,
@@ -71,6 +73,7 @@ class Host:
         if self.agent is not None:
             self.agent.kill()
         self._machine.kill()
+        self.node.remove()
 
     def switch_off(self) -> None:
         """For good: what it has is given back first, if its agent still runs."""
@@ -93,7 +96,7 @@ class Host:
         if not self.is_on:
             return set()
         listed = self._inside("ip", "-n", f"lb-{INSTANCE}-mgmt", "-j", "address", "show", "scope", "global")
-        own = set(self._lab.lan.subnets.addresses(AGENT_NUMBER - self._number))
+        own = set(self._lab.lan.subnets.addresses(AGENTS + self._number))
         return {a["local"] for link in json.loads(listed) for a in link.get("addr_info", []) if a} - own
 
     def _inside(self, *command: str) -> str:

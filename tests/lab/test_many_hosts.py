@@ -2,14 +2,17 @@
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from cloudprovider.core.owners import MOST
 from tests.lab.lab import TENANT_NAMESPACE, Lab
 from tests.lab.machineroom import Host, hosts
 from tests.lab.process import wait_for
@@ -20,9 +23,15 @@ from tests.lab.workload import MODE_ANNOTATION, Port, Workspace, service
 pytestmark = [pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(300)]
 
 WEB = Port(80, 8080)
-COUNT = 9
+COUNT = 3
+"""Services for each host."""
 _numbers = itertools.count(1)
 BALANCERS = f"/apis/loadbalancer.harvesterhci.io/v1beta1/namespaces/{TENANT_NAMESPACE}/loadbalancers"
+
+
+def is_direct(name: str) -> bool:
+    """Whether a Service is in mode dsr."""
+    return bool(int(name.rpartition("-")[2]) % 2)
 
 
 class Room:
@@ -58,7 +67,8 @@ class Room:
 
     def spread(self) -> dict[str, str]:
         """Wait until each host has its share; return who has what."""
-        wait_for("all three hosts to have addresses", lambda: len(set(self.holders().values())) == 3, timeout=60)
+        count = 1 + len(self.others)
+        wait_for("all hosts to have addresses", lambda: len(set(self.holders().values())) == count, timeout=60)
         self.wait_settled()
         return self.holders()
 
@@ -67,18 +77,20 @@ class Room:
 
 
 @pytest.fixture
-def room(lab: Lab) -> Iterator[Room]:
+def room(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Room]:
+    """Of three hosts, or as many as the test asks for."""
+    count: int = getattr(request, "param", 3)
+    names = [f"web-{number}" for number in range(COUNT * count)]
     work = Workspace(lab.guest_plane.api, f"many-hosts-{next(_numbers)}")
     work.create()
-    with hosts(lab, 2, 3) as others, sniffing(lab.lan.name) as sniffer:
+    with hosts(lab, *range(2, count + 1)) as others, sniffing(lab.lan.name) as sniffer:
         made = Room(lab, others, work, sniffer)
         work.deploy("web", 2)
-        for number in range(COUNT):
-            name = f"web-{number}"
-            annotations = {MODE_ANNOTATION: "dsr" if number % 2 else "nat"}
+        for name in names:
+            annotations = {MODE_ANNOTATION: "dsr" if is_direct(name) else "nat"}
             work.expose(service(name, [WEB], app="web", annotations=annotations))
-        for number in range(COUNT):
-            made.addresses[f"web-{number}"] = work.wait_address(f"web-{number}")
+        for name in names:
+            made.addresses[name] = work.wait_address(name)
         for address in made.addresses.values():
             wait_for(f"{address} to answer", lambda a=address: lab.client.get(a, WEB.port))  # type: ignore[misc]
         yield made
@@ -87,20 +99,53 @@ def room(lab: Lab) -> Iterator[Room]:
 
 
 def test_addresses_are_spread_and_a_host_s_death_is_survived(room: Room) -> None:
+    """Connections in mode dsr go on with the next host; those that it can't know of, as the dead one translated them,
+    are reset at once."""
     holders = room.spread()
     victim = room.others[0]
-    lost = [room.addresses[name] for name, host in holders.items() if host == victim.name]
-    room.lab.client.forget_neighbours()
+    lost = {name: room.addresses[name] for name, host in holders.items() if host == victim.name}
+    client = room.lab.client
+    client.forget_neighbours()
     for address in room.addresses.values():
-        assert room.lab.client.get(address, WEB.port).pod
-    began = time.monotonic()
-    victim.pull_the_plug()
-    for address in lost:
-        _answered(room.lab.client, address)
-    print(f"answered again after {time.monotonic() - began:.2f} s")
+        assert client.get(address, WEB.port).pod
+    with contextlib.ExitStack() as stack:
+        flows = {name: stack.enter_context(client.connect(address, WEB.port)) for name, address in lost.items()}
+        assert all(flow.get().pod for flow in flows.values())
+        began = time.monotonic()
+        victim.pull_the_plug()
+        for address in lost.values():
+            _answered(client, address)
+        print(f"answered again after {time.monotonic() - began:.2f} s")
+        for name, flow in flows.items():
+            if is_direct(name):
+                assert flow.get().pod
+                continue
+            with pytest.raises(ConnectionResetError):
+                flow.get()
     room.wait_settled()
     kept = {name: host for name, host in holders.items() if host != victim.name}
     assert {name: host for name, host in room.holders().items() if name in kept} == kept, "nothing else moves"
+
+
+@pytest.mark.parametrize("room", [10], indirect=True)
+def test_of_ten_hosts_two_die_at_once(room: Room) -> None:
+    """What they had is taken over by the others, each its part; no other address moves."""
+    holders = room.spread()
+    loads = Counter(holders.values())
+    assert max(loads.values()) <= math.ceil(MOST * COUNT), loads
+    victims = room.others[3:5]
+    lost = [name for name, host in holders.items() if host in {victim.name for victim in victims}]
+    room.lab.client.forget_neighbours()
+    began = time.monotonic()
+    for victim in victims:
+        victim.pull_the_plug()
+    for name in lost:
+        _answered(room.lab.client, room.addresses[name])
+    print(f"{len(lost)} addresses answered again after {time.monotonic() - began:.2f} s")
+    room.wait_settled()
+    after = room.holders()
+    assert {name for name in after if after[name] != holders[name]} == set(lost)
+    assert len({after[name] for name in lost}) > 1, after
 
 
 def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
@@ -108,7 +153,7 @@ def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
     holders = room.spread()
     leaving = room.others[1].name
     its = {name: room.addresses[name] for name, host in holders.items() if host == leaving}
-    direct = {name: address for name, address in its.items() if int(name.rpartition("-")[2]) % 2}
+    direct = {name: address for name, address in its.items() if is_direct(name)}
     with contextlib.ExitStack() as stack:
         flows = [stack.enter_context(room.lab.client.connect(address, WEB.port)) for address in direct.values()]
         _drain(room, leaving, list(its.values()), flows)

@@ -115,6 +115,10 @@ HOST = {
         {f'cloudprovider_agent_repairs_total{{{NETWORK},what="rules"}}': "0x30 1x20"},
         {f'cloudprovider_agent_repairs_total{{{NETWORK},what="rules"}}': "7x50"},
     ),
+    "CloudProviderHostSilent": Case(
+        {'cloudprovider_agent_host_up{network="management",host="h2",pod="a"}': "0x50"},
+        {'cloudprovider_agent_host_up{network="management",host="h2",pod="a"}': "1 0 0 0 1x45"},
+    ),
     "CloudProviderAddressConflict": Case(
         {
             f"cloudprovider_agent_address_conflicts_total{{{NETWORK}}}": "0x50",

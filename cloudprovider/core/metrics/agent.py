@@ -23,6 +23,19 @@ ADDRESSES: Final = _group.gauge(
     "state",
     bound=f"{_NETWORKS}, 3 states",
 )
+HOST_UP: Final = _group.gauge(
+    "host_up",
+    "Of another host, by BFD: 1 while it is heard, 0 when it has fallen silent; absent where that can't be known.",
+    "network",
+    "host",
+    bound=f"{_NETWORKS}, other hosts on each",
+)
+TAKEOVERS: Final = _group.counter(
+    "takeovers_total",
+    "Load balancers whose addresses this host took from another one, which was living or dead.",
+    "other",
+    bound="living and dead",
+)
 LISTENERS: Final = _group.gauge("listeners", "Listeners that are to be forwarded.", "network", bound=_NETWORKS)
 BACKENDS: Final = _group.gauge(
     "backends",

@@ -1,8 +1,9 @@
 """What the bench of the data plane needs beside the project: ``python -m tests.bench.dataplane.prepare``.
 
 The peers come from Debian's packages, which are unpacked into the cache and not installed: installing a daemon's
-package would start it on the machine. ``nftlb`` and ``haproxy``, and those of their libraries that lack here. What is
-installed already is used as it is. The load's program (``load/main.go``) is built with the Go that the lab needs.
+package would start it on the machine. ``nftlb``, ``haproxy`` and ``keepalived``, and those of their libraries that lack
+here. What is installed already is used as it is. The load's program (``load/main.go``) is built with the Go that the
+lab needs.
 
 Runs outside of the sandbox, which has no way to a package archive.
 """
@@ -17,7 +18,7 @@ from typing import Final
 
 from tests.lab.build import cache_root
 
-PEERS: Final = ("nftlb", "haproxy")
+PEERS: Final = ("nftlb", "haproxy", "keepalived")
 LOAD: Final = Path("build/load")
 _FOLDER: Final = cache_root().parent / "peers"
 _PATH: Final = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))

@@ -1,0 +1,1 @@
+"""How a host's death, and its drain, looks to clients; beside peers in the same lab."""
