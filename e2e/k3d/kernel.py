@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from e2e.k3d.installation import SYSTEM
@@ -71,6 +72,18 @@ def holder(host: Cluster, address: str) -> str:
         if address in held.get("addresses", []):
             return str(held["node"])
     return ""
+
+
+def death_known_at(host: Cluster, node: str, dead: str, since: float) -> float:
+    """When a node's agent has learned by BFD that another node is dead, after a time (both of time.time()); raises
+    AssertionError while it has not."""
+    for line in host.kubectl("logs", SYSTEM, agents(host)[node]).splitlines():
+        said = json.loads(line)
+        if said["message"] == "hosts are dead or cut off" and dead in said["hosts"]:
+            at = datetime.fromisoformat(said["time"]).timestamp()
+            if at >= since:
+                return at
+    raise AssertionError(f"{node} has not noticed {dead}'s death")
 
 
 def read_all(host: Cluster, own: set[str]) -> tuple[Kernel, dict[str, str]]:
