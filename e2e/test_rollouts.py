@@ -164,10 +164,12 @@ def test_a_mode_changed_in_place_cuts_nobody(scenario: Scenario) -> None:
             scenario.guest.annotate("web", mode=mode)
             scenario.wait_mode(address, WEB, mode)
             assert [connection.get().pod for connection in connections] == pods
+            # A kube-proxy that has not yet heard of the address sends what begins back, and its conntrack then sends
+            # back all of that connection: what is counted on begins when all nodes know it.
+            scenario.wait_pods(address, WEB, 4)
             more = [stack.enter_context(scenario.world.client.connect(address, WEB.port)) for _ in range(CONNECTIONS)]
             connections += more
             pods += [connection.get().pod for connection in more]
-            scenario.wait_pods(address, WEB, 4)
             scenario.wait_answer(address, DNS)
         assert scenario.guest.address("web") == address
 

@@ -323,7 +323,8 @@ class NetworkForwarder:
         while self._table.awaited(self._network) and (left := end - loop.time()) > 0:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
             self._sight(segment)
         try:
             self._found, fixed = await segment.engine.observe(), await segment.static_neighbours.observe()

@@ -164,7 +164,8 @@ class Membership:
             seconds = (self._timing.renew if self.serving else self._timing.retry) * (0.9 + 0.2 * self._rng.random())
             left = max(began + seconds - self._monotonic(), LEAST_PAUSE)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poke.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._poke.wait()
 
     async def _look(self) -> None:
         """Notice who falls silent, and who has settled: no event tells of it."""

@@ -47,14 +47,15 @@ def offered(words: Sequence[str]) -> list[str]:
         return []
     wanted = "namespaces" if previous in ("-n", "--namespace") else command
     try:
-        return [n for n in asyncio.run(asyncio.wait_for(_names(wanted, before), PATIENCE)) if n.startswith(last)]
+        return [n for n in asyncio.run(_names(wanted, before)) if n.startswith(last)]
     except (CloudProviderError, Refused, NothingThere, TimeoutError, OSError):
         return []
 
 
 async def _names(wanted: str, words: Sequence[str]) -> list[str]:
     given = {key: _after(words, *flags) for key, flags in _GIVEN.items()}
-    async with opened(**given, everywhere=False, progress=Progress(sys.stderr, patience=60.0), clock=now) as session:
+    progress = Progress(sys.stderr, patience=60.0)
+    async with asyncio.timeout(PATIENCE), opened(**given, everywhere=False, progress=progress, clock=now) as session:
         return sorted(await _found(session, wanted))
 
 
