@@ -339,5 +339,5 @@ def _absent(what: str) -> Never:
 def _text(section: Callable[[], str]) -> str:
     try:
         return section()
-    except (OSError, LabError, ApiError) as error:
+    except (AssertionError, OSError, LabError, ApiError) as error:
         return f"can't be told: {error}"

@@ -88,13 +88,13 @@ def death_known_at(host: Cluster, node: str, dead: str, since: float) -> float:
 
 def read_all(host: Cluster, own: set[str]) -> tuple[Kernel, dict[str, str]]:
     """What the nodes' kernels have: the rules, which all have alike, with the addresses of all; and which node has each
-    address. Raises LabError when two have one."""
+    address. Raises AssertionError while two have one, as for a moment when it moves."""
     found = {node: read(host, pod, own) for node, pod in agents(host).items()}
     up: dict[str, str] = {}
     for node, kernel in found.items():
         for address in kernel.addresses if kernel is not None else ():
             if address in up:
-                raise LabError(f"{address} is on {node} and {up[address]}")
+                raise AssertionError(f"{address} is on {node} and {up[address]}")
             up[address] = node
     some = next((kernel for kernel in found.values() if kernel is not None), Kernel())
     return replace(some, addresses=set(up)), up
