@@ -3,7 +3,7 @@
 import pytest
 
 from e2e.scenario import DNS, WEB, Scenario
-from tests.lab.workload import POOL_ANNOTATION, Port, service
+from tests.lab.workload import MODE_ANNOTATION, POOL_ANNOTATION, Port, service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apiserver, pytest.mark.kernel, pytest.mark.timeout(90)]
 
@@ -16,6 +16,15 @@ def test_tcp_and_udp_and_two_ports_on_one_address(scenario: Scenario) -> None:
     scenario.wait_pods(address, WEB, 3)
     scenario.wait_pods(address, DNS, 3)
     scenario.wait_refused(address, Port(81, 8080))
+
+
+def test_who_connects_the_moment_the_address_is_shown_is_served(scenario: Scenario) -> None:
+    """Before the guest's kube-proxies know it: the first SYN is lost, and with it no more than a second or two."""
+    scenario.served("web", mode="dsr")
+    scenario.guest.expose(service("late", [WEB], app="web", annotations={MODE_ANNOTATION: "dsr"}))
+    address = scenario.guest.wait_address("late")
+    with scenario.world.client.connect(address, WEB.port, timeout=15) as connection:
+        assert connection.get().pod
 
 
 def test_a_named_pool(scenario: Scenario) -> None:

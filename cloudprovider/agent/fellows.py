@@ -1,7 +1,7 @@
 """The other hosts as they are heard on one network: who of them is dead, long before its Lease says so.
 
-Who hears none of several fellows any more is itself cut off, and must not take what they have. Where there is but one,
-the gateway tells: if it does not answer either, it is this host that is cut off.
+Whose own link is down, or who hears none of several fellows any more, is itself cut off, and must not take what they
+have. Where there is but one, the gateway tells: if it does not answer either, it is this host that is cut off.
 """
 
 import asyncio
@@ -34,8 +34,9 @@ class Fellows:
         self._looking = asyncio.Event()
         self._down: frozenset[str] = frozenset()
         """Who is silent, once it is known that it is not this host."""
-        self.is_cut_off = False
+        self._unheard = False
         """Whether it is this host that nobody hears."""
+        self._segment: Segment | None = None
 
     def follow(self, hosts: Mapping[str, Host]) -> None:
         """Watch these hosts, where they stand on the network with an address of their own."""
@@ -50,6 +51,11 @@ class Fellows:
                 self._watch.follow(found)
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether it is this host that can't be reached."""
+        return self._unheard or (self._segment is not None and not self._segment.carries)
+
+    @property
     def heard(self) -> Mapping[str, bool]:
         """The hosts of which it is known, and whether they are heard."""
         states = {name: self._state(name) for name in self._peers}
@@ -61,6 +67,7 @@ class Fellows:
 
     async def run(self, segment: Segment) -> None:
         """Watch on a network's segment until cancelled."""
+        self._segment = segment
         watch = self._watch = self._make_watch(segment, self._config)
         watch.on_change(lambda _: self._looking.set())
         watch.follow(self._peers)
@@ -77,15 +84,15 @@ class Fellows:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            self._watch = None
-            self._down, self.is_cut_off = frozenset(), False
+            self._watch = self._segment = None
+            self._down, self._unheard = frozenset(), False
 
     async def _look(self, segment: Segment) -> None:
         silent = [name for name in self._peers if self._is_silent(name)]
         known = [name for name in self._peers if self._state(name) is not Liveness.UNKNOWN]
         cut_off = bool(silent) and len(silent) == len(known) and not await self._hears_anybody(segment, silent)
-        if cut_off != self.is_cut_off:
-            self.is_cut_off = cut_off
+        if cut_off != self._unheard:
+            self._unheard = cut_off
             log.warning(
                 "nobody is heard on a network: this host is cut off there" if cut_off else "heard again on a network",
                 extra={"network": self._config.name},
@@ -96,6 +103,8 @@ class Fellows:
         self._changed()
 
     async def _hears_anybody(self, segment: Segment, silent: Collection[str]) -> bool:
+        if not segment.carries:
+            return False
         gateways = [gateway for gateway in (self._config.gateway,) if gateway is not None]
         if not gateways:
             return len(silent) == 1  # it may be the other one as well

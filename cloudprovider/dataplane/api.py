@@ -273,6 +273,11 @@ class Segment(Protocol):
         ...
 
     @property
+    def carries(self) -> bool:
+        """Whether frames can come and go on its link now, as far as this host can see: up, with a carrier."""
+        ...
+
+    @property
     def dsr_obstacle(self) -> str:
         """Why frames that are passed on in mode ``dsr`` would not arrive, or not be answered, on this host, in a
         sentence that says what to do; "" where nothing stands in the way."""

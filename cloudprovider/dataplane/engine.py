@@ -22,6 +22,7 @@ from cloudprovider.dataplane.held import READERS, Held
 from cloudprovider.dataplane.ledger import Ledger
 from cloudprovider.dataplane.nftables import Element, Nftables, SetName, Transaction, each_element, element
 from cloudprovider.dataplane.pins import PIN_SETS, Listeners
+from cloudprovider.dataplane.resets import Flow
 from cloudprovider.dataplane.ruleset import TABLE, VERSIONS, StaticTable
 from cloudprovider.dataplane.shared import Shared
 from cloudprovider.dataplane.standing import Standing
@@ -181,6 +182,14 @@ class NftablesEngine:
                 key = elements.listener(version, item.key[8:])
                 if key is not None:
                     found[key, MACAddress.unpack(item.key[:6])] = item.counter()[0]
+        return found
+
+    async def returned_syns(self) -> Mapping[Flow, int]:
+        """The TCP flows whose SYN a node has sent back within two seconds, and how often. Raises DataPlaneError."""
+        found: dict[Flow, int] = {}
+        for version in VERSIONS:
+            async for item in self._items(ruleset_dsr.returned_syns(version)):
+                found[Flow.unpack(version, item.key)] = item.counter()[0]
         return found
 
     async def counters(self) -> Mapping[ListenerKey, Counter]:

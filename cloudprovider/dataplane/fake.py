@@ -51,6 +51,8 @@ class FakeNetwork:
     """Every delta, in order: one entry is one kernel transaction."""
     link_gone: bool = False
     """Whether somebody deleted the link, with the addresses on it; opening the network makes another."""
+    link_down: bool = False
+    """Whether no frames come and go on the link."""
     static: bool = False
     """Whether the static chains are in place."""
     foreign: int = 0
@@ -364,6 +366,11 @@ class FakeSegment:
         self.nodes = FakeNodes(network)
         self.static_neighbours = FakeStaticNeighbours(network)
         self._forget = forget
+
+    @property
+    def carries(self) -> bool:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        return not self._network.link_down
 
     @property
     def dsr_obstacle(self) -> str:

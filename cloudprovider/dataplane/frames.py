@@ -23,7 +23,7 @@ _INSTRUCTION: Final = 8
 
 
 def open_socket(link: str, ethertype: int, *, program: bytes = b"", all_multicast: bool = False) -> socket.socket:
-    """A non-blocking SOCK_RAW packet socket bound to ``link``.
+    """A non-blocking SOCK_RAW packet socket bound to ``link``. With an ``ethertype`` of 0 it receives nothing.
 
     ``program`` is a classic BPF filter that stands before the first frame can come. ``all_multicast``: the link
     receives the frames of every multicast group for as long as the socket is open, which is one request however many

@@ -85,6 +85,13 @@ class LinkKeeper:
         self._links = links
         self._changed = asyncio.Event()
         self._seen: Hashable | None = None
+        with contextlib.suppress(DataPlaneError):
+            self._seen = links.look()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether frames could come and go when it was looked last."""
+        return self._seen is not None
 
     def changed(self) -> None:
         """Something about links has changed."""
@@ -93,8 +100,6 @@ class LinkKeeper:
     async def run(self) -> None:
         """Work for ever. Starts from links that have just been made as they should be."""
         retry: float | None = None
-        with contextlib.suppress(DataPlaneError):
-            self._seen = self._links.look()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(retry):

@@ -74,6 +74,7 @@ _SYN: Final = "tcp flags & (fin|syn|rst|ack) == syn"
 _ZERO: Final = "00:00:00:00:00:00"
 _TRANSPORTS: Final = ("tcp", "udp")
 _RETURNED: Final = "size 4096; flags dynamic,timeout; timeout 10s; counter;"
+_BEGINNING: Final = "size 1024; flags dynamic,timeout; timeout 2s; counter;"
 
 
 @cache
@@ -148,6 +149,12 @@ def returned(version: Version) -> SetName:
     return SetName(NFPROTO_NETDEV, f"returned{version}")
 
 
+@cache
+def returned_syns(version: Version) -> SetName:
+    """The set of (MAC, client, its port, VIP, port) of TCP flows whose SYN came back, which counts."""
+    return SetName(NFPROTO_NETDEV, f"returned_syns{version}")
+
+
 def way(version: Version) -> str:
     """The chain for whole packets of an IP version, where it has a listener here."""
     return f"v{version}"
@@ -208,6 +215,7 @@ def table(standing: Standing) -> StaticTable:
 def _sets(version: Version) -> list[str]:
     _, address, bits = SYNTAX[version]
     listener = ruleset.listener_type(version)
+    end = f"{address} . inet_service"
     # A first part that no rule looks up: it stands for the type "integer", which a hash has as well.
     flow = _KEY[4] if version == 4 else f"@nh,64,32 . {_KEY[6].partition(' . ')[2]}"
     return [
@@ -226,6 +234,7 @@ def _sets(version: Version) -> list[str]:
             for transport in _TRANSPORTS
         ),
         f"set returned{version} {{ type ether_addr . {listener}; {_RETURNED} }}",
+        f"set returned_syns{version} {{ type ether_addr . {end} . {end}; {_BEGINNING} }}",
     ]
 
 
@@ -233,6 +242,7 @@ def _way(version: Version) -> dict[str, list[str]]:
     """From ingress to the chain that chooses."""
     ip = SYNTAX[version].ip
     listener = ruleset.listener(version)
+    flow = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
     whole, fragment = (
         ("ip frag-off & 0x3fff == 0", "ip frag-off & 0x3fff != 0")
         if version == 4
@@ -265,6 +275,7 @@ def _way(version: Version) -> dict[str, list[str]]:
         ],
         f"back{version}": [
             f"update @returned{version} {{ ether saddr . {ip} daddr . meta l4proto . th dport }}",
+            f"{_SYN} update @returned_syns{version} {{ ether saddr . {flow} }}",
             "drop",
         ],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
-from cloudprovider.dataplane import links, namespace, sysctls
+from cloudprovider.dataplane import frames, links, namespace, sysctls
 from cloudprovider.dataplane.announcer import KernelAnnouncer, Timing
 from cloudprovider.dataplane.api import NetworkConfig
 from cloudprovider.dataplane.conntrack import Conntrack
@@ -23,6 +23,7 @@ from cloudprovider.dataplane.netlink import NetlinkSocket
 from cloudprovider.dataplane.nftables import Nftables
 from cloudprovider.dataplane.nodes import KernelNodes
 from cloudprovider.dataplane.nodewatch import Pace
+from cloudprovider.dataplane.returnedsyns import ReturnedSyns
 from cloudprovider.dataplane.rtnetlink import RouteSocket
 from cloudprovider.dataplane.standing import Standing
 from cloudprovider.dataplane.staticneighbours import KernelStaticNeighbours
@@ -45,6 +46,7 @@ class KernelSegment:
         nodes: KernelNodes,
         static_neighbours: KernelStaticNeighbours,
         upkeep: Upkeep,
+        returned_syns: ReturnedSyns,
         dsr_obstacle: str,
         host_obstacle: str,
         forget: Callable[[], object],
@@ -58,8 +60,14 @@ class KernelSegment:
         self.host_obstacle = host_obstacle
         self.mac = mac
         self._upkeep = upkeep
+        self._returned_syns = returned_syns
         self._path = path
         self._forget = forget
+
+    @property
+    def carries(self) -> bool:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        return self._upkeep.carries
 
     async def packets(self, make: Callable[[str], socket.socket]) -> socket.socket:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
@@ -69,6 +77,7 @@ class KernelSegment:
     async def close(self) -> None:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         self._forget()
+        await self._returned_syns.close()
         await self._upkeep.close()
         self.nodes.close()
         self.static_neighbours.close()
@@ -93,6 +102,8 @@ class _Sockets:
             made.callback(self.route.close)
             self.entries = NetlinkSocket(socket.NETLINK_ROUTE)
             made.callback(self.entries.close)
+            self.frames = frames.open_socket(LINK, 0)
+            made.callback(self.frames.close)
             self.monitor = LinkMonitor()
             made.callback(self.monitor.close)
             sysctls.write(sysctls.IPV4)  # now that the kernel has loaded what some of them belong to
@@ -141,14 +152,12 @@ class HostDataPlane:
         )
         nodes = KernelNodes(neighbours, config.address, pace=self._pace)
         static = KernelStaticNeighbours(sockets.link, sockets.entries, ipv6=neighbours.ipv6)
+        standing = Standing.of(config, sockets.link.mac, ipv6=neighbours.ipv6, dsr=not features.dsr)
+        engine = NftablesEngine(enter, sockets.nftables, standing)
         segment = KernelSegment(
             path,
             sockets.link.mac,
-            engine=NftablesEngine(
-                enter,
-                sockets.nftables,
-                Standing.of(config, sockets.link.mac, ipv6=neighbours.ipv6, dsr=not features.dsr),
-            ),
+            engine=engine,
             connections=sockets.conntrack,
             announcer=announcer,
             nodes=nodes,
@@ -163,6 +172,7 @@ class HostDataPlane:
                 nodes=nodes,
                 static_neighbours=static,
             ),
+            returned_syns=ReturnedSyns(engine, sockets.frames, sockets.link.mac),
             dsr_obstacle=features.dsr or joined.dsr_obstacle,
             host_obstacle=joined.host_obstacle,
             forget=lambda: self._open.pop(config.name, None),

@@ -42,10 +42,15 @@ class Upkeep:
         self._nodes = nodes
         self._static_neighbours = static_neighbours
         self._host = RouteSocket()
-        keeper = LinkKeeper(config.name, self)
+        keeper = self._keeper = LinkKeeper(config.name, self)
         for monitor in monitors:
             monitor.listen(keeper.changed)
         self._task = asyncio.create_task(keeper.run())
+
+    @property
+    def carries(self) -> bool:
+        """Whether the links are up, and as they should be."""
+        return self._keeper.is_up
 
     def look(self) -> Hashable | None:
         """See :class:`~cloudprovider.dataplane.linkwatch.Links`. A port that has lost its bridge is put back, too."""

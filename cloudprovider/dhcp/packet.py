@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
+from cloudprovider.core.checksum import internet_checksum
 from cloudprovider.dhcp import message as codec
 from cloudprovider.dhcp.message import MalformedPacket, Message
 
@@ -47,9 +48,9 @@ def encode(datagram: Datagram) -> bytes:
     source, destination = datagram.source.packed, datagram.destination.packed
     pseudo = _PSEUDO.pack(source, destination, 0, _PROTOCOL_UDP, length)
     # A sum of 0 would say that there is none: it is sent as its other form (RFC 768).
-    checksum = _checksum(pseudo + _UDP.pack(*ports, length, 0) + payload) or 0xFFFF
+    checksum = internet_checksum(pseudo + _UDP.pack(*ports, length, 0) + payload) or 0xFFFF
     parts = (0x45, 0, _IPV4.size + length, 0, _DONT_FRAGMENT, _TTL, _PROTOCOL_UDP)
-    header = _IPV4.pack(*parts, _checksum(_IPV4.pack(*parts, 0, source, destination)), source, destination)
+    header = _IPV4.pack(*parts, internet_checksum(_IPV4.pack(*parts, 0, source, destination)), source, destination)
     ethernet = _ETHERNET.pack(datagram.destination_mac, datagram.source_mac, ETHERTYPE)
     return ethernet + header + _UDP.pack(*ports, length, checksum) + payload
 
@@ -74,7 +75,7 @@ def decode(frame: bytes, *, checksum_ready: bool = True) -> Datagram:
     segment = segment[:length]
     if checksum and checksum_ready:
         pseudo = _PSEUDO.pack(source, destination, 0, _PROTOCOL_UDP, length)
-        if _checksum(pseudo + segment):
+        if internet_checksum(pseudo + segment):
             raise MalformedPacket("udp-checksum", "the UDP checksum is wrong")
     return Datagram(
         source_mac=source_mac,
@@ -97,20 +98,10 @@ def _ipv4(packet: bytes) -> tuple[bytes, bytes, bytes]:
         raise MalformedPacket("ip-header", f"version and header length {first:#04x} are not IPv4's")
     if not header <= total <= len(packet):
         raise MalformedPacket("ip-length", f"IPv4 says {total} octets of {len(packet)}")
-    if _checksum(packet[:header]):
+    if internet_checksum(packet[:header]):
         raise MalformedPacket("ip-checksum", "the IPv4 header's checksum is wrong")
     if fragment & _FRAGMENT:
         raise MalformedPacket("fragment", "a fragment: DHCP messages fit in one packet")
     if protocol != _PROTOCOL_UDP:
         raise MalformedPacket("protocol", f"IP protocol {protocol} is not UDP")
     return source, destination, packet[header:total]
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071); 0 over data that holds its own."""
-    if len(data) % 2:
-        data += b"\0"
-    # Sixteen-bit words add up modulo 0xffff, and 0x10000 is 1 there: so does one big number (RFC 1071 section 2).
-    total = int.from_bytes(data, "big") % 0xFFFF
-    # In ones' complement 0 has two forms; only all zeros gives the positive one.
-    return 0 if not total and any(data) else 0xFFFF - total

@@ -320,7 +320,7 @@ def _precondition(lb: LoadBalancer, status: LoadBalancerStatus) -> dict[str, str
     """What the object must be for a status to be written. A change of the owner only on just this version: what a
     leader sent last, that has been deposed since, must not undo what has been decided after it."""
     same = {"name": lb.metadata.name, "namespace": lb.metadata.namespace, "uid": lb.metadata.uid}
-    if lb.status.owner in ("", status.owner):
+    if lb.status.owner == status.owner:
         return same
     return {**same, "resourceVersion": lb.metadata.resource_version}
 

@@ -272,6 +272,26 @@ async def test_who_hears_nobody_takes_nothing() -> None:
         await until(lambda: _is_unready(world))
 
 
+async def test_whose_link_is_down_takes_nothing_of_the_only_other_one_and_says_so() -> None:
+    """Nobody is there, as far as it hears, and no gateway is known that could tell who of the two it is."""
+    async with hosts(2, timing=Timing()) as world:
+        world.seed()
+        await world.own("h2")
+        await until(lambda: world.served_by("h2"))
+        await all_hear_each_other(world)
+        world.net("h1").link_down = True
+        world.lan.cut.add(world.planes["h1"].mac)
+        world.heard.cut(world.watches["h1"])
+        await world.stays("h2")
+        assert VIP not in world.net("h1").probed
+        await until(lambda: _is_unready(world))
+        world.net("h1").link_down = False
+        world.lan.cut.clear()
+        world.heard.mend(world.watches["h1"])
+        await until(lambda: world.sees_all(world.agents["h2"]))
+        assert world.who() == ["h2"]
+
+
 async def test_who_is_cut_off_from_the_network_reads_that_others_have_its_addresses() -> None:
     async with hosts(3, timing=Timing()) as world:
         world.seed()

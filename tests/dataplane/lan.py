@@ -118,6 +118,11 @@ class Station:
         run(f"ip netns exec {self.name} sysctl -qw net.ipv4.conf.all.send_redirects=0")
         run(f"ip netns exec {self.name} sysctl -qw net.ipv4.conf.eth0.send_redirects=0")
 
+    def nft(self, *commands: str) -> None:
+        """Have rules of its own."""
+        for command in commands:
+            run(f"ip netns exec {self.name} nft {command}")
+
     def knows(self, address: IPAddress) -> str:
         """The MAC that this host believes ``address`` to have, "" for none."""
         found = run(f"ip -n {self.name} neigh show {address} dev eth0").split()

@@ -1,19 +1,24 @@
 """Bytes to and from the kernel, without a kernel."""
 
 import struct
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address, ip_interface
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudprovider.core.checksum import internet_checksum
+from cloudprovider.core.mac import MACAddress
 from cloudprovider.dataplane import arp, netlink
 from cloudprovider.dataplane.heard import Heard
 from cloudprovider.dataplane.naming import Names
 from cloudprovider.dataplane.nftables import SetName, Transaction, each_element, element, value
+from cloudprovider.dataplane.resets import Flow
 from cloudprovider.dataplane.rtnetlink import host_interface, strays, vips
+from cloudprovider.dataplane.ruleset import Version
 
 MAC = bytes.fromhex("020000000001")
+OTHER = bytes.fromhex("020000000002")
 ADDRESSES = st.ip_addresses(v=4)
 
 
@@ -47,6 +52,24 @@ def test_elements_are_read_as_they_are_built() -> None:
     first, second = each_element(memoryview(row))
     assert (first.key, first.value(), first.target(), first.counter()) == (b"abcd", b"\1\2", "", (0, 0))
     assert (second.key, second.value()) == (b"efgh", b"")
+
+
+@pytest.mark.parametrize(
+    ("version", "client", "vip"), [(4, "192.0.2.9", "192.0.2.1"), (6, "2001:db8::9", "2001:db8::1")]
+)
+def test_a_returned_syn_is_answered_by_a_reset_without_ack(version: Version, client: str, vip: str) -> None:
+    ends = [ip_address(end).packed for end in (client, vip)]
+    key = MAC + bytes(2) + ends[0] + b"\xc0\x01\0\0" + ends[1] + b"\0\x50\0\0"
+    flow = Flow.unpack(version, key)
+    assert flow == Flow(MACAddress.unpack(MAC), ip_address(client), 0xC001, ip_address(vip), 80)
+    frame = flow.reset(OTHER)
+    assert frame[:12] == MAC + OTHER
+    header, segment = (frame[14:34], frame[34:]) if version == 4 else (frame[14:54], frame[54:])
+    assert header.endswith(ends[1] + ends[0])
+    if version == 4:
+        assert internet_checksum(header) == 0
+    assert internet_checksum(ends[1] + ends[0] + struct.pack("!II", len(segment), 6) + segment) == 0
+    assert struct.unpack("!HHIIBB", segment[:14]) == (80, 0xC001, 0, 0, 0x50, 0x04)
 
 
 def test_a_probe_asks_for_an_address_that_nobody_says_to_have() -> None:

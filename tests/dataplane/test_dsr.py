@@ -160,6 +160,25 @@ async def test_a_node_that_does_not_accept_the_address_is_told_of(
     assert await segment.engine.returned() == {}
 
 
+async def test_who_connects_before_a_node_knows_the_address_is_served_by_the_next_syn(
+    segment: KernelSegment, client: Station, nodes: list[Station]
+) -> None:
+    """The node's conntrack would send on back what it has begun to send back, also when kube-proxy has its rules."""
+    slow = nodes[0]
+    slow.pass_on()
+    await segment.engine.apply(Changes(groups={ONE: group([slow])}, forwards=ALL))
+    async with serving([slow], accept=False):
+        for vip in (VIP, VIP6):
+            slow.nft("add table inet guest", "add chain inet guest nat { type nat hook prerouting priority -100; }")
+            slow.nft("add rule inet guest nat tcp dport 81 redirect to :30081")  # from now on there is conntrack
+            knocking = asyncio.create_task(client.ask_tcp(vip, 80))
+            await returning(segment)
+            slow.nft("add rule inet guest nat tcp dport 80 redirect to :30080")
+            assert await knocking == slow.name
+            slow.nft("delete table inet guest")
+            nft(f"flush set netdev cloudprovider returned{vip.version}")
+
+
 async def test_a_node_that_is_a_client_of_another_group_is_served(segment: KernelSegment, nodes: list[Station]) -> None:
     await segment.engine.apply(Changes(groups={ONE: group(nodes[:2])}, forwards=ALL))
     async with serving(nodes[:2]):

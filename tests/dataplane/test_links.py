@@ -94,7 +94,9 @@ async def test_what_a_link_loses_is_back_when_it_is(
 ) -> None:
     before, known = state(), dict(segment.nodes.known)
     assert all(pings(client, vip) for vip in VIPS[:2])
+    assert segment.carries
     switch(down)
+    await until(lambda: not segment.carries, "it is known")
     await until(lambda: not segment.nodes.known, "nobody is there")
     assert await segment.announcer.held() >= {FOUR}
     with (
@@ -106,6 +108,7 @@ async def test_what_a_link_loses_is_back_when_it_is(
         await heard(four, arp.announcements(own, FOUR)[0])
         await heard(six, ndp.announcement(own, SIX))
     await until(lambda: segment.nodes.known == known, "the node is known again")
+    assert segment.carries
     assert state() == before
     assert await segment.announcer.held() == set(VIPS)
     assert all(pings(client, vip) for vip in VIPS[:2])

@@ -301,7 +301,8 @@ async def test_a_node_that_drains_and_accepts_no_more_is_told_of(
             back = await returning(segment, before)
             assert back.keys() == {(WEB, mac(deaf))}
             went = (await segment.engine.counters())[WEB].packets - sent
-            assert went <= 3 * sum(back.values()) + 10  # each went once and came back once, and no more
+            # Each went once and came back once, where it could circle 64 times; acknowledgements of before come late.
+            assert went <= 3 * sum(back.values()) + len(flows)
         for flow in flows:
             flow.close()
 

@@ -2,22 +2,60 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
+from typing import TypeVar, cast
 
 import msgspec
+from typing_extensions import override
 
 from cloudprovider.core.api.kubernetes import Node, NodeSpec
 from cloudprovider.core.api.loadbalancer import Holder, LoadBalancer
-from cloudprovider.core.api.meta import ObjectMeta
+from cloudprovider.core.api.meta import KubeObject, ObjectMeta
+from cloudprovider.core.errors import Conflict
 from cloudprovider.core.standing import OWNED, WEIGHT_ANNOTATION
 from cloudprovider.host.assembly import Host
 from cloudprovider.host.clock import utc_now
+from cloudprovider.kube.api import Json, Resource
 from cloudprovider.kube.fake import FakeCluster, FakeKubeClient
 from cloudprovider.kube.resources import IPPOOLS, LOADBALANCERS, NODES
 from tests.host.leases import keep, renew
 from tests.host.views import condition, given, seen, told, vm
 from tests.host.world import World, eventually, pool, subnet, virtually
 
+T = TypeVar("T", bound=KubeObject)
+
 EXCLUDE = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+
+class Overtaken(FakeKubeClient):
+    """That of a leader before whose first choice of an owner another one's is written."""
+
+    outcome = ""
+
+    @override
+    async def apply(
+        self,
+        resource: Resource[T],
+        namespace: str,
+        name: str,
+        patch: Json,
+        *,
+        field_manager: str,
+        subresource: str = "",
+    ) -> T:
+        apply = partial(super().apply, resource, namespace, name, field_manager=field_manager, subresource=subresource)
+        status = cast("dict[str, object]", patch.get("status", {}))
+        if not status.get("owner") or self.outcome:
+            return await apply(patch)
+        meanwhile = {**status, "owner": "of another leader"}
+        await apply({**patch, "metadata": {"name": name, "namespace": namespace}, "status": meanwhile})
+        try:
+            made = await apply(patch)
+        except Conflict:
+            self.outcome = "refused"
+            raise
+        self.outcome = "written"
+        return made
 
 
 async def hold(world: World, lb: LoadBalancer, node: str) -> None:
@@ -75,6 +113,17 @@ class TestOwner:
             await owned_by(host, vm(), "host-1")
             assert seen(host, vm()).status.addresses == []
             assert seen(host, vm()).status.address_key == seen(host, vm()).metadata.uid
+
+    async def test_what_a_deposed_leader_sent_last_undoes_nothing(self, world: World, cluster: FakeCluster) -> None:
+        """Another leader has decided since: also where the deposed one knew of no owner yet."""
+        await a_pool(world)
+        await renew(world.client, "host-1")
+        late = Overtaken(cluster)
+        world.connect = lambda: late
+        async with world.host():
+            await world.client.create(LOADBALANCERS, vm())
+            await eventually(lambda: bool(late.outcome))
+        assert late.outcome == "refused"
 
     async def test_they_are_spread_and_a_restart_moves_none(self, world: World) -> None:
         await a_pool(world)
