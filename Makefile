@@ -41,7 +41,7 @@ demo-stop: setup ## end a demo that runs
 test: lint types controlplane ## everything but e2e-k3d; PYTEST="tests/core -k pools" for a part of the tests
 	@$(if $(PYTEST),$(SANDBOX) $(PYTHON) -m pytest $(PYTEST),$(PYTHON) -m tests.lanes)
 
-ci: lint types controlplane ## test, then e2e/k3d where Docker answers; K3D=FOLDER of up, env and down
+ci: lint types controlplane ## what .ci/run runs: test, then e2e/k3d where Docker answers; K3D=FOLDER of up, env and down
 	@$(PYTHON) -m tests.ci $(if $(K3D),--k3d $(K3D))
 
 pictures: controlplane ## make the README's pictures of the console anew, in docs/pictures

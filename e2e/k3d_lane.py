@@ -15,7 +15,9 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final, Never
 
+from cloudprovider.core.standing import WEIGHT_ANNOTATION
 from e2e.k3d import kernel
+from e2e.k3d.commands import run
 from e2e.k3d.installation import PODS, SERVICES, SYSTEM, WORKLOADS, Installation
 from e2e.k3d.machines import ROOT, Cluster, Machines
 from e2e.k3d.station import ContainerClient
@@ -225,6 +227,28 @@ class K3dWorld:
     def remove_node(self, name: str) -> None:
         _absent(f"nodes that are added ({name})")
 
+    @contextlib.contextmanager
+    def stopped(self, node: str, *command: str) -> Iterator[None]:
+        """A node's machine is off on entry, by the command, and back and ready on exit."""
+        run(*command, node)
+        try:
+            yield
+        finally:
+            run("k3d", "node", "start", node)
+            cluster = self.guest if self.guest.name in node else self.host
+            cluster.wait_nodes(len(cluster.nodes()))
+
+    @contextlib.contextmanager
+    def weighing(self, node: str, weight: int) -> Iterator[None]:
+        """Meanwhile a host's node has this weight: with 0 the controller gives it no load balancer; others may still
+        leave it theirs by dying."""
+        path = f"/api/v1/nodes/{node}"
+        self.host.api.patch(path, {"metadata": {"annotations": {WEIGHT_ANNOTATION: str(weight)}}})
+        try:
+            yield
+        finally:
+            self.host.api.patch(path, {"metadata": {"annotations": {WEIGHT_ANNOTATION: None}}})
+
     def wait_until_agreed(self) -> None:
         checker.wait_until_none(self.differences, AGREEMENT_LIMIT_SECONDS)
 
@@ -315,5 +339,5 @@ def _absent(what: str) -> Never:
 def _text(section: Callable[[], str]) -> str:
     try:
         return section()
-    except (OSError, LabError, ApiError) as error:
+    except (AssertionError, OSError, LabError, ApiError) as error:
         return f"can't be told: {error}"

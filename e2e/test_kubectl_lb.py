@@ -54,6 +54,7 @@ def test_why_there_is_no_address_is_told_from_both_sides(scenario: Scenario) -> 
     assert (code, text.splitlines()[-1]) == (1, "The first step that is not fine: pool chosen (PoolNotFound)."), text
 
 
+@pytest.mark.lab("virtual machines on a host's bridge")
 def test_a_machine_is_drained_and_put_back(scenario: Scenario) -> None:
     with owners(scenario) as (ours, _):
         for name in ("one", "two"):

@@ -1,8 +1,12 @@
-"""``make ci``, after lint and types (``python -m tests.ci``): all tests, then those of a real installation on k3d.
+"""What .ci/run runs after lint and types (``python -m tests.ci``): all tests, then those of a real installation on k3d.
 
-The latter, e2e/k3d, needs docker, k3d and kubectl. ``--k3d FOLDER`` names a folder of programs that bring them up where
-they do not answer: ``up``, ``env`` (prints what to export) and ``down``. What ``up`` has to build on a new machine it
-builds beside the other lanes, from the processor time that they leave.
+The latter, e2e/k3d, needs docker, k3d and kubectl. ``--k3d FOLDER`` names a folder of programs that bring them up:
+``up``, ``env`` (prints what to export) and ``down``. ``up`` is told by ``K3D_LAB_PACKAGES`` which Debian packages
+images need, as they are built without a network.
+
+Where there is nothing to run the lane on, or ``up`` fails or takes too long, as on a new machine where it has programs
+to build, the lane is left out, and a line says why: no change is to blame for that. What ``up`` has built it finds the
+next time.
 """
 
 import argparse
@@ -14,18 +18,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from e2e.k3d.machines import unusable
 from tests import lanes
 from tests.lab.keeper import Keeper
-from tests.lab.process import LabError
+from tests.lab.process import LabError, wait_for
 
 LOGS: Final = lanes.ROOT / "build" / "logs"
 LOCK: Final = Path(tempfile.gettempdir()) / "cloudprovider-ci-k3d.lock"
 """Held while the clusters are up: what one run has brought up is not taken down under another one."""
+PACKAGES: Final = ("frr",)
+"""What manifests/image/Dockerfile would install."""
+UP_LIMIT_SECONDS: Final = 480.0
+"""Where nothing but Go's build cache is there, ``up`` takes two or three minutes; without that, half an hour more."""
+LANE_LIMIT_SECONDS: Final = 1500.0
+""".ci/run is to take less than an hour, and what comes before less than half of that."""
 LANE: Final = ("-m", "pytest", "-p", "no:cacheprovider", "--lane=k3d", "--durations=15", "e2e/k3d")
+
+
+class RigError(LabError):
+    """There is nothing to run the lane on."""
 
 
 class Rig:
@@ -35,31 +50,28 @@ class Rig:
         self.folder = folder
 
     @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        """What has to be built for it is built meanwhile; on exit it is, or what is left is :meth:`up`'s to build."""
-        if self.folder is None or self._environment():
-            yield
-            return
-        build = ["bash", "-c", '"$0/up" && exec flock "$1" "$0/down"', str(self.folder), str(LOCK)]
-        with Keeper(build, self._down, LOGS / "k3d-build.log", idle=True) as keeper:
-            yield
-            with contextlib.suppress(LabError):  # a bound of its own that is for a machine less busy
-                keeper.wait_begun()
-
-    @contextlib.contextmanager
-    def up(self) -> Iterator[Mapping[str, str]]:
-        """It is up; the environment that it is reached by. Raises LabError."""
+    def up(self, *, limit: float) -> Iterator[Mapping[str, str]]:
+        """It is up; the environment that it is reached by. Raises RigError where it is not up in time."""
         if self.folder is None:
             yield os.environ
             return
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(LOCK.open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            end = ["true"] if self._environment() else self._down  # who found it up leaves it so
-            keeper = stack.enter_context(Keeper([str(self.folder / "up")], end, LOGS / "k3d-up.log"))
-            stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
-            keeper.wait_begun()
-            yield self._environment()
+            try:
+                wait_for("another run's end", partial(_locked, lock), timeout=limit, period=1)
+                end = ["true"] if self._environment() else self._down  # who found it up leaves it so
+                keeper = stack.enter_context(Keeper(self._up, end, LOGS / "k3d-up.log"))
+                stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
+                keeper.wait_begun(limit)
+            except LabError as error:
+                raise RigError(" ".join(str(error).split())) from error
+            if not (environment := self._environment()):
+                raise RigError(f"{self.folder}/env prints nothing")
+            yield environment
+
+    @property
+    def _up(self) -> list[str]:
+        return ["env", f"K3D_LAB_PACKAGES={','.join(PACKAGES)}", f"{self.folder}/up"]
 
     @property
     def _down(self) -> list[str]:
@@ -72,6 +84,12 @@ class Rig:
         return dict(line.split("=", 1) for line in told.stdout.split("\0") if line)
 
 
+def _locked(lock: IO[str]) -> bool:
+    """Raises OSError while another process has it."""
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
 def find_rig(folder: Path | None) -> Rig | str:
     """What the lane can run on here, or in one sentence why there is nothing."""
     if folder is not None and (folder / "up").exists():
@@ -82,12 +100,22 @@ def find_rig(folder: Path | None) -> Rig | str:
     return why if folder is None else f"there is no {folder / 'up'}, and {why}"
 
 
+def make_wheels() -> None:
+    """What the image is made of. Raises LabError."""
+    if subprocess.run([sys.executable, "manifests/image/wheels.py"], cwd=lanes.ROOT, check=False).returncode != 0:
+        raise LabError("there are no wheels to make the image of")
+
+
 def run_lane(rig: Rig) -> int:
-    """Run e2e/k3d; return its exit code."""
+    """Run e2e/k3d; return its exit code. Raises LabError."""
     began = time.monotonic()
-    with rig.up() as environment:
-        subprocess.run([sys.executable, "manifests/image/wheels.py"], cwd=lanes.ROOT, check=True)
-        code = subprocess.run([sys.executable, *LANE], cwd=lanes.ROOT, env=environment, check=False).returncode
+    with rig.up(limit=UP_LIMIT_SECONDS) as environment:
+        make_wheels()
+        lane = partial(subprocess.run, [sys.executable, *LANE], cwd=lanes.ROOT, env=environment, check=False)
+        try:
+            code = lane(timeout=LANE_LIMIT_SECONDS).returncode
+        except subprocess.TimeoutExpired as error:  # it was killed; what it had begun takes itself down
+            raise LabError(f"not done within {LANE_LIMIT_SECONDS / 60:g} min") from error
     print(f"the k3d lane took {time.monotonic() - began:.0f} s", flush=True)
     return code
 
@@ -98,17 +126,16 @@ def main() -> int:
     parser.add_argument("--k3d", type=Path, metavar="FOLDER")
     rig = find_rig(parser.parse_args().k3d)
     began = time.monotonic()
-    if isinstance(rig, str):
-        code = lanes.main()
-        print(f"the k3d lane was left out: {rig}")
-    else:
-        try:
-            with rig.prepared():
-                code = lanes.main()
-            code = run_lane(rig) or code
-        except LabError as error:
-            print(f"the k3d lane: {error}", file=sys.stderr)
-            code = 1
+    code = lanes.main()
+    try:
+        if isinstance(rig, str):
+            raise RigError(rig)
+        code = run_lane(rig) or code
+    except RigError as error:
+        print(f"the k3d lane was left out: {error}")
+    except LabError as error:
+        print(f"the k3d lane: {error}", file=sys.stderr)
+        code = 1
     print(f"all tests took {(time.monotonic() - began) / 60:.1f} min")
     return code
 

@@ -87,6 +87,11 @@ class Holdings:
         self._is_cut_off = is_cut_off
         self._took = took
         self._ours: set[LoadBalancerKey] = set()
+        self._recorded: set[LoadBalancerKey] = set()
+        """Those whose record has named this host."""
+        self._yielding: set[LoadBalancerKey] = set()
+        """Those whose record names another host since: it lives, whatever else is known, and has them when they are off
+        the link here."""
         self._granted: set[Place] = set()
         self._parting: dict[LoadBalancerKey, asyncio.TimerHandle] = {}
         self._entitled: dict[LoadBalancerKey, str] = {}
@@ -130,9 +135,12 @@ class Holdings:
         fellows = KnownHosts(self._me, partial(self._lives, networks), self._able)
         what = stance(lb, networks, fellows)
         key = lb.key
-        if what in ("move", "ask") and not self._is_ready(lb, networks):
+        is_up = any(self._is_up(place) for place in self._table.places(key))
+        if what in ("move", "ask") and not self._is_ready(lb, networks, moving=what == "move"):
             what = "leave"  # it is looked at again when the kernel has its rules
-        if what == "move" and not any(self._is_up(place) for place in self._table.places(key)):
+        if self._yields(lb, is_up=is_up):
+            what = "leave"
+        if what == "move" and not is_up:
             if not self._hosts.has_settled(_holder(lb)):
                 what = "leave"  # its owner became another while it was silent: the controller makes it the owner again
             elif key in self._ours:
@@ -155,6 +163,8 @@ class Holdings:
     def forget(self, key: LoadBalancerKey) -> None:
         """The load balancer is gone."""
         self._ours.discard(key)
+        self._recorded.discard(key)
+        self._yielding.discard(key)
         self._entitled.pop(key, None)
         self._moves.forget(key)
         self._asks.forget(key)
@@ -187,18 +197,35 @@ class Holdings:
             found.add(self._me)
         return frozenset(found or {self._me, *(h for h in self._hosts.roster.hosts if self._lives(wanted, h))})
 
-    def _is_ready(self, lb: LoadBalancer, networks: Iterable[str]) -> bool:
-        """Whether this host could serve a load balancer at once: its kernel does what that asks for."""
+    def _yields(self, lb: LoadBalancer, *, is_up: bool) -> bool:
+        """Whether another host has written itself into the record in place of this one, which has not withdrawn yet."""
+        holder = _holder(lb)
+        if holder == self._me:
+            self._recorded.add(lb.key)
+            self._yielding.discard(lb.key)
+        elif lb.key in self._recorded:
+            self._recorded.discard(lb.key)
+            if holder:
+                self._yielding.add(lb.key)
+        if not is_up and lb.key not in self._parting:
+            self._yielding.discard(lb.key)
+        return lb.key in self._yielding
+
+    def _is_ready(self, lb: LoadBalancer, networks: Iterable[str], *, moving: bool) -> bool:
+        """Whether this host could serve a load balancer at once: its kernel does what that asks for. ``moving``: it is
+        to be taken from a host that lives."""
         if any(self._is_cut_off(network) for network in networks):
             return False
         if self._table.load_balancer(lb.key) is None:
-            return True
+            # It wants nothing of the kernel now, or the agent has only just started.
+            return not moving or all(self._is_in_line(network) for network in networks)
         return not self._table.is_looking(lb.key) and all(
-            network in self._forwarders
-            and self._forwarders[network].in_line
-            and self._forwarders[network].generation(lb.key) == lb.metadata.generation
+            self._is_in_line(network) and self._forwarders[network].generation(lb.key) == lb.metadata.generation
             for network in networks
         )
+
+    def _is_in_line(self, network: str) -> bool:
+        return network in self._forwarders and self._forwarders[network].in_line
 
     def _have(self, key: LoadBalancerKey) -> None:
         if (timer := self._parting.pop(key, None)) is not None:
@@ -261,7 +288,7 @@ class Holdings:
     async def _ask(self, key: LoadBalancerKey) -> float | None:
         """Whether a holder that seems dead still answers for what is to be given back."""
         lb = self._get(key)
-        if lb is None or lb.status.holder is None or lb.status.holder.node == self._me:
+        if lb is None or lb.status.holder is None or lb.status.holder.node == self._me or self._table.places(key):
             return None
         vips = [vip for text in lb.status.holder.addresses if (vip := parsed(text)) is not None]
         for network in self._networks(lb) & self._forwarders.keys():

@@ -172,12 +172,13 @@ class Owners:
         # Where nobody was before, nothing was taken from anybody: what is recorded stays.
         come = {n: place.keepers - before[n][1] if before[n][1] else _NOBODY for n, place in self._fields.items()}
         moved = {key for key in sorted(self._keys) if self._settle(key, self._keys[key], come)}
-        grown = any(
-            weight > before[networks][0].get(host, 0.0)
+        # Where one that takes has less weight than before, others have a greater share; that one has gone is no reason.
+        changed = any(
+            weight != before[networks][0].get(host, 0.0)
             for networks, place in self._fields.items()
             for host, weight in place.takers.items()
         )
-        if grown:
+        if changed:
             moved |= self.balance()
         return frozenset(moved)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from e2e.k3d.installation import SYSTEM
@@ -73,15 +74,27 @@ def holder(host: Cluster, address: str) -> str:
     return ""
 
 
+def death_known_at(host: Cluster, node: str, dead: str, since: float) -> float:
+    """When a node's agent has learned by BFD that another node is dead, after a time (both of time.time()); raises
+    AssertionError while it has not."""
+    for line in host.kubectl("logs", SYSTEM, agents(host)[node]).splitlines():
+        said = json.loads(line)
+        if said["message"] == "hosts are dead or cut off" and dead in said["hosts"]:
+            at = datetime.fromisoformat(said["time"]).timestamp()
+            if at >= since:
+                return at
+    raise AssertionError(f"{node} has not noticed {dead}'s death")
+
+
 def read_all(host: Cluster, own: set[str]) -> tuple[Kernel, dict[str, str]]:
     """What the nodes' kernels have: the rules, which all have alike, with the addresses of all; and which node has each
-    address. Raises LabError when two have one."""
+    address. Raises AssertionError while two have one, as for a moment when it moves."""
     found = {node: read(host, pod, own) for node, pod in agents(host).items()}
     up: dict[str, str] = {}
     for node, kernel in found.items():
         for address in kernel.addresses if kernel is not None else ():
             if address in up:
-                raise LabError(f"{address} is on {node} and {up[address]}")
+                raise AssertionError(f"{address} is on {node} and {up[address]}")
             up[address] = node
     some = next((kernel for kernel in found.values() if kernel is not None), Kernel())
     return replace(some, addresses=set(up)), up

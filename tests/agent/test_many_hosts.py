@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Interface
 
 import msgspec
+import pytest
 
 from cloudprovider.agent.membership import Timing
 from cloudprovider.agent.program import Agent
@@ -19,7 +20,7 @@ from cloudprovider.core.metrics.agent import HOST_UP, TAKEOVERS
 from cloudprovider.core.owners import successor
 from cloudprovider.core.permissions import SYSTEM
 from cloudprovider.core.plan import IPAddress
-from cloudprovider.dataplane.api import NetworkConfig
+from cloudprovider.dataplane.api import NetworkConfig, Segment
 from cloudprovider.dataplane.fake import FakeDataPlane, FakeLan, FakeNetwork
 from cloudprovider.kube.fakestore import Call
 from cloudprovider.kube.resources import LEASES, LOADBALANCERS
@@ -403,6 +404,45 @@ async def _silent_and_asked_for(world: Hosts) -> None:
     probed = world.net("h2").probed.count(VIP)
     await until(lambda: world.net("h2").probed.count(VIP) > probed)
     await world.stays("h1")
+
+
+async def test_who_takes_nobody_for_alive_yields_to_who_writes_the_record() -> None:
+    """Such as a host whose fellow is heard by its Lease alone: two do not write themselves into it in turn."""
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.agents["h1"]._hosts, "is_alive", lambda host: host == "h1")
+            await world.own("h2")
+            await until(lambda: world.served_by("h2"))
+            written = (await world.lb()).metadata.resource_version
+            await world.stays("h2")
+            assert (await world.lb()).metadata.resource_version == written
+
+
+async def test_a_host_that_starts_takes_nothing_before_its_kernel_is_ready() -> None:
+    async with hosts(start=False) as world:
+        await world.start("h1")
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.own("h2")
+        opened, plane = asyncio.Event(), world.planes["h2"]
+
+        async def slow(config: NetworkConfig) -> Segment:
+            await opened.wait()
+            return await FakeDataPlane.open(plane, config)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plane, "open", slow)
+            starting = asyncio.create_task(world.start("h2"))
+            await asyncio.sleep(QUICK.settle)
+            await world.stays("h1")
+            assert await world.holds("a", "h1")
+            opened.set()
+            await starting
+        await until(lambda: world.served_by("h2"))
 
 
 async def test_who_comes_back_finds_the_record_and_withdraws() -> None:

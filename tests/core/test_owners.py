@@ -154,6 +154,15 @@ class TestMoves:
         assert {made.owner(key) for key in back} == {"host-0"}
         assert len(back) == 33
 
+    def test_of_a_weight_that_shrinks_others_pull_their_share(self) -> None:
+        """As when an operator gives a host a great weight for a while."""
+        those = keys(1, 100)
+        made = owners({"host-0": 100.0, "host-1": 1.0}, those)
+        mine = {key for key in those if made.owner(key) == "host-0"}
+        moved = made.set_hosts(able(names(2)))
+        assert moved < mine
+        assert made.load("host-0") == made.load("host-1") == 50
+
     def test_who_has_too_few_pulls_but_one_more_or_less_is_no_reason(self) -> None:
         made = owners(names(2), keys(1, 3))
         assert sorted((made.load("host-0"), made.load("host-1"))) == [1, 2]

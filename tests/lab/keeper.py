@@ -22,17 +22,16 @@ KEEPS: Final = b"begun\n"
 class Keeper:
     """The command ``begin`` is started on entry (none: nothing is), and ``end`` has been run on exit, come what may.
 
-    ``log`` has what both say. ``idle``: they get what time of the processors others leave.
+    ``log`` has what both say.
     """
 
-    def __init__(self, begin: Sequence[str], end: Sequence[str], log: Path, *, idle: bool = False) -> None:
+    def __init__(self, begin: Sequence[str], end: Sequence[str], log: Path) -> None:
         self._begin, self._end, self._log = list(begin), list(end), log
-        self._idle = idle
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        work = {"begin": self._begin, "end": self._end, "log": str(self._log.absolute()), "idle": self._idle}
+        work = {"begin": self._begin, "end": self._end, "log": str(self._log.absolute())}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.lab.keeper", json.dumps(work)],
             stdin=subprocess.PIPE,
@@ -42,10 +41,13 @@ class Keeper:
         )
         return self
 
-    def wait_begun(self) -> None:
-        """Wait until ``begin`` has ended well. Raises LabError with what it said last."""
+    def wait_begun(self, limit: float | None = None) -> None:
+        """Wait until ``begin`` has ended well, for so many seconds (None: as long as it takes). Raises LabError with
+        what it said last."""
         assert self._process is not None
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], limit)[0]:
+            raise LabError(f"{' '.join(self._begin)} has not ended within {limit:g} s: {self._tail()}")
         if self._process.stdout.readline() != KEEPS:
             raise LabError(f"{' '.join(self._begin)} has failed: {self._tail()}")
 
@@ -80,10 +82,6 @@ def main() -> int:
     """The process that keeps; what it is to do is its one argument."""
     work = json.loads(sys.argv[1])
     log = os.open(work["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    if work["idle"]:
-        os.nice(19)
-        with contextlib.suppress(OSError):  # sessions are no groups here (sched(7), autogroup)
-            Path("/proc/self/autogroup").write_text("19")
     begun = not work["begin"] or _begun(work["begin"], log)
     if begun:
         with contextlib.suppress(BrokenPipeError):

@@ -43,6 +43,16 @@ def test_what_can_not_be_begun_is_ended_as_well_and_said(tmp_path: Path) -> None
     assert ended.exists()
 
 
+def test_what_takes_too_long_to_begin_is_ended(tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    with (
+        pytest.raises(LabError, match=r"has not ended within 0.5 s: building"),
+        Keeper(["sh", "-c", "echo building; exec sleep 60"], ["touch", str(ended)], tmp_path / "log") as keeper,
+    ):
+        keeper.wait_begun(0.5)
+    assert ended.exists()
+
+
 def test_an_end_that_fails_is_said(tmp_path: Path) -> None:
     with (
         pytest.raises(LabError, match="has failed: still in use"),
@@ -69,10 +79,3 @@ def test_ended_however_its_holder_ends(tmp_path: Path, number: signal.Signals, w
     wait_for("its end", (tmp_path / "ended").exists)
     if when == "begins":
         assert not Path(f"/proc/{started.read_text().strip()}").exists(), "what was begun goes on"
-
-
-def test_idle_is_the_nicest(tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    with Keeper(["sh", "-c", f"nice >{told}"], ["true"], tmp_path / "log", idle=True) as keeper:
-        keeper.wait_begun()
-        assert told.read_text() == "19\n"
