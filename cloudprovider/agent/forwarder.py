@@ -71,8 +71,9 @@ class FellowAddresses(Protocol):
         """Whether the fellow that has an address, as its record says, is known to be silent."""
         ...
 
-    def may_have(self, vip: IPAddress, mac: str) -> bool:
-        """Whether who announces an address of ours is the fellow that is to have it."""
+    def may_have(self, vip: IPAddress, mac: str) -> bool | None:
+        """Whether who announces an address of ours is the fellow that is to have it; None: a fellow, of which that is
+        not known."""
         ...
 
 

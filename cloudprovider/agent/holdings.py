@@ -342,7 +342,7 @@ class Holdings:
         holders = [self._holder_of(place, key) for key in self._table.users_of(place.network, place.vip)]
         return any(holder and self._is_down(place.network, holder) for holder in holders)
 
-    def may_have(self, place: Place, mac: str) -> bool:
+    def may_have(self, place: Place, mac: str) -> bool | None:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         fellow = self._hosts.roster.by_mac(place.network, mac)
         if fellow is None or fellow == self._me:
@@ -352,7 +352,7 @@ class Holdings:
             lb = self._get(key)
             holder = lb.status.holder.node if lb is not None and lb.status.holder is not None else ""
             if lb is None or fellow not in {lb.status.owner, holder}:
-                return False
+                return None  # it may have read the record sooner
         for key in users:
             self._ours.discard(key)
             self._part(key)
@@ -390,7 +390,7 @@ class Addresses:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.is_orphaned(Place(self._network, vip))
 
-    def may_have(self, vip: IPAddress, mac: str) -> bool:
+    def may_have(self, vip: IPAddress, mac: str) -> bool | None:
         """See :class:`~cloudprovider.agent.forwarder.FellowAddresses`."""
         return self._holdings.may_have(Place(self._network, vip), mac)
 

@@ -52,6 +52,8 @@ class Timing:
     """Where who had the address is known to be silent, and its clients wait."""
     defend: float = 10.0
     """How often an address is defended and its conflict reported at most (RFC 5227: DEFEND_INTERVAL)."""
+    doubt: float = 1.0
+    """How long to wait where it is not known yet whether somebody may have an address of ours."""
 
 
 class KernelAnnouncer:
@@ -78,9 +80,11 @@ class KernelAnnouncer:
         self._probes: list[dict[IPAddress, str]] = []
         """What is being asked: addresses, and the MAC that was heard to have each ("" so far nobody)."""
         self._defended: dict[IPAddress, float] = {}
+        self._doubts: dict[tuple[IPAddress, str], asyncio.TimerHandle] = {}
+        """Who claims what, where it is not known yet whether they may."""
         self._met: set[IPv6Network] = set()
         self._callback: Callable[[IPAddress, str], None] | None = None
-        self._may_have: Callable[[IPAddress, str], bool] = lambda _address, _mac: False
+        self._may_have: Callable[[IPAddress, str], bool | None] = lambda _address, _mac: False
         self._repeats: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         neighbours.listen(self._hear)
@@ -123,7 +127,7 @@ class KernelAnnouncer:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._callback = callback
 
-    def yield_to(self, may_have: Callable[[IPAddress, str], bool]) -> None:
+    def yield_to(self, may_have: Callable[[IPAddress, str], bool | None]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._may_have = may_have
 
@@ -143,6 +147,8 @@ class KernelAnnouncer:
 
     async def close(self) -> None:
         """Let go of the sockets; addresses stay."""
+        for timer in self._doubts.values():
+            timer.cancel()
         for task in self._repeats:
             task.cancel()
         await asyncio.gather(*self._repeats, return_exceptions=True)
@@ -219,17 +225,26 @@ class KernelAnnouncer:
                 probe[heard.sender] = heard.mac
             elif heard.is_probe and heard.target in probe:  # somebody else is about to take it
                 probe[heard.target] = heard.mac
-        if heard.sender in self._held and not self._yielded(heard.sender, heard.mac):
-            self._defend(heard.sender, heard.mac)
+        if heard.sender in self._held and (heard.sender, heard.mac) not in self._doubts:
+            self._judge(heard.sender, heard.mac)
 
-    def _yielded(self, address: IPAddress, mac: str) -> bool:
-        if not self._may_have(address, mac):
-            return False
-        try:
-            self._take_down([address])
-        except DataPlaneError as error:
-            _logger.warning("An address was not given up.", extra={"address": str(address), "error": str(error)})
-        return True
+    def _judge(self, address: IPAddress, mac: str) -> None:
+        """Give an address up to who claims it, or defend it."""
+        may_have = self._may_have(address, mac)
+        if may_have:
+            try:
+                self._take_down([address])
+            except DataPlaneError as error:
+                _logger.warning("An address was not given up.", extra={"address": str(address), "error": str(error)})
+        elif may_have is None and (address, mac) not in self._doubts:
+            self._doubts[address, mac] = self._loop.call_later(self._timing.doubt, self._decide, address, mac)
+        else:
+            self._defend(address, mac)
+
+    def _decide(self, address: IPAddress, mac: str) -> None:
+        if address in self._held:
+            self._judge(address, mac)
+        del self._doubts[address, mac]
 
     def _defend(self, address: IPAddress, mac: str) -> None:
         now = self._loop.time()

@@ -159,9 +159,10 @@ class Announcer(Protocol):
         never given up; the callback comes at most once in ten seconds for each address."""
         ...
 
-    def yield_to(self, may_have: Callable[[IPAddress, str], bool]) -> None:
+    def yield_to(self, may_have: Callable[[IPAddress, str], bool | None]) -> None:
         """Ask this before an address is defended. Where it says that this MAC may have it, the address is off the link
-        at once, and nobody is called back."""
+        at once, and nobody is called back. None: that is not known yet; it is asked again after a second, and then
+        anything but True means no."""
         ...
 
 

@@ -216,7 +216,7 @@ class FakeAnnouncer:
     def __init__(self, network: FakeNetwork) -> None:
         self._network = network
         self._callback: Callable[[IPAddress, str], None] | None = None
-        self._may_have: Callable[[IPAddress, str], bool] = lambda _address, _mac: False
+        self._may_have: Callable[[IPAddress, str], bool | None] = lambda _address, _mac: False
 
     async def probe(self, addresses: Sequence[IPAddress]) -> list[Claim]:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
@@ -256,7 +256,7 @@ class FakeAnnouncer:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._callback = callback
 
-    def yield_to(self, may_have: Callable[[IPAddress, str], bool]) -> None:
+    def yield_to(self, may_have: Callable[[IPAddress, str], bool | None]) -> None:
         """See :class:`~cloudprovider.dataplane.api.Announcer`."""
         self._may_have = may_have
 
@@ -268,10 +268,16 @@ class FakeAnnouncer:
 
     def hear(self, address: IPAddress, mac: str) -> None:
         """Stand for a foreign ARP frame or Neighbor Advertisement."""
+        self._judge(address, mac, wait=True)
+
+    def _judge(self, address: IPAddress, mac: str, *, wait: bool = False) -> None:
         if address not in self._network.vips:
             return
-        if self._may_have(address, mac):
+        may_have = self._may_have(address, mac)
+        if may_have:
             self._network.vips.discard(address)
+        elif may_have is None and wait:
+            asyncio.get_running_loop().call_later(1.0, self._judge, address, mac)
         elif self._callback is not None:
             self._callback(address, mac)
 

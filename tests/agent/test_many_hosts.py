@@ -445,6 +445,20 @@ async def test_a_host_that_starts_takes_nothing_before_its_kernel_is_ready() -> 
         await until(lambda: world.served_by("h2"))
 
 
+async def test_a_fellow_that_has_read_of_its_ownership_sooner_is_not_fought() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        mac = world.planes["h2"].mac
+        world.planes["h1"].segments[""].announcer.hear(VIP, mac)
+        await asyncio.sleep(0.2)
+        await world.own("h2")
+        await until(lambda: world.served_by("h2"))
+        await asyncio.sleep(1.0)  # so long as it is waited for
+        assert not await _told(world, "AddressClaimedByOther", mac)
+
+
 async def test_who_comes_back_finds_the_record_and_withdraws() -> None:
     async with hosts() as world:
         world.seed()

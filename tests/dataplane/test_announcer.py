@@ -129,6 +129,28 @@ async def test_an_address_is_left_to_whom_it_may_go_to_and_to_nobody_else(
     assert len(fought) == 1
 
 
+@EACH
+@pytest.mark.parametrize("later", [True, False, None])
+async def test_who_may_have_it_as_is_known_a_second_later_is_not_fought(
+    world: World, segment: Segment, vip: IPAddress, later: bool | None
+) -> None:
+    asked: list[float] = []
+    fought: list[str] = []
+
+    def may_have(_address: IPAddress, _mac: str) -> bool | None:
+        asked.append(asyncio.get_running_loop().time())
+        return None if len(asked) == 1 else later
+
+    segment.announcer.on_conflict(lambda _address, mac: fought.append(mac))
+    segment.announcer.yield_to(may_have)
+    await segment.announcer.claim([vip])
+    with world.occupy(vip) as mac:
+        await until(lambda: len(asked) > 1, "the second question")
+    assert asked[1] - asked[0] >= 0.9
+    assert await segment.announcer.held() == (set() if later else {vip})
+    assert fought[:1] == ([] if later else [mac])
+
+
 @pytest.mark.parametrize("address", ["fe80::100", "ff02::100", "::1", "::"])
 async def test_what_nobody_can_announce_is_refused_whole(segment: Segment, address: str) -> None:
     for ask in (segment.announcer.claim, segment.announcer.probe):
