@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Network
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final, Never
 
 from cloudprovider.core.standing import WEIGHT_ANNOTATION
+from cloudprovider.kube.lease import HOLDER_NODE
 from e2e.k3d import kernel
 from e2e.k3d.commands import run
 from e2e.k3d.installation import PODS, SERVICES, SYSTEM, WORKLOADS, Installation
@@ -34,6 +36,7 @@ from tests.lab.workload import SERVER_IMAGE
 
 AGREEMENT_LIMIT_SECONDS: Final = 40.0
 SYSTEM_PATH: Final = "/apis/apps/v1/namespaces/cloudprovider-system"
+PODS_PATH: Final = "/api/v1/namespaces/cloudprovider-system/pods"
 PORTS: Final = {"guest": 8081, "host": 8082, "agent": 8083}
 NOWHERE: Final = {"cloudprovider-e2e/nowhere": "true"}
 METRICS: Final = (
@@ -237,6 +240,29 @@ class K3dWorld:
             run("k3d", "node", "start", node)
             cluster = self.guest if self.guest.name in node else self.host
             cluster.wait_nodes(len(cluster.nodes()))
+
+    def leads_since(self, node: str) -> float:
+        """When the copy of the host program on a node began to lead (as time.time()); 0 while another one does."""
+        lease = self.host.api.get(
+            "/apis/coordination.k8s.io/v1/namespaces/cloudprovider-system/leases/cloudprovider-host"
+        )
+        if lease["metadata"]["annotations"].get(HOLDER_NODE) != node or not lease["spec"]["holderIdentity"]:
+            return 0.0
+        return datetime.fromisoformat(lease["spec"]["acquireTime"]).timestamp()
+
+    def lead_from(self, node: str) -> None:
+        """Have the copy of the host program on a node lead: those elsewhere are ended until it does."""
+
+        def there() -> bool:
+            if self.leads_since(node):
+                return True
+            for pod in self.host.api.items(PODS_PATH, labelSelector="app.kubernetes.io/name=cloudprovider-host"):
+                if pod["spec"].get("nodeName", node) != node:
+                    self.host.kubectl("delete", "pod", SYSTEM, pod["metadata"]["name"])
+            self.installation.wait_ready(self.host, "host")
+            return bool(self.leads_since(node))
+
+        wait_for(f"the host program to lead from {node}", there, timeout=90)
 
     @contextlib.contextmanager
     def weighing(self, node: str, weight: int) -> Iterator[None]:
