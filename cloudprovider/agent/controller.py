@@ -210,6 +210,11 @@ class AgentController:
             for network, forwarder in self._forwarders.items()
             if forwarder.trouble
         ]
+        reasons += [
+            f"network {network or 'management'}: host {twin} has the same MAC there: see docs/hosts.md"
+            for network in self._forwarders
+            if (twin := self._twin(network))
+        ]
         return reasons
 
     async def read(self) -> Readings:
@@ -513,10 +518,15 @@ class AgentController:
                 found[network] = Presence(
                     mac=forwarder.mac,
                     addresses=tuple(str(a) for a in own),
-                    ready=forwarder.in_line and not self._fellows[network].is_cut_off,
+                    ready=forwarder.in_line and not self._fellows[network].is_cut_off and not self._twin(network),
                     silent=tuple(sorted(self._fellows[network].down)),
                 )
         return found
+
+    def _twin(self, network: str) -> str:
+        """Another host with this one's MAC on a network, of which the first by name goes on; "" for none."""
+        first = self._hosts.roster.first_with(network, self._forwarders[network].mac)
+        return first if first < self._node else ""
 
     def _leasing(self, lb: LoadBalancer) -> Leasing | None:
         """Of the network that it asks for; until it has a lease there, that of the network which it leaves."""

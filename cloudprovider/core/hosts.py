@@ -133,6 +133,11 @@ class Roster:
         ]
         return bool(said) and all(said)
 
+    def first_with(self, network: str, mac: str) -> str:
+        """The first by name of the fresh hosts that announce addresses with this MAC on a network; "" for none."""
+        there = {name: seen.host.networks.get(network) for name, seen in self._seen.items() if self.is_fresh(name)}
+        return min((name for name, said in there.items() if said is not None and said.mac == mac), default="")
+
     def by_mac(self, network: str, mac: str) -> str | None:
         """The host that announces addresses with this MAC on a network."""
         for name, seen in self._seen.items():

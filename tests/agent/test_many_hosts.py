@@ -612,6 +612,19 @@ async def test_two_hosts_of_one_name_are_not_one() -> None:
             assert not world.planes["h2"].namespaces
 
 
+async def test_of_two_hosts_with_one_mac_the_second_stands_aside_and_says_so() -> None:
+    async with hosts(start=False) as world:
+        world.planes["h2"].mac = world.planes["h1"].mac
+        await world.start("h1")
+        agent = world.agents["h2"] = world.agent("h2", world.planes["h2"], timing=QUICK, now=_utc)
+        async with running(agent):
+            await until(lambda: any("host h1 has the same MAC" in reason for reason in agent.not_ready))
+            roster = world.agents["h1"]._hosts.roster
+            await until(lambda: (twin := roster.host("h2")) is not None and bool(twin.networks))
+            assert roster.ready([""]) == {"h1"}
+        assert not world.agents["h1"].not_ready
+
+
 async def test_an_agent_that_leaves_is_not_waited_for() -> None:
     async with hosts() as world:
         world.seed()
