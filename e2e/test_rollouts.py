@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from e2e.lab_lane import LabWorld
 from e2e.load import Load, load
 from e2e.scenario import DNS, MODES, WEB, Mode, Scenario
 from e2e.test_nodes import EXCLUDED
@@ -183,6 +184,7 @@ def test_an_unhealthy_kube_proxy_gets_nothing_new(scenario: Scenario) -> None:
     address = scenario.served("web")
     everywhere = scenario.world.traffic_nodes()
     scenario.wait_backends(address, WEB, everywhere)
+    wait_all_probed(scenario)  # kube-proxy's word counts once it has said that all is well
     scenario.world.kill("guest")
     with load(lambda: scenario.ask(address, WEB), pause=0.01) as requests:
         taint = {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}
@@ -192,6 +194,21 @@ def test_an_unhealthy_kube_proxy_gets_nothing_new(scenario: Scenario) -> None:
         scenario.wait_pods(address, WEB, 2)
     assert not requests.failures
     scenario.world.start("guest")
+
+
+def wait_all_probed(scenario: Scenario) -> None:
+    """Wait until the agent has probed each node there is: in a period it asks each of their addresses once."""
+    assert isinstance(scenario.world, LabWorld)
+    agent = scenario.world.lab.programs["agent"]
+    nodes = scenario.world.api("guest").items("/api/v1/nodes")
+    addresses = sum(a["type"] == "InternalIP" for node in nodes for a in node["status"]["addresses"])
+
+    def passed() -> float:
+        counted: dict[str, float] = agent.metrics()
+        return sum(n for name, n in counted.items() if 'kind="node"' in name and 'result="passed"' in name)
+
+    begin = passed()
+    wait_for("each node to be probed", lambda: passed() >= begin + 2 * addresses)
 
 
 @pytest.mark.lab("nodes by a name")

@@ -230,7 +230,10 @@ async def test_datagrams_to_a_node_that_left_go_elsewhere_though_the_agent_was_k
         async with running(host.new_agent()):
 
             async def elsewhere() -> bool:
-                return "n1" not in await names(range(20000, 20030))
+                try:
+                    return "n1" not in await names(range(20000, 20030))
+                except TimeoutError:  # n1's answer came when its flow had just ended
+                    return False
 
             await until(elsewhere, SECONDS)
 

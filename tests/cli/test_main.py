@@ -152,4 +152,4 @@ def test_crds_prints_what_stands_in_the_manifests(capsys: pytest.CaptureFixture[
     printed = {d["metadata"]["name"] for d in yaml.safe_load_all(capsys.readouterr().out)}
     assert main(["crds", "--write", str(tmp_path)]) == 0
     assert {yaml.safe_load(path.read_text())["metadata"]["name"] for path in tmp_path.iterdir()} == printed
-    assert len(printed) == 4
+    assert len(printed) == 6

@@ -62,6 +62,8 @@ def test_connections_outlive_their_host_where_answers_find_the_next_one(
     wait_for("both to say so", lambda: len(made.tor.paths(vip)) == 2)
     try:
         lead(FIRST, {FIRST: 200, SECOND: 100})
+        # A node whose kube-proxy has not yet heard of the NodePort may lose what begins.
+        wait_for("both pods to answer", lambda: len({made.client.get(vip, WEB.port).pod for _ in range(20)}) == 2)
         with contextlib.ExitStack() as stack:
             flows = [stack.enter_context(made.client.connect(vip, WEB.port)) for _ in range(FLOWS)]
             before = [flow.get().pod for flow in flows]
