@@ -41,6 +41,7 @@ def test_with_no_node_left_the_host_refuses(scenario: Scenario) -> None:
 
 
 @pytest.mark.lab("a kube-proxy apart from its node")
+@pytest.mark.timeout(200)
 def test_a_node_that_does_not_accept_the_address_is_left_out(scenario: Scenario) -> None:
     """It has lost kube-proxy's rules, and nobody can ask for its health, as with k3s and RKE2: it routes the frames
     back."""
@@ -51,7 +52,8 @@ def test_a_node_that_does_not_accept_the_address_is_left_out(scenario: Scenario)
     scenario.wait_backends(address, WEB, everywhere)
     with scenario.world.without_kube_proxy(deaf):
         with load(lambda: scenario.world.client.get(address, WEB.port, timeout=0.5), pause=0.05):
-            scenario.wait_backends(address, WEB, everywhere - {deaf})
+            # An address that has just come is given 30 s, in which nodes may not know it yet.
+            scenario.wait_backends(address, WEB, everywhere - {deaf}, timeout=60)
         scenario.wait_pods(address, WEB, 2)
     scenario.wait_backends(address, WEB, everywhere, timeout=60)
     scenario.wait_pods(address, WEB, 2)
