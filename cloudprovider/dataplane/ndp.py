@@ -9,6 +9,7 @@ import struct
 from ipaddress import IPv6Address
 from typing import Final
 
+from cloudprovider.core.checksum import transport_checksum
 from cloudprovider.dataplane.heard import Heard
 
 ETHERTYPE: Final = 0x86DD
@@ -31,7 +32,6 @@ _HEADERS: Final = struct.Struct("!6s6sHIHBB16s16s")
 """Ethernet and IPv6: destination, source, type; version, payload length, next header, hop limit, addresses."""
 _MESSAGE: Final = struct.Struct("!BBHI16s")
 """ICMPv6: type, code, checksum, flags, target."""
-_PSEUDO: Final = struct.Struct("!16s16sII")
 _MAC_OPTION: Final = struct.Struct("!BB6s")
 
 FILTER: Final = struct.pack(
@@ -122,19 +122,12 @@ def _frame(
     addresses = source.packed, destination.packed
     ether = to or b"\x33\x33" + destination.packed[12:]  # RFC 2464 section 7
     headers = _HEADERS.pack(ether, mac, ETHERTYPE, _VERSION, len(message), _ICMPV6, _HOPS, *addresses)
-    checksum = 0xFFFF - _sum(*addresses, message)
+    checksum = transport_checksum(*addresses, _ICMPV6, message) or 0xFFFF
     return headers + message[:2] + checksum.to_bytes(2, "big") + message[4:]
 
 
 def _intact(source: bytes, destination: bytes, message: bytes) -> bool:
-    return _sum(source, destination, message) == 0
-
-
-def _sum(source: bytes, destination: bytes, message: bytes) -> int:
-    """The ones' complement sum of message and pseudo-header (RFC 8200 section 8.1), 0 for either zero: adding up
-    16-bit words with end-around carry is arithmetic modulo 0xFFFF."""
-    padded = message + bytes(len(message) % 2)
-    return int.from_bytes(_PSEUDO.pack(source, destination, len(message), _ICMPV6) + padded, "big") % 0xFFFF
+    return transport_checksum(source, destination, _ICMPV6, message) == 0
 
 
 def _options(data: bytes) -> dict[int, bytes] | None:

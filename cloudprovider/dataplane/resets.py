@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from cloudprovider.core.checksum import internet_checksum
+from cloudprovider.core.checksum import internet_checksum, transport_checksum
 from cloudprovider.core.mac import MACAddress
 from cloudprovider.core.plan import IPAddress
+from cloudprovider.dataplane.elements import version_of
 from cloudprovider.dataplane.ruleset import Version
 
 _ETHERTYPES: Final[dict[Version, int]] = {4: 0x0800, 6: 0x86DD}
@@ -46,16 +47,14 @@ class Flow:
 
     def reset(self, mac: bytes) -> bytes:
         """The frame from a station of this ``mac`` to the node: the listener resets the flow, without ACK."""
-        version: Version = 4 if isinstance(self.vip, IPv4Address) else 6
-        ends = self.vip.packed + self.client.packed
+        version = version_of(self.vip)
+        ends = self.vip.packed, self.client.packed
         ports = (self.port, self.source)
         fields = (*ports, 0, 0, _TCP_HEADER.size // 4 << 4, _RST, 0)
-        summed = internet_checksum(ends + struct.pack("!II", _TCP_HEADER.size, _TCP) + _TCP_HEADER.pack(*fields, 0, 0))
-        segment = _TCP_HEADER.pack(*fields, summed, 0)
+        segment = _TCP_HEADER.pack(*fields, transport_checksum(*ends, _TCP, _TCP_HEADER.pack(*fields, 0, 0)), 0)
         if version == 4:
             about = (0x45, 0, _IPV4_HEADER.size + len(segment), 0, 0x4000, _HOPS, _TCP)
-            header = _IPV4_HEADER.pack(*about, 0, self.vip.packed, self.client.packed)
-            header = _IPV4_HEADER.pack(*about, internet_checksum(header), self.vip.packed, self.client.packed)
+            header = _IPV4_HEADER.pack(*about, internet_checksum(_IPV4_HEADER.pack(*about, 0, *ends)), *ends)
         else:
-            header = _IPV6_HEADER.pack(6 << 28, len(segment), _TCP, _HOPS, self.vip.packed, self.client.packed)
+            header = _IPV6_HEADER.pack(6 << 28, len(segment), _TCP, _HOPS, *ends)
         return self.node.packed + mac + _ETHERTYPES[version].to_bytes(2, "big") + header + segment

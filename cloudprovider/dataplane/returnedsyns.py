@@ -10,6 +10,7 @@ for minutes. So each SYN that comes back is answered to the node by a reset that
 import asyncio
 import logging
 import socket
+from collections.abc import Mapping
 from typing import Final
 
 from cloudprovider.core.errors import DataPlaneError
@@ -33,7 +34,7 @@ class ReturnedSyns:
         self._engine = engine
         self._packets = packets
         self._mac = bytes.fromhex(mac.replace(":", ""))
-        self._answered: dict[Flow, int] = {}
+        self._answered: Mapping[Flow, int] = {}
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -50,7 +51,7 @@ class ReturnedSyns:
                 for flow, times in found.items():
                     if times > self._answered.get(flow, 0):
                         frames.send(self._packets, flow.reset(self._mac))
-                self._answered = dict(found)
+                self._answered = found
             except DataPlaneError as error:  # the link is down, or gone, which others tell of
                 _logger.debug("Returned connections were not looked at.", extra={"error": str(error)})
                 await asyncio.sleep(_RETRY)

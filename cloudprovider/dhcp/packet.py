@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
-from cloudprovider.core.checksum import internet_checksum
+from cloudprovider.core.checksum import internet_checksum, transport_checksum
 from cloudprovider.dhcp import message as codec
 from cloudprovider.dhcp.message import MalformedPacket, Message
 
@@ -19,7 +19,6 @@ ETHERTYPE: Final = 0x0800
 _ETHERNET: Final = struct.Struct("!6s6sH")
 _IPV4: Final = struct.Struct("!BBHHHBBH4s4s")
 _UDP: Final = struct.Struct("!HHHH")
-_PSEUDO: Final = struct.Struct("!4s4sBBH")
 _PROTOCOL_UDP: Final = 17
 _DONT_FRAGMENT: Final = 0x4000
 _FRAGMENT: Final = 0x3FFF
@@ -46,9 +45,8 @@ def encode(datagram: Datagram) -> bytes:
     length = _UDP.size + len(payload)
     ports = (datagram.source_port, datagram.destination_port)
     source, destination = datagram.source.packed, datagram.destination.packed
-    pseudo = _PSEUDO.pack(source, destination, 0, _PROTOCOL_UDP, length)
     # A sum of 0 would say that there is none: it is sent as its other form (RFC 768).
-    checksum = internet_checksum(pseudo + _UDP.pack(*ports, length, 0) + payload) or 0xFFFF
+    checksum = transport_checksum(source, destination, _PROTOCOL_UDP, _UDP.pack(*ports, length, 0) + payload) or 0xFFFF
     parts = (0x45, 0, _IPV4.size + length, 0, _DONT_FRAGMENT, _TTL, _PROTOCOL_UDP)
     header = _IPV4.pack(*parts, internet_checksum(_IPV4.pack(*parts, 0, source, destination)), source, destination)
     ethernet = _ETHERNET.pack(datagram.destination_mac, datagram.source_mac, ETHERTYPE)
@@ -73,10 +71,8 @@ def decode(frame: bytes, *, checksum_ready: bool = True) -> Datagram:
     if not _UDP.size <= length <= len(segment):
         raise MalformedPacket("udp-length", f"UDP says {length} octets of {len(segment)}")
     segment = segment[:length]
-    if checksum and checksum_ready:
-        pseudo = _PSEUDO.pack(source, destination, 0, _PROTOCOL_UDP, length)
-        if internet_checksum(pseudo + segment):
-            raise MalformedPacket("udp-checksum", "the UDP checksum is wrong")
+    if checksum and checksum_ready and transport_checksum(source, destination, _PROTOCOL_UDP, segment):
+        raise MalformedPacket("udp-checksum", "the UDP checksum is wrong")
     return Datagram(
         source_mac=source_mac,
         destination_mac=destination_mac,
