@@ -198,6 +198,7 @@ class AgentController:
             self._configs,
             returns=self._returns,
             backends=self._checks.backends,
+            predecessor=self._holdings.predecessor,
             now=now,
         )
 

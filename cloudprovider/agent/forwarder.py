@@ -496,7 +496,8 @@ class NetworkForwarder:
 def _facts(config: NetworkConfig, segment: Segment) -> NetworkFacts:
     own = tuple(address for address in (config.address, config.address6) if address is not None)
     gateways = frozenset(gateway for gateway in (config.gateway, config.gateway6) if gateway is not None)
-    return NetworkFacts(own, gateways, segment.dsr_obstacle)
+    hands_over = config.masquerade and not segment.handover_obstacle
+    return NetworkFacts(own, gateways, segment.dsr_obstacle, hands_over=hands_over)
 
 
 def _name(listener: ListenerKey) -> str:

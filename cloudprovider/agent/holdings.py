@@ -135,6 +135,7 @@ class Holdings:
         fellows = KnownHosts(self._me, partial(self._lives, networks), self._able)
         what = stance(lb, networks, fellows)
         key = lb.key
+        self._follow_predecessor(lb, networks)
         is_up = any(self._is_up(place) for place in self._table.places(key))
         if what in ("move", "ask") and not self._is_ready(lb, networks, moving=what == "move"):
             what = "leave"  # it is looked at again when the kernel has its rules
@@ -211,6 +212,22 @@ class Holdings:
             self._yielding.discard(lb.key)
         return lb.key in self._yielding
 
+    def predecessor(self, lb: LoadBalancer) -> str:
+        """The host that had its addresses before this one, and lives: connections that began there go on by it."""
+        holder = lb.status.holder
+        if holder is None or holder.node != self._me or not holder.before:
+            return ""
+        return holder.before if self._lives(self._networks(lb), holder.before) else ""
+
+    def _follow_predecessor(self, lb: LoadBalancer, networks: Iterable[str]) -> None:
+        before = self._hosts.roster.host(self.predecessor(lb))
+        there = {} if before is None else {n: p for n, p in before.networks.items() if n in networks}
+        ways = {n: tuple(a for text in p.addresses if (a := parsed(text)) is not None) for n, p in there.items()}
+        if self._table.set_predecessor(lb.key, ways):
+            for network in frozenset(networks) & self._forwarders.keys():
+                self._forwarders[network].wake()
+            self._changed(lb.key)
+
     def _is_ready(self, lb: LoadBalancer, networks: Iterable[str], *, moving: bool) -> bool:
         """Whether this host could serve a load balancer at once: its kernel does what that asks for. ``moving``: it is
         to be taken from a host that lives."""
@@ -277,8 +294,9 @@ class Holdings:
             if stance(lb, networks, KnownHosts(self._me, partial(self._lives, networks), self._able)) != "move":
                 continue
             self._granted |= self._table.places(each)
-            holder = msgspec.structs.replace(lb.status.holder, node=self._me)
-            log.info("taken from a host that lives", extra={"load_balancer": each, "host": lb.status.holder.node})
+            before = lb.status.holder.node
+            holder = msgspec.structs.replace(lb.status.holder, node=self._me, before=before)
+            log.info("taken from a host that lives", extra={"load_balancer": each, "host": before})
             try:
                 await self._write(lb, msgspec.structs.replace(reported(lb), holder=holder))
             except NotFound:

@@ -15,8 +15,8 @@ from cloudprovider.dataplane.api import NetworkConfig
 
 
 class Observer:
-    """Says what the status of a load balancer is to be. ``backends``: what its check says of them; ``now``: the wall
-    clock."""
+    """Says what the status of a load balancer is to be. ``backends``: what its check says of them; ``predecessor``: the
+    host that had its addresses before; ``now``: the wall clock."""
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class Observer:
         *,
         returns: Returns,
         backends: Callable[[LoadBalancerKey], tuple[Backend, ...]],
+        predecessor: Callable[[LoadBalancer], str],
         now: Callable[[], datetime],
     ) -> None:
         self._node = node
@@ -35,6 +36,7 @@ class Observer:
         self._configs = configs
         self._returns = returns
         self._backends = backends
+        self._predecessor = predecessor
         self._now = now
 
     def status(self, lb: LoadBalancer, leasing: Leasing | None) -> LoadBalancerStatus:
@@ -79,6 +81,7 @@ class Observer:
             masquerades=any(self._configs[network].masquerade for network in want.networks),
             refusing=refusing,
             backends=self._backends(lb.key),
+            before=self._predecessor(lb),
             beware=tuple(said for n in sorted(want.networks) if (said := self._forwarders[n].beware)),
             answerers=frozenset[str]().union(*(self._table.modes.answerers((n, want.cluster)) for n in want.networks)),
             refused=bool(refusing) and refusing >= self._table.backends_of(lb.key).keys(),

@@ -39,7 +39,7 @@ class Observation:
     ``choices``: the modes, by address. ``masquerades``: whether mode nat hides the client's address here. ``refusing``:
     the nodes that send back what comes for it; ``refused``: all of them do. ``answerers``: those that answer for its
     addresses themselves. ``backends``: by name, the health of those that its own check judges. ``beware``: sentences on
-    limits.
+    limits. ``before``: the host that had the addresses before this one, and lives.
     """
 
     generation: int
@@ -56,6 +56,12 @@ class Observation:
     answerers: frozenset[str] = frozenset()
     backends: tuple[Backend, ...] = ()
     beware: tuple[str, ...] = ()
+    before: str = ""
+
+    @property
+    def hides_clients(self) -> bool:
+        """Whether nodes see an address of the host instead of a client's, for any of the addresses."""
+        return self.masquerades and any(self.choices[a].mode == "nat" for a in self.addresses if a in self.choices)
 
     @property
     def mode(self) -> ForwardMode:
@@ -86,7 +92,8 @@ def report(
         conditions += _forwarded(lb, node, seen)
         if seen.addresses:
             up = [str(a) for a in seen.addresses]
-            holder = Holder(node=node, generation=seen.generation, addresses=up, mode=seen.mode)
+            before = seen.before if seen.hides_clients else ""
+            holder = Holder(node=node, generation=seen.generation, addresses=up, mode=seen.mode, before=before)
     return LoadBalancerStatus(
         holder=holder,
         lease=None if leasing is None else leasing.lease,
@@ -170,14 +177,14 @@ def _forwarded(lb: LoadBalancer, node: str, seen: Observation) -> list[Condition
         _condition(lb, PROGRAMMED, seen.problem, fine),
         _condition(lb, READY, ready, "The address is announced and forwarded."),
     ]
-    if seen.masquerades and any(seen.choices[a].mode == "nat" for a in seen.addresses if a in seen.choices):
+    if seen.hides_clients:
         conditions.append(
             condition(
                 CLIENT_ADDRESS_NOT_PRESERVED,
                 "True",
                 "Masquerade",
                 "Mode nat masquerades here: servers see an address of the host, not the client's, and"
-                " connections end when another host takes over.",
+                " connections end when the host dies.",
                 generation=lb.metadata.generation,
             )
         )

@@ -73,6 +73,7 @@ class ForwardingTable:
         self._places: dict[LoadBalancerKey, tuple[Place, ...]] = {}
         self._refusing: dict[LoadBalancerKey, frozenset[str]] = {}
         self._healthy: dict[LoadBalancerKey, frozenset[str]] = {}
+        self._predecessors: dict[LoadBalancerKey, Mapping[str, tuple[IPAddress, ...]]] = {}
         self.modes = Choices(self._networks)
         self._concerned: set[LoadBalancerKey] = set()
         self._others: set[LoadBalancerKey] = set()
@@ -107,6 +108,7 @@ class ForwardingTable:
         """Forget a load balancer; return the listeners that nobody serves any more, by network."""
         self._refusing.pop(key, None)
         self._healthy.pop(key, None)
+        self._predecessors.pop(key, None)
         before = self._wanted.get(key)
         gone = self._replace(key, None)
         self._others.discard(key)
@@ -140,7 +142,11 @@ class ForwardingTable:
 
     def set_facts(self, network: str, facts: NetworkFacts) -> frozenset[LoadBalancerKey]:
         """How this host stands on a network; return the load balancers whose mode has changed by it."""
+        handed_over = self._reach.facts(network).hands_over
         concerned = self._reach.set_facts(network, facts)
+        if facts.hands_over != handed_over:
+            for lb in [lb for lb in self._predecessors if lb in self._wanted]:
+                self._replace(lb, self._wanted[lb])
         return self._choose_again(self.modes.set_facts(network, facts)) | self._refresh_all(network, concerned)
 
     def set_answerers(self, where: Where, nodes: frozenset[str]) -> frozenset[LoadBalancerKey]:
@@ -186,6 +192,16 @@ class ForwardingTable:
             for network in want.networks:
                 self._refresh_all(network, {want.cluster})
         elif want is not None and want.check is not None:
+            self._replace(key, want)
+        return True
+
+    def set_predecessor(self, key: LoadBalancerKey, ways: Mapping[str, tuple[IPAddress, ...]]) -> bool:
+        """The host that had a load balancer's addresses before this one, by its own addresses on each network; none:
+        nobody's connections are to go on. Return whether that is a change."""
+        if self._predecessors.get(key, {}) == ways:
+            return False
+        self._predecessors[key] = ways
+        if (want := self._wanted.get(key)) is not None:
             self._replace(key, want)
         return True
 
@@ -454,6 +470,9 @@ class ForwardingTable:
             forward = replace(forward, mode="nat", backend_port=forward.backend_port or key.port)
         elif forward.mode == "dsr":
             forward = replace(forward, backend_port=0)
+        if forward.mode == "nat" and key.protocol == "TCP" and self._reach.facts(way.network).hands_over:
+            before = self._predecessors.get(state.owners[key], {}).get(way.network, ())
+            forward = replace(forward, predecessor=next((a for a in before if a.version == key.vip.version), None))
         state.kernel.set_forward(key, forward, self.clock(), drain=want.drain, cut=cut)
 
     def _cut(self, lb: LoadBalancerKey, network: str) -> frozenset[Member]:

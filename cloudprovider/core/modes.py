@@ -28,12 +28,14 @@ class NetworkFacts:
     """A host's standing on a network, as far as it matters to how nodes are reached there.
 
     ``own``: its own addresses there, one of a family, which ``nat`` needs; ``gateways``: its ways to elsewhere.
-    ``dsr_obstacle``: why frames passed on would not arrive, "" where they do.
+    ``dsr_obstacle``: why frames passed on would not arrive, "" where they do. ``hands_over``: whether connections of
+    mode nat that began on another host may go on by it, and would not go on without.
     """
 
     own: tuple[IPv4Interface | IPv6Interface, ...] = (IPv4Interface("0.0.0.0/0"), IPv6Interface("::/0"))
     gateways: frozenset[IPAddress] = frozenset()
     dsr_obstacle: str = ""
+    hands_over: bool = True
 
     @property
     def nat_families(self) -> frozenset[int]:

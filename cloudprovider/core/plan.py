@@ -71,6 +71,10 @@ class Forward:
     in mode ``dsr`` 0. ``by_client``: the node is chosen by the client's address alone (session affinity). ``sources``:
     who may connect; empty means everybody. ``former``, ``pinned``: as in :class:`Group`, for a listener that has come
     to another group, mode or affinity; at least one of the two modes is ``dsr``.
+
+    ``predecessor`` (mode ``nat`` and TCP alone): the host that had the address before this one, by its own address on
+    the network. What comes of a TCP connection that nobody here knows, and does not begin one, is passed on to it,
+    whose conntrack may know it.
     """
 
     group: GroupId
@@ -80,6 +84,7 @@ class Forward:
     mode: ForwardMode = "nat"
     former: Former | None = None
     pinned: bool = False
+    predecessor: IPAddress | None = None
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,10 @@ class Reach:
         unsure = [c for c in here.users if any(n.is_unsure(network) for n in self.nodes(c).values())]
         return {*unsure}.union(*(self._claim(network, cluster) for cluster in unsure))
 
+    def facts(self, network: str) -> NetworkFacts:
+        """How this host stands on a network."""
+        return self._networks[network].facts
+
     def set_facts(self, network: str, facts: NetworkFacts) -> AbstractSet[ClusterKey]:
         """How this host stands on a network; return whom that concerns."""
         here = self._networks[network]

@@ -284,7 +284,7 @@ FINE: Final[Mapping[FineReason, Meaning]] = {
     "Ready": Meaning("it works; of a pool: it hands out addresses"),
     "BackendsFound": Meaning("machines are found; the message says which are left out"),
     "Masquerade": Meaning(
-        "mode nat hides the client's address, and connections end when another host takes over",
+        "mode nat hides the client's address, and connections end when the host dies",
         "use mode dsr, or masquerade: false in the agents' files where nodes answer through the host",
     ),
     "AddressAssigned": Meaning("the Service shows its address, and is served there"),

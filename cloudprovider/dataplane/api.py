@@ -32,7 +32,7 @@ class Engine(Protocol):
         to, or from (``former``), a group that neither exists nor comes with the same delta; the removal of a group
         that a forward still uses; members of several kinds; a group that does not fit the forward's mode and family;
         ``former`` and ``pinned`` at once (``former`` keeps what is pinned anyhow); mode ``nat`` in a family that the
-        network has no own address of.
+        network has no own address of; a ``predecessor`` that can't be, or that this kernel can't send to.
 
         TCP flows that are under way go on as :attr:`Group.former` and :attr:`Forward.former` say; UDP has none that
         could be told: where a *listener* has come to another group, mode or affinity, its datagrams follow at once.
@@ -282,6 +282,12 @@ class Segment(Protocol):
     def dsr_obstacle(self) -> str:
         """Why frames that are passed on in mode ``dsr`` would not arrive, or not be answered, on this host, in a
         sentence that says what to do; "" where nothing stands in the way."""
+        ...
+
+    @property
+    def handover_obstacle(self) -> str:
+        """Why connections of mode ``nat`` can't go on by the host that had their address before, in a sentence; ""
+        where they can (see :attr:`~cloudprovider.core.plan.Forward.predecessor`)."""
         ...
 
     @property

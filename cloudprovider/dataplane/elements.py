@@ -93,6 +93,9 @@ def of(key: ListenerKey, forward: Forward | None) -> Elements:
         found[ruleset_nat.ports(version), packed] = forward.backend_port.to_bytes(2, "big")
         if forward.group:
             found[ruleset_nat.connections(version), packed] = b""
+        if forward.predecessor is not None:
+            for name in (ruleset_nat.predecessors, ruleset_nat.quoted):
+                found[name(version), packed] = forward.predecessor.packed
         sources, passed_on = ruleset_nat.sources, phase  # group 0: a flow that begins is the stack's
     else:
         found[ruleset_dsr.connections(version), packed] = b""
@@ -134,9 +137,16 @@ def forward(key: ListenerKey, held: Elements) -> Forward:
         mode="dsr" if translated is None else "nat",
         former=former,
         pinned=former is None and passed_on is not None and bool(passed_on & marks.TRACKED),
+        predecessor=_address(held.get((ruleset_nat.predecessors(version), packed))),
     )
     usable = found.backend_port > 0 if found.mode == "nat" else found.group > 0
     return found if usable and of(key, found) == held else BROKEN_FORWARD
+
+
+def _address(data: Data | None) -> IPAddress | None:
+    if not data or isinstance(data, str):
+        return None
+    return IPv4Address(data) if len(data) == 4 else IPv6Address(data)
 
 
 def _sources(version: Version, held: Elements) -> frozenset[IPNetwork]:
@@ -187,6 +197,8 @@ LISTENER_SETS: Final[Mapping[SetName, Version]] = {
         ruleset_nat.listeners,
         ruleset_nat.ports,
         ruleset_nat.connections,
+        ruleset_nat.predecessors,
+        ruleset_nat.quoted,
         ruleset_dsr.listeners,
         ruleset_dsr.errors,
         ruleset_dsr.former,

@@ -69,6 +69,8 @@ class FakeNetwork:
     """Addresses that were not asked for long enough yet: see :meth:`settle`."""
     dsr_obstacle: str = ""
     """Why passed-on frames would not arrive."""
+    handover_obstacle: str = ""
+    """Why connections can't go on by another host."""
     host_obstacle: str = ""
     """Why the host itself can't reach the VIPs."""
     static_neighbours: dict[IPAddress, MACAddress] = field(default_factory=dict)
@@ -382,6 +384,11 @@ class FakeSegment:
     def dsr_obstacle(self) -> str:
         """See :class:`~cloudprovider.dataplane.api.Segment`."""
         return self._network.dsr_obstacle
+
+    @property
+    def handover_obstacle(self) -> str:
+        """See :class:`~cloudprovider.dataplane.api.Segment`."""
+        return self._network.handover_obstacle
 
     @property
     def host_obstacle(self) -> str:

@@ -24,6 +24,7 @@ class Features:
 
     nat: str = ""
     dsr: str = ""
+    handover: str = ""
 
 
 _NAT: Final[Mapping[str, Sequence[str]]] = {
@@ -55,12 +56,17 @@ _DSR: Final[Mapping[str, Sequence[str]]] = {
     ],
 }
 
+_HANDOVER: Final[Mapping[str, Sequence[str]]] = {
+    "copies of packets (CONFIG_NFT_DUP_IPV4)": ["chain ip c", "rule ip c dup to 192.0.2.1"],
+}
+
 
 def find(run: Script = ruleset.run) -> Features:
     """Ask the kernel, in the namespace of this thread, on whose link the hooks stand."""
     return Features(
         nat=_lacking(run, _NAT, "nothing can be forwarded"),
         dsr=_lacking(run, _DSR, "mode dsr can't work"),
+        handover=_lacking(run, _HANDOVER, "connections of mode nat end when an address moves to this host"),
     )
 
 

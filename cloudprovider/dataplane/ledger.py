@@ -254,6 +254,8 @@ def _check_forward(key: ListenerKey, forward: Forward, standing: Standing) -> No
                 "leave it out"
             )
     _check_former(key, forward)
+    if forward.predecessor is not None:
+        _check_predecessor(key, forward, forward.predecessor, standing)
 
 
 def _check_former(key: ListenerKey, forward: Forward) -> None:
@@ -271,6 +273,22 @@ def _check_former(key: ListenerKey, forward: Forward) -> None:
             raise _refused(f"{_name(key)}: a former mode nat has neither group nor affinity; leave them out")
     elif not former.group:
         raise _refused(f"{_name(key)}: in a former mode dsr there is no group 0; leave former out")
+
+
+def _check_predecessor(key: ListenerKey, forward: Forward, host: IPAddress, standing: Standing) -> None:
+    what = f"{_name(key)}: {host}, the host that had the address before,"
+    if forward.mode == "dsr":
+        raise _refused(f"{what} knows no more of mode dsr than this one; leave it out")
+    if key.protocol == "UDP":
+        raise _refused(f"{what} can't know more of UDP, which has no beginning that could be told; leave it out")
+    if not standing.hands_over:
+        raise _refused(f"{what} can't be sent to: this kernel can't copy packets; leave it out")
+    if host.version != key.vip.version:
+        raise _refused(f"{what} is IPv{host.version}, the address is IPv{key.vip.version}; leave it out")
+    if why := _unfit(host, standing):
+        raise _refused(f"{what} {why}")
+    if host == key.vip:
+        raise _refused(f"{what} has that very address as its own")
 
 
 def _name(key: ListenerKey) -> str:

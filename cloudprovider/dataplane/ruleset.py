@@ -39,6 +39,11 @@ class Syntax(NamedTuple):
 
 SYNTAX: Final[Mapping[Version, Syntax]] = {4: Syntax("ip", "ipv4_addr", 32), 6: Syntax("ip6", "ipv6_addr", 128)}
 NAT_FAMILY: Final[Mapping[Version, int]] = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
+QUOTED_LISTENER: Final[Mapping[Version, str]] = {
+    4: "@th,160,32 . @th,136,8 . @th,224,16",
+    6: "@th,128,128 . @th,112,8 . @th,384,16",
+}
+"""The listener that an ICMP error is about: what it quotes went the other way."""
 _KEYWORDS: Final = {NFPROTO_IPV4: "ip", NFPROTO_IPV6: "ip6", NFPROTO_NETDEV: "netdev"}
 
 

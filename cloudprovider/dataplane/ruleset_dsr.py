@@ -63,10 +63,6 @@ _QUOTED_KEY: Final[dict[Version, str]] = {
     6: "jhash @th,256,128 mod 4294967295 seed 0x1 . @th,224,32 . @th,400,16 . @th,384,16",
 }
 """The same of the packet that an ICMP error quotes, which went the other way."""
-_QUOTED_LISTENER: Final[dict[Version, str]] = {
-    4: "@th,160,32 . @th,136,8 . @th,224,16",
-    6: "@th,128,128 . @th,112,8 . @th,384,16",
-}
 _QUOTED_CLIENT: Final[dict[Version, str]] = {4: "@th,192,32", 6: "@th,256,128"}
 _QUOTED_PORT: Final[dict[Version, str]] = {4: "@th,240,16", 6: "@th,400,16"}
 
@@ -222,7 +218,7 @@ def _sets(version: Version) -> list[str]:
         f"map listeners{version} {{ type {listener} : mark; counter; }}",
         f"set connections{version} {{ type {listener}; counter; }}",
         f"map former{version} {{ type {listener} : mark; }}",
-        f"map errors{version} {{ typeof {_QUOTED_LISTENER[version]} : meta mark; }}",
+        f"map errors{version} {{ typeof {ruleset.QUOTED_LISTENER[version]} : meta mark; }}",
         f"map fragments{version} {{ type {address} : mark; }}",
         f"map tables{version} {{ type mark : verdict; }}",
         f"map steps{version} {{ type mark : verdict; }}",
@@ -317,7 +313,7 @@ def _errors(version: Version) -> dict[str, list[str]]:
     return {
         f"errors{version}": [
             *about,
-            f"meta mark set {_QUOTED_LISTENER[version]} map @errors{version}",
+            f"meta mark set {ruleset.QUOTED_LISTENER[version]} map @errors{version}",
             "meta mark 0 accept",
             f"meta mark & {marks.GROUP:#010x} . ether saddr @members drop",
             f"meta mark & {marks.GROUP:#010x} . ether saddr @holders drop",

@@ -3,12 +3,12 @@
     classify   every packet but answers: (address, protocol, port) → mark: the group's number and flags; counts by
                listener
     translate  a flow's first packet: source ranges, then (mark) → the chain of the group's table size and hash; counts
-               flows by listener
+               flows by listener; of one that began on the host before this, it goes there
     by_*_N     (group, Maglev slot) → node, (address, protocol, port) → port on it
     forward    nothing but what was translated; counts by node; of the rest, refuses what is for a listener
     source     answers come back here: the namespace's own address is what nodes see
     output     tells nobody of a shorter way (IPv6)
-    input      answers, ping, BFD; of what is left:
+    input      answers, ping, BFD; the last of a flow that began on the host before; of what is left:
     refuse     quickly and with a bounded rate: RST, ICMP
 
 The choice of a node is two-stage, so that a listener costs two elements however many nodes there are, and a group's
@@ -72,6 +72,18 @@ def sources(version: Version, length: int) -> SetName:
 
 
 @cache
+def predecessors(version: Version) -> SetName:
+    """The map of listener to the host that had its address before."""
+    return SetName(NAT_FAMILY[version], "predecessors")
+
+
+@cache
+def quoted(version: Version) -> SetName:
+    """The map of listener, as ICMP errors quote it, to the host that had its address before."""
+    return SetName(NAT_FAMILY[version], "quoted")
+
+
+@cache
 def backends(version: Version) -> SetName:
     """The set of all nodes, which counts what is sent on to each."""
     return SetName(NAT_FAMILY[version], "backends")
@@ -106,6 +118,8 @@ def table(version: Version, standing: Standing) -> StaticTable:
             "map tables { type mark : verdict; }",
             *(f"map slots_{n} {{ typeof meta mark . numgen random mod {n} : {ip} daddr; }}" for n in SIZES),
             *(f"set sources_{n} {{ type {listener} . {address}; }}" for n in range(bits + 1)),
+            f"map predecessors {{ type {listener} : {address}; }}",
+            f"map quoted {{ typeof {ruleset.QUOTED_LISTENER[version]} : {ip} daddr; }}",
             f"set backends {{ type {address}; counter; }}",
             f"set begun {{ type {address}; counter; }}",
             f"set connections {{ type {listener}; counter; }}",
@@ -131,6 +145,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
         ],
         "translate": [
             "type nat hook prerouting priority dstnat; policy accept;",
+            *([f"tcp flags & (fin | syn | rst) == 0 {_hand_over(version)}"] if standing.hands_over else []),
             f"meta mark & {marks.RESTRICTED:#010x} != 0 jump restricted",
             f"{listener} @connections",
             f"meta mark & {marks.CHOICE:#010x} vmap @tables",
@@ -156,6 +171,7 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
             # Answers to the namespace's own questions. What was to be translated and could not be stays out.
             "ct status dnat drop",
             "ct state established,related accept",
+            *(_strays(version) if standing.hands_over else ()),
             "ct state invalid drop",
             *(_bfd(version, own.ip) if own is not None else ()),
             *([f"{icmp} type echo-request accept"] if standing.answer_ping else []),
@@ -183,6 +199,27 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
                 f"meta l4proto {{ tcp, udp }} dnat {ip} to {node} : {listener} map @ports",
             ]
     return found
+
+
+def _hand_over(version: Version, *, quoted: bool = False) -> str:
+    """Statements that send a packet on to the host that had its listener's address before, by that host's MAC and
+    otherwise as it is; where there was none, they do not match. A copy goes, which conntrack does not see: so all that
+    follows is as unknown here as the first."""
+    listener = ruleset.QUOTED_LISTENER[version] if quoted else ruleset.listener(version)
+    return f"dup to {listener} map @{'quoted' if quoted else 'predecessors'} drop"
+
+
+def _strays(version: Version) -> list[str]:
+    """What conntrack takes for no beginning of anything: the end of a connection, and ICMP errors about one."""
+    icmp, errors = (
+        ("icmp", "destination-unreachable, time-exceeded, parameter-problem")
+        if version == 4
+        else ("icmpv6", "destination-unreachable, packet-too-big, time-exceeded, parameter-problem")
+    )
+    return [
+        f"ct state invalid tcp flags & syn == 0 {_hand_over(version)}",
+        f"ct state invalid {icmp} type {{ {errors} }} {_hand_over(version, quoted=True)}",
+    ]
 
 
 def _bfd(version: Version, own: IPAddress) -> list[str]:

@@ -48,6 +48,7 @@ class KernelSegment:
         upkeep: Upkeep,
         returned_syns: ReturnedSyns,
         dsr_obstacle: str,
+        handover_obstacle: str,
         host_obstacle: str,
         forget: Callable[[], object],
     ) -> None:
@@ -57,6 +58,7 @@ class KernelSegment:
         self.nodes = nodes
         self.static_neighbours = static_neighbours
         self.dsr_obstacle = dsr_obstacle
+        self.handover_obstacle = handover_obstacle
         self.host_obstacle = host_obstacle
         self.mac = mac
         self._upkeep = upkeep
@@ -152,7 +154,9 @@ class HostDataPlane:
         )
         nodes = KernelNodes(neighbours, config.address, pace=self._pace)
         static = KernelStaticNeighbours(sockets.link, sockets.entries, ipv6=neighbours.ipv6)
-        standing = Standing.of(config, sockets.link.mac, ipv6=neighbours.ipv6, dsr=not features.dsr)
+        standing = Standing.of(
+            config, sockets.link.mac, ipv6=neighbours.ipv6, dsr=not features.dsr, hands_over=not features.handover
+        )
         engine = NftablesEngine(enter, sockets.nftables, standing)
         segment = KernelSegment(
             path,
@@ -174,11 +178,12 @@ class HostDataPlane:
             ),
             returned_syns=ReturnedSyns(engine, sockets.frames, sockets.link.mac),
             dsr_obstacle=features.dsr or joined.dsr_obstacle,
+            handover_obstacle=features.handover,
             host_obstacle=joined.host_obstacle,
             forget=lambda: self._open.pop(config.name, None),
         )
         self._open[config.name] = segment
-        for obstacle in filter(None, (segment.dsr_obstacle, segment.host_obstacle)):
+        for obstacle in filter(None, (segment.dsr_obstacle, segment.handover_obstacle, segment.host_obstacle)):
             _logger.warning(
                 "A network is served with a limit.", extra={"network": config.name or "management", "limit": obstacle}
             )

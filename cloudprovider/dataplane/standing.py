@@ -10,7 +10,7 @@ from cloudprovider.dataplane.api import NetworkConfig
 @dataclass(frozen=True)
 class Standing:
     """The link's ``mac``; the namespace's own addresses; whether the link has IPv6; what the configuration says;
-    whether the kernel can pass frames on (``dsr``)."""
+    whether the kernel can pass frames on (``dsr``), and packets to another host (``hands_over``)."""
 
     mac: MACAddress
     own: IPv4Interface | None = None
@@ -19,9 +19,12 @@ class Standing:
     answer_ping: bool = True
     masquerade: bool = True
     dsr: bool = True
+    hands_over: bool = True
 
     @classmethod
-    def of(cls, config: NetworkConfig, mac: str, *, ipv6: bool, dsr: bool = True) -> "Standing":
+    def of(
+        cls, config: NetworkConfig, mac: str, *, ipv6: bool, dsr: bool = True, hands_over: bool = True
+    ) -> "Standing":
         """That of a network's namespace, whose link has this address."""
         return cls(
             mac=MACAddress.parse(mac),
@@ -31,4 +34,5 @@ class Standing:
             answer_ping=config.answer_ping,
             masquerade=config.masquerade,
             dsr=dsr,
+            hands_over=hands_over,
         )

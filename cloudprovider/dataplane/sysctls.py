@@ -25,6 +25,9 @@ IPV4: Final = {
     "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
     # A day, as kube-proxy has it, not the kernel's five.
     "net/netfilter/nf_conntrack_tcp_timeout_established": "86400",
+    # What is refused, the rules bound; the kernel's bound of one a second for each client would make others wait who
+    # share its address.
+    "net/ipv4/icmp_ratelimit": "0",
 }
 IPV6: Final = {
     "net/ipv6/conf/all/forwarding": "1",
@@ -35,6 +38,9 @@ IPV6: Final = {
     f"net/ipv6/conf/{LINK}/accept_redirects": "0",
     "net/ipv6/conf/all/accept_dad": "0",
     f"net/ipv6/conf/{LINK}/accept_dad": "0",
+    # As for IPv4. And here redirects count for it that the rules then drop: who has just been served, and is refused
+    # something, would not hear of it.
+    "net/ipv6/icmp/ratelimit": "0",
     # As IPv4's do.
     f"net/ipv6/conf/{LINK}/keep_addr_on_down": "1",
     f"net/ipv6/conf/{LINK}/disable_ipv6": "0",

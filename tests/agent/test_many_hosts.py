@@ -49,9 +49,11 @@ class Hosts(World):
         """How far hosts' clocks are off."""
         self.watches: dict[str, FakePeerWatch] = {}
         self.timing = QUICK
+        self.masquerade = True
 
     async def start(self, name: str) -> Agent:
-        network = NetworkConfig("", "mgmt-br", IPv4Interface(f"10.0.0.{int(name[1:]) + 1}/24"))
+        address = IPv4Interface(f"10.0.0.{int(name[1:]) + 1}/24")
+        network = NetworkConfig("", "mgmt-br", address, masquerade=self.masquerade)
         agent = self.agent(
             name,
             self.planes[name],
@@ -105,6 +107,11 @@ class Hosts(World):
         await self.client.apply(
             LOADBALANCERS, *obj.key, patch, field_manager="cloudprovider-controller", subresource="status"
         )
+
+    async def before(self) -> str:
+        """The host by which older connections go on, "" for none."""
+        holder = (await self.lb()).status.holder
+        return holder.before if holder is not None else ""
 
     async def served_by(self, owner: str, name: str = "a") -> bool:
         return self.who() == [owner] and await self.holds(name, owner)
@@ -172,6 +179,97 @@ async def test_a_planned_move_takes_the_record_then_the_address_and_asks_nobody(
         assert len(world.lan.announced) == 2
         told = await exposed(world.agents["h2"].registry)
         assert told[TAKEOVERS.name, (("other", "living"),)] == 1
+
+
+def predecessors(world: Hosts, name: str) -> set[str]:
+    """Whom a host's kernel asks about connections that it doesn't know."""
+    return {str(f.predecessor) for f in world.net(name).ledger.plan().forwards.values() if f.predecessor is not None}
+
+
+async def moved(world: Hosts, before: str = "h1", after: str = "h2") -> None:
+    world.seed()
+    await world.own(before)
+    await until(lambda: world.served_by(before))
+    await until(lambda: world.net(after).ledger.plan().forwards)
+    assert not predecessors(world, before)
+    await world.own(after)
+    await until(lambda: world.served_by(after))
+
+
+async def test_after_a_move_older_connections_go_on_by_the_host_before() -> None:
+    """By its own address on the network, and its kernel knows before the address is announced."""
+    async with hosts() as world:
+        net = world.net("h2")
+        tell, known = net.tell, []
+
+        def told(vip: IPAddress) -> None:
+            known.append(predecessors(world, "h2"))
+            tell(vip)
+
+        net.tell = told
+        await moved(world)
+        assert known == [{"10.0.0.2"}]
+        assert await world.before() == "h1"
+        assert not predecessors(world, "h1")
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await until(lambda: predecessors(world, "h1") == {"10.0.0.3"} and not predecessors(world, "h2"))
+        assert await world.before() == "h2"
+
+
+async def test_a_restart_does_not_forget_the_host_before() -> None:
+    async with hosts() as world:
+        await moved(world)
+        await world.stop("h2")
+        assert predecessors(world, "h2") == {"10.0.0.2"}
+        applied = len(world.net("h2").applied)
+        await world.start("h2")
+        await until(lambda: world.served_by("h2"))
+        assert predecessors(world, "h2") == {"10.0.0.2"}
+        assert all(
+            forward is not None and str(forward.predecessor) == "10.0.0.2"
+            for changes in world.net("h2").applied[applied:]
+            for forward in changes.forwards.values()
+        )
+
+
+async def test_the_host_before_dies_and_is_asked_no_more() -> None:
+    async with hosts() as world:
+        await moved(world)
+        await all_hear_each_other(world)
+        world.heard.cut(world.watches["h1"])
+        await world.die("h1")
+        await until(lambda: not predecessors(world, "h2"))
+
+        async def forgotten() -> bool:
+            return not await world.before()
+
+        await until(forgotten)
+        await world.stays("h2")
+
+
+async def test_who_takes_from_a_dead_host_asks_nobody_about_connections() -> None:
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await world.die("h1")
+        await until(lambda: world.served_by("h2"))
+        assert not predecessors(world, "h2")
+        assert await world.before() == ""
+
+
+@pytest.mark.parametrize("obstacle", ["no copies", "no masquerade"])
+async def test_where_it_is_not_possible_or_needed_nobody_is_asked(obstacle: str) -> None:
+    """Without masquerading connections go on here, to the same nodes."""
+    async with hosts(start=False) as world:
+        world.masquerade = obstacle != "no masquerade"
+        for name, plane in world.planes.items():
+            plane.namespaces[""] = FakeNetwork(handover_obstacle=obstacle * (obstacle == "no copies"))
+            await world.start(name)
+        await moved(world)
+        await world.stays("h2")
+        assert not predecessors(world, "h2")
 
 
 async def test_during_a_move_somebody_always_answers() -> None:

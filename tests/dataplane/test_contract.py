@@ -281,13 +281,20 @@ def _random_plan(dice: random.Random) -> Plan:
         )
         for _ in range(dice.randrange(8))
     }
+    hosts = [None, IPv4Address("10.99.0.3"), IPv4Address("10.99.0.4")]
+    forwards |= {k: replace(f, predecessor=dice.choice(hosts)) for k, f in forwards.items() if k.protocol == "TCP"}
     for key in dice.sample(sorted(forwards), len(forwards) // 2 if stations else 0):
         former = dice.choice([None, Former("dsr", dice.choice(list(stations)), dice.random() < 0.5)])
         forwards[key] = replace(forwards[key], former=former, pinned=former is None and dice.random() < 0.5)
         if dice.random() < 0.7:
             came = dice.choice([former, Former("nat")]) if former else None
             forwards[key] = replace(
-                forwards[key], mode="dsr", group=dice.choice(list(stations)), backend_port=0, former=came
+                forwards[key],
+                mode="dsr",
+                group=dice.choice(list(stations)),
+                backend_port=0,
+                former=came,
+                predecessor=None,
             )
     return Plan(groups={**groups, **stations}, forwards=forwards)
 

@@ -1,5 +1,6 @@
 """Forwards and groups as elements of sets and maps, and back, without a kernel."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from hypothesis import given
@@ -35,28 +36,22 @@ def forwards(key: ListenerKey) -> st.SearchStrategy[tuple[ListenerKey, Forward]]
     )
     phases = st.one_of(st.tuples(st.none(), st.booleans()), st.tuples(DSR_FORMER, st.just(False)))
 
-    def made(mode: str, group: int, port: int, phase: tuple[Former | None, bool]) -> Forward:
+    def made(mode: str, group: int, port: int, phase: tuple[Former | None, bool], host: IPAddress | None) -> Forward:
         former, pinned = phase
         if mode == "nat":
-            return Forward(GroupId(group), port, former=former, pinned=pinned)
+            return Forward(GroupId(group), port, former=former, pinned=pinned, predecessor=host)
         return Forward(GroupId(max(1, group)), mode="dsr", former=former, pinned=pinned)
 
     built = st.builds(
-        made, st.sampled_from(["nat", "dsr"]), st.integers(0, (1 << 24) - 1), st.integers(1, 65535), phases
+        made,
+        st.sampled_from(["nat", "dsr"]),
+        st.integers(0, (1 << 24) - 1),
+        st.integers(1, 65535),
+        phases,
+        st.none() | addresses,
     )
     return st.tuples(built, sources, st.booleans()).map(
-        lambda parts: (
-            key,
-            Forward(
-                parts[0].group,
-                parts[0].backend_port,
-                parts[2],
-                parts[1],
-                parts[0].mode,
-                parts[0].former,
-                parts[0].pinned,
-            ),
-        )
+        lambda parts: (key, replace(parts[0], sources=parts[1], by_client=parts[2]))
     )
 
 

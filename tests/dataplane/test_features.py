@@ -1,5 +1,6 @@
 """A kernel that lacks something: what is named, and what works all the same."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -80,6 +81,32 @@ async def test_without_passing_frames_on_mode_nat_works_and_mode_dsr_is_refused(
         passed = {TWO: Group(frozenset({MACAddress.parse("02:00:00:00:00:11")}))}
         with pytest.raises(DataPlaneError, match="this kernel can't pass frames on; use mode nat"):
             await opened.engine.apply(Changes(groups=passed, forwards={WEB: Forward(TWO, mode="dsr")}))
+    finally:
+        await dataplane.remove("")
+
+
+def test_copies_of_packets_are_needed_by_moves_alone() -> None:
+    found = without("dup to")
+    assert (found.nat, found.dsr) == ("", "")
+    assert "CONFIG_NFT_DUP_IPV4" in found.handover
+    assert "connections of mode nat end when an address moves to this host" in found.handover
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("lan")
+async def test_without_copies_of_packets_nobody_is_handed_over_to() -> None:
+    dataplane = HostDataPlane("test", features=lambda: Features(handover="this kernel lacks it"))
+    try:
+        opened = await dataplane.open(CONFIG)
+        assert opened.handover_obstacle == "this kernel lacks it"
+        await opened.engine.start()
+        groups = {ONE: Group(frozenset({IPv4Address("10.99.0.11")}))}
+        forward = Forward(ONE, 30080)
+        handed = replace(forward, predecessor=IPv4Address("10.99.0.3"))
+        with pytest.raises(DataPlaneError, match="this kernel can't copy packets; leave it out"):
+            await opened.engine.apply(Changes(groups=groups, forwards={WEB: handed}))
+        await opened.engine.apply(Changes(groups=groups, forwards={WEB: forward}))
+        assert "dup" not in run("ip netns exec lb-test-mgmt nft list ruleset")
     finally:
         await dataplane.remove("")
 

@@ -23,6 +23,7 @@ NAT = Forward(group=ADDRESSES, backend_port=30080)
 DSR = Forward(group=MACS, mode="dsr")
 NODES = frozenset(IPv4Address("10.99.0.11") + i for i in range(3))
 STATIONS = frozenset(MACAddress(f"02:00:00:00:01:0{i}") for i in range(1, 4))
+BEFORE = IPv4Address("10.99.0.3")
 PLAN = Plan(groups={ADDRESSES: Group(NODES), MACS: Group(STATIONS)}, forwards={WEB: NAT, DNS: DSR})
 
 
@@ -63,6 +64,20 @@ def forward(changed: Forward) -> Changes:
         (forward(replace(DSR, backend_port=80)), "in mode dsr a port is not changed"),
         (forward(replace(DSR, group=GroupId(0))), "in mode dsr there is no group 0"),
         (forward(replace(NAT, backend_port=0)), "backend port 0 is out of range"),
+        (
+            forward(replace(DSR, predecessor=BEFORE)),
+            "10.99.0.3, the host that had the address before, knows no more of",
+        ),
+        (forward(replace(NAT, predecessor=IPv6Address("fd99::3"))), "is IPv6, the address is IPv4; leave it out"),
+        (
+            forward(replace(NAT, predecessor=OWN.ip)),
+            "the host that had the address before, is this host's own address on the network",
+        ),
+        (forward(replace(NAT, predecessor=VIP)), "has that very address as its own"),
+        (
+            Changes(forwards={replace(OTHER, protocol="UDP"): replace(NAT, predecessor=BEFORE)}),
+            "can't know more of UDP, which has no beginning",
+        ),
         (
             Changes(groups={NEW: Group(frozenset({VIP}))}, forwards={OTHER: replace(NAT, group=NEW)}),
             "group 3, which has that very address as a node",

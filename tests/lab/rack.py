@@ -70,6 +70,9 @@ def rack(lab: Lab, asn: int = TOR_ASN) -> Iterator[Rack]:
     tor_space, reflector_space = lan.station("tor", TOR_NUMBER), lan.station("reflector", REFLECTOR_NUMBER)
     behind.create()
     try:
+        for space, number in ((tor_space, TOR_NUMBER), (reflector_space, REFLECTOR_NUMBER)):
+            # Always the same: the gateway and the hosts may still know it from the test before, for half a minute.
+            space.ip(f"link set eth0 address 02:00:00:00:00:{number:02x}")
         run(
             "ip", "link", "add", "eth0", "netns", behind.name, "type", "veth", "peer", "behind", "netns", tor_space.name
         )

@@ -53,6 +53,13 @@ class Room:
             if b["spec"]["service"]["name"] in self.addresses
         }
 
+    def before(self, name: str) -> str:
+        """The host by which older connections of a Service go on, "" for none."""
+        found = (
+            b for b in self.lab.host_plane.api.items(BALANCERS) if b["spec"].get("service", {}).get("name") == name
+        )
+        return str(next(found).get("status", {}).get("holder", {}).get("before", ""))
+
     def on_link(self) -> dict[str, list[str]]:
         """The hosts that answer for each address."""
         hosts = {"host-1": self.lab.addresses_on_link(), **{h.name: h.addresses_on_link() for h in self.others}}
@@ -149,14 +156,35 @@ def test_of_ten_hosts_two_die_at_once(room: Room) -> None:
 
 
 def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
-    """Its node is cordoned: what it has goes elsewhere, connections in mode dsr go on, and none that begins fails."""
+    """Its node is cordoned: what it has goes elsewhere, connections go on in both modes, and none that begins fails.
+    Those of mode nat go on by the drained host, also when it comes back and its agent was started anew; it dies, and
+    they are reset."""
     holders = room.spread()
     leaving = room.others[1].name
     its = {name: room.addresses[name] for name, host in holders.items() if host == leaving}
-    direct = {name: address for name, address in its.items() if is_direct(name)}
     with contextlib.ExitStack() as stack:
-        flows = [stack.enter_context(room.lab.client.connect(address, WEB.port)) for address in direct.values()]
-        _drain(room, leaving, list(its.values()), flows)
+        flows = {
+            name: stack.enter_context(room.lab.client.connect(address, WEB.port))
+            for name, address in its.items()
+            for _ in range(10)
+        }
+        _drain(room, leaving, list(its.values()), list(flows.values()))
+        translated = [name for name in its if not is_direct(name)]
+        assert translated
+        assert {room.before(name) for name in translated} == {leaving}
+        for host in room.others:
+            assert host.agent is not None
+            host.agent.kill()
+            host.agent.start()
+        assert all(flow.get().pod for flow in flows.values())
+        room.others[1].pull_the_plug()
+        wait_for("the others to know", lambda: not any(room.before(name) for name in translated))
+        for name, flow in flows.items():
+            if is_direct(name):
+                assert flow.get().pod
+                continue
+            with pytest.raises(ConnectionResetError):
+                flow.get()
     kept = {name: host for name, host in holders.items() if host != leaving}
     assert {name: host for name, host in room.holders().items() if name in kept} == kept, "nothing else moves"
 

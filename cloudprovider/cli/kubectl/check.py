@@ -296,4 +296,7 @@ def kernel() -> list[Finding]:
         return [Finding(name="kernel", verdict="wrong", message=features.nat)]
     if features.dsr:
         return [Finding(name="kernel", verdict="warning", message=features.dsr, todo="use mode nat on this host")]
+    if features.handover:
+        todo = "drain hosts when few connections are open"
+        return [Finding(name="kernel", verdict="warning", message=features.handover, todo=todo)]
     return [Finding(name="kernel", verdict="ok", message="has all that both modes need")]

@@ -241,6 +241,9 @@ class Holder(ApiStruct, frozen=True, kw_only=True):
     generation: Annotated[int, Meta(description="spec generation that the kernel now forwards by.")] = 0
     addresses: Annotated[list[str], Meta(description="The addresses that are up and announced.")] = []
     mode: Annotated[Literal["dsr", "nat", ""], Meta(description="How it forwards.")] = ""
+    before: Annotated[
+        str, Meta(description="The host that had the addresses before and lives: older connections go on by it.")
+    ] = ""
 
 
 class DhcpLease(ApiStruct, frozen=True, kw_only=True):
