@@ -433,7 +433,8 @@ class AgentController:
         """Leave out the nodes that send back what comes for a load balancer, and take them in again in time; forget
         in time that nodes have claimed addresses; tell the other hosts how this one stands."""
         while True:
-            self._hosts.set_standing(self._standing())
+            if not any(forwarder.is_opening for forwarder in self._forwarders.values()):
+                self._hosts.set_standing(self._standing())
             await asyncio.sleep(REVIEW_EVERY)
             for key in self._returns.concerned():
                 nodes = self._table.backends_of(key).keys()
@@ -519,10 +520,16 @@ class AgentController:
                 found[network] = Presence(
                     mac=forwarder.mac,
                     addresses=tuple(str(a) for a in own),
-                    ready=forwarder.in_line and not self._fellows[network].is_cut_off and not self._twin(network),
+                    ready=self._serves(network),
                     silent=tuple(sorted(self._fellows[network].down)),
                 )
         return found
+
+    def _serves(self, network: str) -> bool:
+        """Whether this host may have addresses there. It keeps them while an agent is restarted."""
+        forwarder = self._forwarders[network]
+        up = forwarder.in_line or forwarder.goes_on
+        return up and not self._fellows[network].is_cut_off and not self._twin(network)
 
     def _twin(self, network: str) -> str:
         """Another host with this one's MAC on a network, of which the first by name goes on; "" for none."""

@@ -189,6 +189,16 @@ class NetworkForwarder:
         """Whether the kernel does what the table says."""
         return self._segment is not None and not (self._unknown or self._resync or self._refusal)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the kernel still does what the agent before has told it, as this one is about to take that over."""
+        return self._segment is not None and self._unknown and not self._refusal
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether it is not known yet how this host stands on the network."""
+        return self._segment is None and not self._refusal
+
     async def ask(self, vips: Iterable[IPAddress]) -> bool:
         """Whether anybody else on the network answers for one of the addresses. Raises DataPlaneError."""
         if self._segment is None:

@@ -99,12 +99,18 @@ class Holdings:
         By the holder's name."""
         self._moves: WorkQueue[LoadBalancerKey] = WorkQueue(self._move, name="moves", workers=WORKERS, rng=rng)
         self._asks: WorkQueue[LoadBalancerKey] = WorkQueue(self._ask, name="asks", workers=WORKERS, rng=rng)
+        self._doubted: dict[str, set[LoadBalancerKey]] = {}
+        """Hosts that had addresses before this one, and seem dead: their kernels may live. With whose connections."""
+        self._gone: set[str] = set()
+        """Those of them that don't answer either."""
+        self._doubts: WorkQueue[str] = WorkQueue(self._doubt, name="doubts", workers=WORKERS, rng=rng)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._moves.run())
             group.create_task(self._asks.run())
+            group.create_task(self._doubts.run())
 
     def is_ours(self, key: LoadBalancerKey) -> bool:
         """Whether this host is to have its addresses up."""
@@ -213,14 +219,19 @@ class Holdings:
         return lb.key in self._yielding
 
     def predecessor(self, lb: LoadBalancer) -> str:
-        """The host that had its addresses before this one, and lives: connections that began there go on by it."""
+        """The host that had its addresses before this one, and whose kernel lives: connections that began there go on
+        by it."""
         holder = lb.status.holder
-        if holder is None or holder.node != self._me or not holder.before:
+        if holder is None or holder.node != self._me or holder.before in self._gone:
             return ""
-        return holder.before if self._lives(self._networks(lb), holder.before) else ""
+        return holder.before if self._hosts.roster.host(holder.before) is not None else ""
 
     def _follow_predecessor(self, lb: LoadBalancer, networks: Iterable[str]) -> None:
-        before = self._hosts.roster.host(self.predecessor(lb))
+        name = self.predecessor(lb)
+        if name and not self._lives(networks, name):
+            self._doubted.setdefault(name, set()).add(lb.key)
+            self._doubts.add(name)
+        before = self._hosts.roster.host(name)
         there = {} if before is None else {n: p for n, p in before.networks.items() if n in networks}
         ways = {n: tuple(a for text in p.addresses if (a := parsed(text)) is not None) for n, p in there.items()}
         if self._table.set_predecessor(lb.key, ways):
@@ -294,6 +305,7 @@ class Holdings:
             if stance(lb, networks, KnownHosts(self._me, partial(self._lives, networks), self._able)) != "move":
                 continue
             self._granted |= self._table.places(each)
+            self._gone.discard(lb.status.holder.node)
             before = lb.status.holder.node
             holder = msgspec.structs.replace(lb.status.holder, node=self._me, before=before)
             log.info("taken from a host that lives", extra={"load_balancer": each, "host": before})
@@ -318,6 +330,30 @@ class Holdings:
                 return ASK_AGAIN
         self._entitled[key] = lb.status.holder.node
         self._changed(key)
+        return None
+
+    async def _doubt(self, host: str) -> float | None:
+        """Whether a host that seems dead still answers by its own addresses, as where its agent alone is gone: then
+        connections go on by it."""
+        known = self._hosts.roster.host(host)
+        there = {} if known is None else {n: p for n, p in known.networks.items() if n in self._forwarders}
+        if there and self._lives(there, host):
+            self._doubted.pop(host, None)
+            return None
+        if any(self._is_cut_off(network) for network in there):
+            return ASK_AGAIN
+        for network, presence in there.items():
+            addresses = [address for text in presence.addresses if (address := parsed(text)) is not None]
+            try:
+                if addresses and await self._forwarders[network].ask(addresses):
+                    return ASK_AGAIN
+            except DataPlaneError as error:
+                log.warning("not asked for", extra={"host": host, "error": str(error)})
+                return ASK_AGAIN
+        log.info("connections that began on a host go on by it no more", extra={"host": host})
+        self._gone.add(host)
+        for key in self._doubted.pop(host, ()):
+            self._changed(key)
         return None
 
     # What a network's forwarder asks.

@@ -88,7 +88,8 @@ class Membership:
         self._seen = ""
         self._seen_at = 0.0
         self._renewed_at = 0.0
-        self._standing: Mapping[str, Presence] = {}
+        self._standing: Mapping[str, Presence] | None = None
+        """None: not known yet. Until then the Lease says what the agent before said: its kernel goes on."""
         self._poke = asyncio.Event()
         self._silent: frozenset[str] = frozenset()
         self._settled: frozenset[str] = frozenset()
@@ -246,9 +247,10 @@ class Membership:
             uid=before.uid,
             labels={**before.labels, INSTANCE_LABEL: label_value(self._instance)},
             annotations={
+                STANDING_ANNOTATION: standing_text({}),
                 **before.annotations,
                 NODE_ANNOTATION: self._node,
-                STANDING_ANNOTATION: standing_text(self._standing),
+                **({} if self._standing is None else {STANDING_ANNOTATION: standing_text(self._standing)}),
                 HOLDER_MARK: self._mark,
             },
         )

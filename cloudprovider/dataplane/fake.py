@@ -35,6 +35,8 @@ class FakeNetwork:
 
     ledger: Ledger = field(default_factory=Ledger)
     vips: set[IPAddress] = field(default_factory=set)
+    own: frozenset[IPAddress] = frozenset()
+    """The namespace's own addresses."""
     flows: set[FakeFlow] = field(default_factory=set)
     neighbours: dict[IPAddress, str] = field(default_factory=dict)
     """Addresses that somebody else on the network has, with the MAC."""
@@ -431,6 +433,7 @@ class FakeDataPlane:
         if config.device not in self.devices:
             raise DataPlaneError(f"network {config.name!r}: there is no device {config.device} on this host")
         network = self.namespaces.setdefault(config.name, FakeNetwork())
+        network.own = frozenset(i.ip for i in (config.address, config.address6) if i is not None)
         if self.lan is not None:
             self.lan.join(self, config.name, network)
         if network.link_gone:
@@ -468,8 +471,8 @@ class FakeLan:
         """A host opens one of its networks."""
 
         def elsewhere(address: IPAddress) -> str:
-            there = (h for h in self._others(host) if name in h.namespaces and address in h.namespaces[name].vips)
-            return next((h.mac for h in there), "")
+            there = ((h.mac, h.namespaces[name]) for h in self._others(host) if name in h.namespaces)
+            return next((mac for mac, its in there if address in its.vips or address in its.own), "")
 
         def tell(address: IPAddress) -> None:
             self.announced.append((host.mac, address))

@@ -79,7 +79,8 @@ class Hosts(World):
     async def die(self, name: str) -> None:
         """The host ends."""
         self.lan.cut.add(self.planes[name].mac)
-        await self.stop(name)
+        if name in self.running:
+            await self.stop(name)
         self.planes[name].namespaces.clear()
 
     def sees_all(self, agent: Agent) -> bool:
@@ -217,6 +218,33 @@ async def test_after_a_move_older_connections_go_on_by_the_host_before() -> None
         assert await world.before() == "h2"
 
 
+async def test_a_restart_is_none_to_the_other_hosts() -> None:
+    """Its kernel goes on: the Lease says all the time that it is ready, so nobody makes another host the owner."""
+    async with hosts() as world:
+        world.seed()
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        other = world.agents["h2"]._hosts
+        said: list[bool] = []
+        other.roster.observe = _noting(other.roster.observe, "h1", said)  # type: ignore[assignment,method-assign]
+        await world.stop("h1")
+        agent = await world.start("h1")
+        await until(
+            lambda: not agent.not_ready and agent._controller is not None and agent._controller._forwarders[""].in_line
+        )
+        assert len(said) > 1
+        assert all(said)
+
+
+def _noting(observe: Callable[[Lease], None], name: str, said: list[bool]) -> Callable[[Lease], None]:
+    def noted(lease: Lease) -> None:
+        if (host := host_of(lease)) is not None and host.name == name:
+            said.append(_ready(host))
+        observe(lease)
+
+    return noted
+
+
 async def test_a_restart_does_not_forget_the_host_before() -> None:
     async with hosts() as world:
         await moved(world)
@@ -246,6 +274,21 @@ async def test_the_host_before_dies_and_is_asked_no_more() -> None:
 
         await until(forgotten)
         await world.stays("h2")
+
+
+async def test_the_agent_of_the_host_before_dies_and_its_kernel_is_still_asked() -> None:
+    async with hosts() as world:
+        await moved(world)
+        await all_hear_each_other(world)
+        world.heard.cut(world.watches["h1"])
+        await world.stop("h1")
+        end = asyncio.get_running_loop().time() + 2 * QUICK.duration
+        while asyncio.get_running_loop().time() < end:
+            assert predecessors(world, "h2") == {"10.0.0.2"}
+            await asyncio.sleep(0.01)
+        assert await world.before() == "h1"
+        await world.die("h1")
+        await until(lambda: not predecessors(world, "h2"))
 
 
 async def test_who_takes_from_a_dead_host_asks_nobody_about_connections() -> None:

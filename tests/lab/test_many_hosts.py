@@ -163,12 +163,12 @@ def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
     leaving = room.others[1].name
     its = {name: room.addresses[name] for name, host in holders.items() if host == leaving}
     with contextlib.ExitStack() as stack:
-        flows = {
-            name: stack.enter_context(room.lab.client.connect(address, WEB.port))
+        flows = [
+            (name, stack.enter_context(room.lab.client.connect(address, WEB.port)))
             for name, address in its.items()
             for _ in range(10)
-        }
-        _drain(room, leaving, list(its.values()), list(flows.values()))
+        ]
+        _drain(room, leaving, list(its.values()), [flow for _, flow in flows])
         translated = [name for name in its if not is_direct(name)]
         assert translated
         assert {room.before(name) for name in translated} == {leaving}
@@ -176,10 +176,10 @@ def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
             assert host.agent is not None
             host.agent.kill()
             host.agent.start()
-        assert all(flow.get().pod for flow in flows.values())
+        assert all(flow.get().pod for _, flow in flows)
         room.others[1].pull_the_plug()
         wait_for("the others to know", lambda: not any(room.before(name) for name in translated))
-        for name, flow in flows.items():
+        for name, flow in flows:
             if is_direct(name):
                 assert flow.get().pod
                 continue
