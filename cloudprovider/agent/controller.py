@@ -54,6 +54,8 @@ HEALTH_AFTER = 1.0
 """Seconds after which the status says what checks have found out: many backends may change at once."""
 SLICE = 500
 """So many load balancers are looked at in one go when hosts came or went."""
+TELL_AFTER = 0.05
+"""Seconds until the Lease says who is silent: what a dead host had is taken over before."""
 REVIEW_EVERY = 1.0
 """Seconds between two looks at nodes that were left out."""
 
@@ -305,9 +307,9 @@ class AgentController:
             self._reports.add(key)
 
     def _heard(self) -> None:
-        """Another host is silent, or heard again: others are told at once."""
-        self._hosts.set_standing(self._standing())
+        """Another host is silent, or heard again: what it had is looked at first, then others are told."""
         self._hosts_changed()
+        asyncio.get_running_loop().call_later(TELL_AFTER, lambda: self._hosts.set_standing(self._standing()))
 
     def _hosts_changed(self) -> None:
         """Somebody came or went: whose a load balancer is may be another now, and who speaks for a cluster."""

@@ -47,9 +47,10 @@ class Timing:
     probes: int = 3
     between: float = 0.05
     listen: float = 0.1
-    hurried_between: float = 0.02
-    hurried_listen: float = 0.04
-    """Where who had the address is known to be silent, and its clients wait."""
+    hurried_between: float = 0.006
+    hurried_listen: float = 0.018
+    """Where who had the address is known to be silent, and its clients wait. A kernel that lives answers for its
+    addresses in less than a millisecond, whatever its programs do; who answers too late hears the announcement."""
     defend: float = 10.0
     """How often an address is defended and its conflict reported at most (RFC 5227: DEFEND_INTERVAL)."""
     doubt: float = 1.0

@@ -139,7 +139,7 @@ class Announcer(Protocol):
     async def claim(self, addresses: Sequence[IPAddress], *, hurried: bool = False) -> list[Claim]:
         """Probe, then bring up and announce those that are free (gratuitous ARP; unsolicited Neighbor Advertisements,
         RFC 4861 section 7.2.6). An address that is already ours is left as it is and not probed. ``hurried``: clients
-        are waiting, as who had them is known to be silent: the answers are waited for during 0.08 s."""
+        are waiting, as who had them is known to be silent: the answers are waited for during 0.03 s."""
         ...
 
     async def take(self, addresses: Sequence[IPAddress]) -> None:
