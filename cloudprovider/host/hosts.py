@@ -106,7 +106,9 @@ class Hosts:
             for network, there in sorted(host.networks.items())
             if there.ready
         ]
-        self._since = {place: self._since.get(place, now) for place in standing}
+        # Whom no other host hears is given nothing either: what it has, its Lease decides.
+        unheard = frozenset(name for _, name in standing if roster.is_unheard(name))
+        self._since = {(n, name): now if name in unheard else self._since.get((n, name), now) for n, name in standing}
         able: defaultdict[str, dict[str, float]] = defaultdict(dict)
         for network, name in standing:
             able[network][name] = self._weight(name).value

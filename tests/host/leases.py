@@ -14,10 +14,13 @@ from cloudprovider.kube.api import KubeClient
 from cloudprovider.kube.resources import LEASES
 
 
-async def renew(client: KubeClient, name: str, *networks: str, ready: bool = True, token: int = 1) -> None:
-    """As the agent of a host does."""
+async def renew(
+    client: KubeClient, name: str, *networks: str, ready: bool = True, token: int = 1, silent: tuple[str, ...] = ()
+) -> None:
+    """As the agent of a host does. ``silent``: whom it does not hear any more."""
     renewed = datetime(2026, 1, 1) + timedelta(seconds=asyncio.get_running_loop().time())  # noqa: DTZ001 - of tests
-    standing = {network: Presence(mac="02:00:00:00:00:01", ready=ready) for network in networks or ("",)}
+    said = Presence(mac="02:00:00:00:00:01", ready=ready, silent=silent)
+    standing = dict.fromkeys(networks or ("",), said)
     lease = Lease(
         metadata=ObjectMeta(
             name=f"cloudprovider-agent-default-{name}",
@@ -41,9 +44,9 @@ async def renew(client: KubeClient, name: str, *networks: str, ready: bool = Tru
     await client.replace(LEASES, msgspec.structs.replace(lease, metadata=metadata))
 
 
-async def keep(client: KubeClient, *names: str) -> None:
+async def keep(client: KubeClient, *names: str, silent: tuple[str, ...] = ()) -> None:
     """Renew them until cancelled."""
     while True:
         for name in names:
-            await renew(client, name)
+            await renew(client, name, silent=silent)
         await asyncio.sleep(5)

@@ -211,6 +211,25 @@ class TestSilence:
         living.cancel()
 
     @in_virtual_time
+    async def test_one_that_nobody_hears_is_given_nothing(self, world: World) -> None:
+        """Its Lease is still fresh when another host comes, and all is spread anew."""
+        await a_pool(world)
+        await renew(world.client, "host-1")
+        await renew(world.client, "host-2")
+        async with world.host(hosts_seconds=10) as host:
+            lbs = await many(world, host, 20)
+            living = asyncio.create_task(keep(world.client, "host-2", "host-3", silent=("host-1",)))
+            for lb in lbs:
+                await hold(world, lb, owner(host, lb))
+                if owner(host, lb) == "host-1":
+                    await hold(world, lb, "host-2")
+            await eventually(lambda: spread(host) == {"host-2": 20})
+            await eventually(lambda: spread(host)["host-3"] > 0)
+            assert spread(host) == {"host-2": 10, "host-3": 10}
+            assert host.caches.roster.is_fresh("host-1")
+        living.cancel()
+
+    @in_virtual_time
     async def test_one_that_is_back_owns_what_it_still_has(self, world: World) -> None:
         """Its kernel has gone on meanwhile: nothing was taken from it, and nothing moves now."""
         await a_pool(world)
