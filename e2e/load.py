@@ -41,12 +41,6 @@ class Load:
         """The part of the requests that was answered."""
         return len(self.successes) / self.count
 
-    def failed(self, *, moves: int = 0) -> list[Failure]:
-        """What has failed, but for one connection that was open, and was reset, at each of so many moves of the address
-        to another host: that is what mode ``nat`` promises (docs/hosts.md). Who can't connect has failed."""
-        reset = [failure for failure in self.failures if failure.error.startswith(ConnectionResetError.__name__)]
-        return [failure for failure in self.failures if failure not in reset[:moves]]
-
     def stop(self) -> None:
         self._stop.set()
 

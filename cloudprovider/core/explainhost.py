@@ -188,7 +188,8 @@ def _holder(view: HostView) -> Step:
         todo = "start the agent; traffic goes on as long as that host runs"
         message = f"{holder.node}, but {message}"
         return Step(name="holder", state="wrong", message=message, reason="NotRunning", todo=todo)
-    return Step(name="holder", state="ok", message=holder.node)
+    older = f"; older connections go on by {holder.before}" if holder.before else ""
+    return Step(name="holder", state="ok", message=f"{holder.node}{older}")
 
 
 def _backends(view: HostView) -> Step:

@@ -267,6 +267,10 @@ SITUATIONS = {
         EXPLAIN_WEB,
         code=1,
     ),
+    "explain-moved": Situation(
+        web(holder=Holder(node="host-1", generation=1, addresses=["10.0.8.100"], mode="nat", before="host-2")),
+        EXPLAIN_WEB,
+    ),
     "explain-newer": Situation(web_is(newer), EXPLAIN_WEB, code=1),
     "explain-moving": Situation(
         web(
