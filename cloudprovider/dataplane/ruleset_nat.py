@@ -204,9 +204,10 @@ def _chains(version: Version, standing: Standing) -> dict[str, list[str]]:
 def _hand_over(version: Version, *, quoted: bool = False) -> str:
     """Statements that send a packet on to the host that had its listener's address before, by that host's MAC and
     otherwise as it is; where there was none, they do not match. A copy goes, which conntrack does not see: so all that
-    follows is as unknown here as the first."""
+    follows is as unknown here as the first. Each copy has one hop less: two hosts that name each other end it, too."""
     listener = ruleset.QUOTED_LISTENER[version] if quoted else ruleset.listener(version)
-    return f"dup to {listener} map @{'quoted' if quoted else 'predecessors'} drop"
+    hops = "ip ttl" if version == 4 else "ip6 hoplimit"
+    return f"{hops} > 1 dup to {listener} map @{'quoted' if quoted else 'predecessors'} drop"
 
 
 def _strays(version: Version) -> list[str]:

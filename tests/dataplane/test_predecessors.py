@@ -1,5 +1,6 @@
 """An address of mode nat that moves between two hosts: what is open goes on by the first, what is new by the second."""
 
+import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from cloudprovider.dataplane.announcer import Timing
 from cloudprovider.dataplane.namespace import call_in
 from cloudprovider.dataplane.segment import HostDataPlane, KernelSegment
 from tests.dataplane.dsr import VIP, VIP6, Connection, connections
-from tests.dataplane.lan import CONFIG, OWN, Station, run, until
+from tests.dataplane.lan import CONFIG, LIMIT, OWN, Station, run, until
 from tests.dataplane.test_nat6 import serving
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_families")]
@@ -140,6 +141,26 @@ async def test_without_one_what_is_open_ends_with_a_reset(
         assert not any([await flow.alive() for flow in flows])
 
 
+@BOTH
+async def test_two_that_name_each_other_end_it(pair: Pair, client: Station, vip: IPAddress) -> None:
+    """As where an agent hangs whose address another host has taken, and which has taken it from there before."""
+    other = ip_address(str(SECOND.address.ip if vip.version == 4 else SECOND.address6.ip))  # type: ignore[union-attr]
+    await pair.move(vip)
+    await pair.first.engine.apply(Changes(forwards={listener(vip): to_nodes(vip, predecessor=other)}))
+    _stray(client, vip)
+
+    async def passed() -> int:
+        counted = [await segment.engine.counters() for segment in (pair.first, pair.second)]
+        return sum(counters[listener(vip)].packets for counters in counted)
+
+    async with asyncio.timeout(LIMIT):
+        before, after = -1, await passed()
+        while before != after or not after:
+            await asyncio.sleep(0.2)
+            before, after = after, await passed()
+    assert 2 < after <= 64
+
+
 def _open_connections(nodes: list[Station]) -> int:
     listed = (run(f"ip netns exec {node.name} ss -Htn state established sport = :30080") for node in nodes)
     return sum(len(lines.splitlines()) for lines in listed)
@@ -167,3 +188,14 @@ def _complain(client: Station, vip: IPAddress, port: int) -> None:
 def _errors(node: Station, vip: IPAddress) -> int:
     name = "IcmpInDestUnreachs" if vip.version == 4 else "Icmp6InPktTooBigs"
     return int(run(f"ip netns exec {node.name} nstat -asz {name}").split()[-2])
+
+
+def _stray(client: Station, vip: IPAddress) -> None:
+    """Send an ACK of a connection that nobody knows."""
+    mine = client.address if vip.version == 4 else IPv6Address("fd99::50")
+    segment = struct.pack("!HHLLBBHHH", 40000, 80, 1, 1, 5 << 4, 0x10, 1000, 0, 0)
+    total = transport_checksum(mine.packed, vip.packed, socket.IPPROTO_TCP, segment)
+    segment = segment[:16] + struct.pack("!H", total) + segment[18:]
+    family = socket.AF_INET if vip.version == 4 else socket.AF_INET6
+    with call_in(client.path, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)) as raw:
+        raw.sendto(segment, (str(vip), 0))

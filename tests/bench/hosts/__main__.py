@@ -28,7 +28,7 @@ from tests.lab.workload import MODE_ANNOTATION, Port, Workspace, service
 
 WEB: Final = Port(80, 8080)
 ASK: Final = Port(53, 5353, "UDP")
-SERVICES: Final = 12
+SERVICES: Final = 24
 LIMIT: Final = 30.0
 SILENT: Final = "hosts are dead or cut off"
 """What an agent's log says when it knows of a death."""
