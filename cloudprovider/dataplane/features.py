@@ -58,6 +58,7 @@ _DSR: Final[Mapping[str, Sequence[str]]] = {
 
 _HANDOVER: Final[Mapping[str, Sequence[str]]] = {
     "copies of packets (CONFIG_NFT_DUP_IPV4)": ["chain ip c", "rule ip c dup to 192.0.2.1"],
+    "copies of IPv6 packets (CONFIG_NFT_DUP_IPV6)": ["chain ip6 c", "rule ip6 c dup to 2001:db8::1"],
 }
 
 
