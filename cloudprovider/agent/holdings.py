@@ -320,14 +320,8 @@ class Holdings:
         lb = self._get(key)
         if lb is None or lb.status.holder is None or lb.status.holder.node == self._me or self._table.places(key):
             return None
-        vips = [vip for text in lb.status.holder.addresses if (vip := parsed(text)) is not None]
-        for network in self._networks(lb) & self._forwarders.keys():
-            try:
-                if vips and await self._forwarders[network].ask(vips):
-                    return ASK_AGAIN
-            except DataPlaneError as error:
-                log.warning("not asked for", extra={"load_balancer": key, "error": str(error)})
-                return ASK_AGAIN
+        if await self._answered(dict.fromkeys(self._networks(lb), lb.status.holder.addresses)):
+            return ASK_AGAIN
         self._entitled[key] = lb.status.holder.node
         self._changed(key)
         return None
@@ -336,25 +330,29 @@ class Holdings:
         """Whether a host that seems dead still answers by its own addresses, as where its agent alone is gone: then
         connections go on by it."""
         known = self._hosts.roster.host(host)
-        there = {} if known is None else {n: p for n, p in known.networks.items() if n in self._forwarders}
+        there = {} if known is None else {network: p.addresses for network, p in known.networks.items()}
         if there and self._lives(there, host):
             self._doubted.pop(host, None)
             return None
-        if any(self._is_cut_off(network) for network in there):
+        if any(self._is_cut_off(network) for network in there) or await self._answered(there):
             return ASK_AGAIN
-        for network, presence in there.items():
-            addresses = [address for text in presence.addresses if (address := parsed(text)) is not None]
-            try:
-                if addresses and await self._forwarders[network].ask(addresses):
-                    return ASK_AGAIN
-            except DataPlaneError as error:
-                log.warning("not asked for", extra={"host": host, "error": str(error)})
-                return ASK_AGAIN
         log.info("connections that began on a host go on by it no more", extra={"host": host})
         self._gone.add(host)
         for key in self._doubted.pop(host, ()):
             self._changed(key)
         return None
+
+    async def _answered(self, asked: Mapping[str, Iterable[str]]) -> bool:
+        """Whether anybody else has one of these addresses, by network; as if so where it can't be asked."""
+        for network in asked.keys() & self._forwarders.keys():
+            addresses = [address for text in asked[network] if (address := parsed(text)) is not None]
+            try:
+                if addresses and await self._forwarders[network].ask(addresses):
+                    return True
+            except DataPlaneError as error:
+                log.warning("not asked for", extra={"addresses": list(map(str, addresses)), "error": str(error)})
+                return True
+        return False
 
     # What a network's forwarder asks.
 
