@@ -200,7 +200,7 @@ class AgentController:
             self._configs,
             returns=self._returns,
             backends=self._checks.backends,
-            predecessor=self._holdings.predecessor,
+            predecessor=self._holdings.predecessors.of,
             now=now,
         )
 

@@ -18,23 +18,22 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from cloudprovider.agent.forwarder import NetworkForwarder
+from cloudprovider.agent.predecessors import ASK_AGAIN, Predecessors, is_answered
 from cloudprovider.core.agentstatus import reported
 from cloudprovider.core.api.loadbalancer import NETWORK_ANNOTATION, LoadBalancer
-from cloudprovider.core.errors import DataPlaneError, NotFound
+from cloudprovider.core.errors import NotFound
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.holding import KnownHosts, stance
 from cloudprovider.core.hosts import Roster
 from cloudprovider.core.owners import successor
 from cloudprovider.core.plan import IPAddress
-from cloudprovider.core.wanted import LoadBalancerKey, Place, parsed
+from cloudprovider.core.wanted import LoadBalancerKey, Place
 from cloudprovider.kube.queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 PART_AFTER: Final = 0.3
 """Seconds that an address stays up whose record names another host, unless that one is heard to announce it."""
-ASK_AGAIN: Final = 1.0
-"""Seconds until a host that seems dead, and whose kernel answers, is asked again."""
 WORKERS: Final = 32
 
 
@@ -99,18 +98,23 @@ class Holdings:
         By the holder's name."""
         self._moves: WorkQueue[LoadBalancerKey] = WorkQueue(self._move, name="moves", workers=WORKERS, rng=rng)
         self._asks: WorkQueue[LoadBalancerKey] = WorkQueue(self._ask, name="asks", workers=WORKERS, rng=rng)
-        self._doubted: dict[str, set[LoadBalancerKey]] = {}
-        """Hosts that had addresses before this one, and seem dead: their kernels may live. With whose connections."""
-        self._gone: set[str] = set()
-        """Those of them that don't answer either."""
-        self._doubts: WorkQueue[str] = WorkQueue(self._doubt, name="doubts", workers=WORKERS, rng=rng)
+        self.predecessors = Predecessors(
+            me,
+            table,
+            forwarders,
+            known=hosts.roster.host,
+            lives=self._lives,
+            is_cut_off=is_cut_off,
+            changed=changed,
+            rng=rng,
+        )
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._moves.run())
             group.create_task(self._asks.run())
-            group.create_task(self._doubts.run())
+            group.create_task(self.predecessors.run())
 
     def is_ours(self, key: LoadBalancerKey) -> bool:
         """Whether this host is to have its addresses up."""
@@ -141,7 +145,7 @@ class Holdings:
         fellows = KnownHosts(self._me, partial(self._lives, networks), self._able)
         what = stance(lb, networks, fellows)
         key = lb.key
-        self._follow_predecessor(lb, networks)
+        self.predecessors.follow(lb, networks)
         is_up = any(self._is_up(place) for place in self._table.places(key))
         if what in ("move", "ask") and not self._is_ready(lb, networks, moving=what == "move"):
             what = "leave"  # it is looked at again when the kernel has its rules
@@ -218,27 +222,6 @@ class Holdings:
             self._yielding.discard(lb.key)
         return lb.key in self._yielding
 
-    def predecessor(self, lb: LoadBalancer) -> str:
-        """The host that had its addresses before this one, and whose kernel lives: connections that began there go on
-        by it."""
-        holder = lb.status.holder
-        if holder is None or holder.node != self._me or holder.before in self._gone:
-            return ""
-        return holder.before if self._hosts.roster.host(holder.before) is not None else ""
-
-    def _follow_predecessor(self, lb: LoadBalancer, networks: Iterable[str]) -> None:
-        name = self.predecessor(lb)
-        if name and not self._lives(networks, name):
-            self._doubted.setdefault(name, set()).add(lb.key)
-            self._doubts.add(name)
-        before = self._hosts.roster.host(name)
-        there = {} if before is None else {n: p for n, p in before.networks.items() if n in networks}
-        ways = {n: tuple(a for text in p.addresses if (a := parsed(text)) is not None) for n, p in there.items()}
-        if self._table.set_predecessor(lb.key, ways):
-            for network in frozenset(networks) & self._forwarders.keys():
-                self._forwarders[network].wake()
-            self._changed(lb.key)
-
     def _is_ready(self, lb: LoadBalancer, networks: Iterable[str], *, moving: bool) -> bool:
         """Whether this host could serve a load balancer at once: its kernel does what that asks for. ``moving``: it is
         to be taken from a host that lives."""
@@ -305,8 +288,8 @@ class Holdings:
             if stance(lb, networks, KnownHosts(self._me, partial(self._lives, networks), self._able)) != "move":
                 continue
             self._granted |= self._table.places(each)
-            self._gone.discard(lb.status.holder.node)
             before = lb.status.holder.node
+            self.predecessors.is_back(before)
             holder = msgspec.structs.replace(lb.status.holder, node=self._me, before=before)
             log.info("taken from a host that lives", extra={"load_balancer": each, "host": before})
             try:
@@ -320,39 +303,11 @@ class Holdings:
         lb = self._get(key)
         if lb is None or lb.status.holder is None or lb.status.holder.node == self._me or self._table.places(key):
             return None
-        if await self._answered(dict.fromkeys(self._networks(lb), lb.status.holder.addresses)):
+        if await is_answered(self._forwarders, dict.fromkeys(self._networks(lb), lb.status.holder.addresses)):
             return ASK_AGAIN
         self._entitled[key] = lb.status.holder.node
         self._changed(key)
         return None
-
-    async def _doubt(self, host: str) -> float | None:
-        """Whether a host that seems dead still answers by its own addresses, as where its agent alone is gone: then
-        connections go on by it."""
-        known = self._hosts.roster.host(host)
-        there = {} if known is None else {network: p.addresses for network, p in known.networks.items()}
-        if there and self._lives(there, host):
-            self._doubted.pop(host, None)
-            return None
-        if any(self._is_cut_off(network) for network in there) or await self._answered(there):
-            return ASK_AGAIN
-        log.info("connections that began on a host go on by it no more", extra={"host": host})
-        self._gone.add(host)
-        for key in self._doubted.pop(host, ()):
-            self._changed(key)
-        return None
-
-    async def _answered(self, asked: Mapping[str, Iterable[str]]) -> bool:
-        """Whether anybody else has one of these addresses, by network; as if so where it can't be asked."""
-        for network in asked.keys() & self._forwarders.keys():
-            addresses = [address for text in asked[network] if (address := parsed(text)) is not None]
-            try:
-                if addresses and await self._forwarders[network].ask(addresses):
-                    return True
-            except DataPlaneError as error:
-                log.warning("not asked for", extra={"addresses": list(map(str, addresses)), "error": str(error)})
-                return True
-        return False
 
     # What a network's forwarder asks.
 

@@ -1,0 +1,112 @@
+"""By which host older connections of a load balancer go on: the one that had its addresses before this one.
+
+In mode ``nat`` only the kernel that has translated a connection knows it. So it is asked as long as it lives, whatever
+becomes of its agent: who seems dead is asked for on the network by its own addresses.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
+
+from cloudprovider.agent.forwarder import NetworkForwarder
+from cloudprovider.core.api.loadbalancer import LoadBalancer
+from cloudprovider.core.errors import DataPlaneError
+from cloudprovider.core.forwarding import ForwardingTable
+from cloudprovider.core.hosts import Host
+from cloudprovider.core.wanted import LoadBalancerKey, parsed
+from cloudprovider.kube.queue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+ASK_AGAIN: Final = 1.0
+"""Seconds until a host that seems dead, and whose kernel answers, is asked again."""
+WORKERS: Final = 4
+
+
+class Predecessors:
+    """``known(host)``: what its Lease says, None without one. ``lives(networks, host)``: whether it is heard there, by
+    all that is known. ``is_cut_off(network)``: whether nobody hears this host there. ``changed``: look at this load
+    balancer again."""
+
+    def __init__(
+        self,
+        me: str,
+        table: ForwardingTable,
+        forwarders: Mapping[str, NetworkForwarder],
+        *,
+        known: Callable[[str], Host | None],
+        lives: Callable[[Iterable[str], str], bool],
+        is_cut_off: Callable[[str], bool],
+        changed: Callable[[LoadBalancerKey], None],
+        rng: random.Random,
+    ) -> None:
+        self._me = me
+        self._table = table
+        self._forwarders = forwarders
+        self._known = known
+        self._lives = lives
+        self._is_cut_off = is_cut_off
+        self._changed = changed
+        self._doubted: dict[str, set[LoadBalancerKey]] = {}
+        """Hosts that seem dead, with the load balancers whose connections go on by them."""
+        self._gone: set[str] = set()
+        """Those of them that don't answer either."""
+        self._doubts: WorkQueue[str] = WorkQueue(self._doubt, name="doubts", workers=WORKERS, rng=rng)
+
+    async def run(self) -> None:
+        """Ask those who seem dead, until cancelled."""
+        await self._doubts.run()
+
+    def of(self, lb: LoadBalancer) -> str:
+        """The host by which older connections of a load balancer go on, "" for none: it is this one that has its
+        addresses now, and the record says who had them before."""
+        holder = lb.status.holder
+        if holder is None or holder.node != self._me or holder.before in self._gone:
+            return ""
+        return holder.before if self._known(holder.before) is not None else ""
+
+    def follow(self, lb: LoadBalancer, networks: Collection[str]) -> None:
+        """Have the kernel ask that host, by its own addresses on the networks of the load balancer."""
+        name = self.of(lb)
+        if name and not self._lives(networks, name):
+            self._doubted.setdefault(name, set()).add(lb.key)
+            self._doubts.add(name)
+        before = self._known(name)
+        there = {} if before is None else {n: p for n, p in before.networks.items() if n in networks}
+        ways = {n: tuple(a for text in p.addresses if (a := parsed(text)) is not None) for n, p in there.items()}
+        if self._table.set_predecessor(lb.key, ways):
+            for network in frozenset(networks) & self._forwarders.keys():
+                self._forwarders[network].wake()
+            self._changed(lb.key)
+
+    def is_back(self, host: str) -> None:
+        """Addresses are about to be taken from a host that lives: what begins there from now on it will know."""
+        self._gone.discard(host)
+
+    async def _doubt(self, host: str) -> float | None:
+        known = self._known(host)
+        there = {} if known is None else {network: p.addresses for network, p in known.networks.items()}
+        if there and self._lives(there, host):
+            self._doubted.pop(host, None)
+            return None
+        if any(self._is_cut_off(network) for network in there) or await is_answered(self._forwarders, there):
+            return ASK_AGAIN
+        log.info("connections that began on a host go on by it no more", extra={"host": host})
+        self._gone.add(host)
+        for key in self._doubted.pop(host, ()):
+            self._changed(key)
+        return None
+
+
+async def is_answered(forwarders: Mapping[str, NetworkForwarder], asked: Mapping[str, Iterable[str]]) -> bool:
+    """Whether anybody else has one of these addresses, by network; as if so where it can't be asked."""
+    for network in sorted(asked.keys() & forwarders.keys()):
+        addresses = [address for text in asked[network] if (address := parsed(text)) is not None]
+        try:
+            if addresses and await forwarders[network].ask(addresses):
+                return True
+        except DataPlaneError as error:
+            log.warning("not asked for", extra={"addresses": list(map(str, addresses)), "error": str(error)})
+            return True
+    return False
