@@ -113,16 +113,21 @@ class Claims:
         for vip in unwanted:
             self._failed.pop(vip, None)
             self._foreign.pop(vip, None)
+        # Before anything is waited for: what comes up meanwhile, though it is not wanted any more, is looked at again.
+        self._unsettled -= unwanted
         surplus = unwanted & self._held
         if surplus:
             since = self._traces.now()
-            await announcer.withdraw(surplus)
+            try:
+                await announcer.withdraw(surplus)
+            except DataPlaneError:
+                self.touch(surplus)
+                raise
             self._held -= surplus
             for vip in surplus:
                 concerned = self._claimed_for.pop(vip, frozenset())
                 self._traces.withdrawn(concerned, self._network, vip, since=since)
                 self._changed(concerned)
-        self._unsettled -= unwanted
 
     def claim(self, announcer: Announcer) -> None:
         """Begin to bring up what is wanted and lacks."""
