@@ -177,6 +177,7 @@ class Holdings:
         self._recorded.discard(key)
         self._yielding.discard(key)
         self._entitled.pop(key, None)
+        self.predecessors.forget(key)
         self._moves.forget(key)
         self._asks.forget(key)
         if (timer := self._parting.pop(key, None)) is not None:

@@ -2,6 +2,10 @@
 
 In mode ``nat`` only the kernel that has translated a connection knows it. So it is asked as long as it lives, whatever
 becomes of its agent: who seems dead is asked for on the network by its own addresses.
+
+An address that moves again leaves connections with both. So who has given it on still passes on to the one before
+itself, unless that one has it again: a way from host to host leads only to those who had the address ever earlier, and
+ends. (An agent that is started anew knows what the record says: the last one.)
 """
 
 import logging
@@ -48,6 +52,8 @@ class Predecessors:
         self._lives = lives
         self._is_cut_off = is_cut_off
         self._changed = changed
+        self._followed: dict[LoadBalancerKey, str] = {}
+        """The hosts that are asked now."""
         self._doubted: dict[str, set[LoadBalancerKey]] = {}
         """Hosts that seem dead, with the load balancers whose connections go on by them."""
         self._gone: set[str] = set()
@@ -69,6 +75,15 @@ class Predecessors:
     def follow(self, lb: LoadBalancer, networks: Collection[str]) -> None:
         """Have the kernel ask that host, by its own addresses on the networks of the load balancer."""
         name = self.of(lb)
+        holder = lb.status.holder
+        if holder is not None and holder.node != self._me:
+            name = self._followed.get(lb.key, "")
+            if name == holder.node or name in self._gone or self._known(name) is None:
+                name = ""
+        if name:
+            self._followed[lb.key] = name
+        else:
+            self._followed.pop(lb.key, None)
         if name and not self._lives(networks, name):
             self._doubted.setdefault(name, set()).add(lb.key)
             self._doubts.add(name)
@@ -79,6 +94,10 @@ class Predecessors:
             for network in frozenset(networks) & self._forwarders.keys():
                 self._forwarders[network].wake()
             self._changed(lb.key)
+
+    def forget(self, key: LoadBalancerKey) -> None:
+        """The load balancer is gone."""
+        self._followed.pop(key, None)
 
     def is_back(self, host: str) -> None:
         """Addresses are about to be taken from a host that lives: what begins there from now on it will know."""

@@ -218,6 +218,19 @@ async def test_after_a_move_older_connections_go_on_by_the_host_before() -> None
         assert await world.before() == "h2"
 
 
+async def test_what_has_moved_twice_goes_by_both_and_never_round() -> None:
+    async with hosts(3) as world:
+        await moved(world)
+        await world.own("h3")
+        await until(lambda: world.served_by("h3"))
+        assert (predecessors(world, "h3"), predecessors(world, "h2")) == ({"10.0.0.3"}, {"10.0.0.2"})
+        assert not predecessors(world, "h1")
+        await world.own("h1")
+        await until(lambda: world.served_by("h1"))
+        await until(lambda: not predecessors(world, "h2"))
+        assert (predecessors(world, "h1"), predecessors(world, "h3")) == ({"10.0.0.4"}, {"10.0.0.3"})
+
+
 async def test_a_restart_is_none_to_the_other_hosts() -> None:
     """Its kernel goes on: the Lease says all the time that it is ready, so nobody makes another host the owner."""
     async with hosts() as world:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cloudprovider.core.health import Answer, Outcome
@@ -86,6 +86,7 @@ def feed(question: Question, parts: list[bytes]) -> Answer | None:
 
 @given(st.sampled_from(QUESTIONS), st.lists(st.binary(min_size=1, max_size=300), max_size=5))
 def test_octets_at_random_are_no_success(question: Question, parts: list[bytes]) -> None:
+    assume(not b"".join(parts).startswith(b"HTTP/"))  # what begins so may be one
     answer = feed(question, parts)
     assert answer is not None
     assert answer.outcome is Outcome.BAD
