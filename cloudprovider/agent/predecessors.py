@@ -8,6 +8,7 @@ itself, unless that one has it again: a way from host to host leads only to thos
 ends. (An agent that is started anew knows what the record says: the last one.)
 """
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 ASK_AGAIN: Final = 1.0
 """Seconds until a host that seems dead, and whose kernel answers, is asked again."""
+GIVEN_BACK_FOR: Final = 2.0
+"""Seconds for which a host still passes on to the one that takes an address back, and is yet to announce it."""
 WORKERS: Final = 4
 
 
@@ -54,6 +57,8 @@ class Predecessors:
         self._changed = changed
         self._followed: dict[LoadBalancerKey, str] = {}
         """The hosts that are asked now."""
+        self._given_back: dict[LoadBalancerKey, float] = {}
+        """Until when those are asked still that have the address again, on the clock of the loop."""
         self._doubted: dict[str, set[LoadBalancerKey]] = {}
         """Hosts that seem dead, with the load balancers whose connections go on by them."""
         self._gone: set[str] = set()
@@ -78,12 +83,12 @@ class Predecessors:
         holder = lb.status.holder
         if holder is not None and holder.node != self._me:
             name = self._followed.get(lb.key, "")
-            if name == holder.node or name in self._gone or self._known(name) is None:
+            if name in self._gone or self._known(name) is None or self._is_given_back(lb.key, name, holder.node):
                 name = ""
         if name:
             self._followed[lb.key] = name
         else:
-            self._followed.pop(lb.key, None)
+            self.forget(lb.key)
         if name and not self._lives(networks, name):
             self._doubted.setdefault(name, set()).add(lb.key)
             self._doubts.add(name)
@@ -98,6 +103,18 @@ class Predecessors:
     def forget(self, key: LoadBalancerKey) -> None:
         """The load balancer is gone."""
         self._followed.pop(key, None)
+        self._given_back.pop(key, None)
+
+    def _is_given_back(self, key: LoadBalancerKey, name: str, holder: str) -> bool:
+        """Whether who is asked has the address again, and clients know."""
+        if not name or name != holder:
+            self._given_back.pop(key, None)
+            return False
+        loop = asyncio.get_running_loop()
+        if key not in self._given_back:
+            self._given_back[key] = loop.time() + GIVEN_BACK_FOR
+            loop.call_later(GIVEN_BACK_FOR, self._changed, key)
+        return loop.time() >= self._given_back[key]
 
     def is_back(self, host: str) -> None:
         """Addresses are about to be taken from a host that lives: what begins there from now on it will know."""

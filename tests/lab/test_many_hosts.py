@@ -159,7 +159,9 @@ def test_a_host_that_is_drained_loses_nothing(room: Room) -> None:
     """Its node is cordoned: what it has goes elsewhere, connections go on in both modes, and none that begins fails.
     Those of mode nat go on by the drained host, also when it comes back and its agent was started anew; it dies, and
     they are reset."""
+    wait_for("all to be spread", lambda: set(Counter(room.holders().values()).values()) == {COUNT}, timeout=60)
     holders = room.spread()
+    room.lab.client.forget_neighbours()
     leaving = room.others[1].name
     its = {name: room.addresses[name] for name, host in holders.items() if host == leaving}
     with contextlib.ExitStack() as stack:
