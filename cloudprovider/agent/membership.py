@@ -240,6 +240,7 @@ class Membership:
     def _metadata(self, lease: Lease | None) -> ObjectMeta:
         """Of the next version of the Lease; somebody else's labels and annotations stay."""
         before = lease.metadata if lease is not None else ObjectMeta(name=self._name, namespace=self._namespace)
+        said = before.annotations.get(STANDING_ANNOTATION, standing_text({}))
         return ObjectMeta(
             name=self._name,
             namespace=self._namespace,
@@ -247,10 +248,9 @@ class Membership:
             uid=before.uid,
             labels={**before.labels, INSTANCE_LABEL: label_value(self._instance)},
             annotations={
-                STANDING_ANNOTATION: standing_text({}),
                 **before.annotations,
                 NODE_ANNOTATION: self._node,
-                **({} if self._standing is None else {STANDING_ANNOTATION: standing_text(self._standing)}),
+                STANDING_ANNOTATION: said if self._standing is None else standing_text(self._standing),
                 HOLDER_MARK: self._mark,
             },
         )

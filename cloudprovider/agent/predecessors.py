@@ -19,6 +19,7 @@ from cloudprovider.core.api.loadbalancer import LoadBalancer
 from cloudprovider.core.errors import DataPlaneError
 from cloudprovider.core.forwarding import ForwardingTable
 from cloudprovider.core.hosts import Host
+from cloudprovider.core.plan import IPAddress
 from cloudprovider.core.wanted import LoadBalancerKey, parsed
 from cloudprovider.kube.queue import WorkQueue
 
@@ -73,18 +74,11 @@ class Predecessors:
         """The host by which older connections of a load balancer go on, "" for none: it is this one that has its
         addresses now, and the record says who had them before."""
         holder = lb.status.holder
-        if holder is None or holder.node != self._me or holder.before in self._gone:
-            return ""
-        return holder.before if self._known(holder.before) is not None else ""
+        return holder.before if holder is not None and holder.node == self._me and self._is_there(holder.before) else ""
 
     def follow(self, lb: LoadBalancer, networks: Collection[str]) -> None:
         """Have the kernel ask that host, by its own addresses on the networks of the load balancer."""
-        name = self.of(lb)
-        holder = lb.status.holder
-        if holder is not None and holder.node != self._me:
-            name = self._followed.get(lb.key, "")
-            if name in self._gone or self._known(name) is None or self._is_given_back(lb.key, name, holder.node):
-                name = ""
+        name = self._asked(lb)
         if name:
             self._followed[lb.key] = name
         else:
@@ -94,7 +88,7 @@ class Predecessors:
             self._doubts.add(name)
         before = self._known(name)
         there = {} if before is None else {n: p for n, p in before.networks.items() if n in networks}
-        ways = {n: tuple(a for text in p.addresses if (a := parsed(text)) is not None) for n, p in there.items()}
+        ways = {network: _addresses(presence.addresses) for network, presence in there.items()}
         if self._table.set_predecessor(lb.key, ways):
             for network in frozenset(networks) & self._forwarders.keys():
                 self._forwarders[network].wake()
@@ -105,9 +99,19 @@ class Predecessors:
         self._followed.pop(key, None)
         self._given_back.pop(key, None)
 
+    def _asked(self, lb: LoadBalancer) -> str:
+        holder = lb.status.holder
+        if holder is None:
+            return ""
+        name = holder.before if holder.node == self._me else self._followed.get(lb.key, "")
+        return name if self._is_there(name) and not self._is_given_back(lb.key, name, holder.node) else ""
+
+    def _is_there(self, host: str) -> bool:
+        return host not in self._gone and self._known(host) is not None
+
     def _is_given_back(self, key: LoadBalancerKey, name: str, holder: str) -> bool:
         """Whether who is asked has the address again, and clients know."""
-        if not name or name != holder:
+        if name != holder:
             self._given_back.pop(key, None)
             return False
         loop = asyncio.get_running_loop()
@@ -138,7 +142,7 @@ class Predecessors:
 async def is_answered(forwarders: Mapping[str, NetworkForwarder], asked: Mapping[str, Iterable[str]]) -> bool:
     """Whether anybody else has one of these addresses, by network; as if so where it can't be asked."""
     for network in sorted(asked.keys() & forwarders.keys()):
-        addresses = [address for text in asked[network] if (address := parsed(text)) is not None]
+        addresses = _addresses(asked[network])
         try:
             if addresses and await forwarders[network].ask(addresses):
                 return True
@@ -146,3 +150,7 @@ async def is_answered(forwarders: Mapping[str, NetworkForwarder], asked: Mapping
             log.warning("not asked for", extra={"addresses": list(map(str, addresses)), "error": str(error)})
             return True
     return False
+
+
+def _addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+    return tuple(address for text in texts if (address := parsed(text)) is not None)

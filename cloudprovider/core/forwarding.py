@@ -200,7 +200,10 @@ class ForwardingTable:
         nobody's connections are to go on. Return whether that is a change."""
         if self._predecessors.get(key, {}) == ways:
             return False
-        self._predecessors[key] = ways
+        if ways:
+            self._predecessors[key] = ways
+        else:
+            del self._predecessors[key]
         if (want := self._wanted.get(key)) is not None:
             self._replace(key, want)
         return True

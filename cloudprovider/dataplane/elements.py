@@ -8,7 +8,7 @@ kernel computes with them; addresses and ports in the network's.
 import struct
 from collections.abc import Iterable, Mapping
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from cloudprovider.core.plan import Former, Forward, GroupId, IPAddress, IPNetwork, L4Protocol, ListenerKey
@@ -144,9 +144,7 @@ def forward(key: ListenerKey, held: Elements) -> Forward:
 
 
 def _address(data: Data | None) -> IPAddress | None:
-    if not data or isinstance(data, str):
-        return None
-    return IPv4Address(data) if len(data) == 4 else IPv6Address(data)
+    return ip_address(data) if data and isinstance(data, bytes) else None
 
 
 def _sources(version: Version, held: Elements) -> frozenset[IPNetwork]:

@@ -44,6 +44,11 @@ QUOTED_LISTENER: Final[Mapping[Version, str]] = {
     6: "@th,128,128 . @th,112,8 . @th,384,16",
 }
 """The listener that an ICMP error is about: what it quotes went the other way."""
+ICMP_ERRORS: Final[Mapping[Version, str]] = {
+    4: "{ destination-unreachable, time-exceeded, parameter-problem }",
+    6: "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
+}
+"""The types of ICMP, or ICMPv6, that quote a packet."""
 _KEYWORDS: Final = {NFPROTO_IPV4: "ip", NFPROTO_IPV6: "ip6", NFPROTO_NETDEV: "netdev"}
 
 

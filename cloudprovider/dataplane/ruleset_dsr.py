@@ -300,11 +300,11 @@ def _errors(version: Version) -> dict[str, list[str]]:
     """ICMP errors about what a node sent to a client: the quoted packet tells listener and client."""
     if version == 4:
         about = [
-            "icmp type != { destination-unreachable, time-exceeded, parameter-problem } accept",
+            f"icmp type != {ruleset.ICMP_ERRORS[version]} accept",
             "@th,64,8 != 0x45 accept",  # the quoted header has no options
         ]
     else:
-        about = ["icmpv6 type != { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept"]
+        about = [f"icmpv6 type != {ruleset.ICMP_ERRORS[version]} accept"]
     pinned = [
         f"{_quoted_protocol(version, transport)} ether daddr set {_QUOTED_KEY[version]} "
         f"map @pins{version}_{transport} goto pinned_error"

@@ -212,14 +212,10 @@ def _hand_over(version: Version, *, quoted: bool = False) -> str:
 
 def _strays(version: Version) -> list[str]:
     """What conntrack takes for no beginning of anything: the end of a connection, and ICMP errors about one."""
-    icmp, errors = (
-        ("icmp", "destination-unreachable, time-exceeded, parameter-problem")
-        if version == 4
-        else ("icmpv6", "destination-unreachable, packet-too-big, time-exceeded, parameter-problem")
-    )
+    icmp = "icmp" if version == 4 else "icmpv6"
     return [
         f"ct state invalid tcp flags & syn == 0 {_hand_over(version)}",
-        f"ct state invalid {icmp} type {{ {errors} }} {_hand_over(version, quoted=True)}",
+        f"ct state invalid {icmp} type {ruleset.ICMP_ERRORS[version]} {_hand_over(version, quoted=True)}",
     ]
 
 
