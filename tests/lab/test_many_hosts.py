@@ -46,19 +46,20 @@ class Room:
 
     def holders(self) -> dict[str, str]:
         """The holder of each Service's load balancer, by the Service's name."""
-        found = (b for b in self.lab.host_plane.api.items(BALANCERS) if b["spec"].get("service"))
-        return {
-            b["spec"]["service"]["name"]: b.get("status", {}).get("holder", {}).get("node", "")
-            for b in found
-            if b["spec"]["service"]["name"] in self.addresses
-        }
+        return {name: record.get("node", "") for name, record in self._records().items()}
 
     def before(self, name: str) -> str:
         """The host by which older connections of a Service go on, "" for none."""
-        found = (
-            b for b in self.lab.host_plane.api.items(BALANCERS) if b["spec"].get("service", {}).get("name") == name
-        )
-        return str(next(found).get("status", {}).get("holder", {}).get("before", ""))
+        return self._records()[name].get("before", "")
+
+    def _records(self) -> dict[str, dict[str, str]]:
+        """What is recorded of each Service's holder, by the Service's name."""
+        found = (b for b in self.lab.host_plane.api.items(BALANCERS) if b["spec"].get("service"))
+        return {
+            b["spec"]["service"]["name"]: b.get("status", {}).get("holder", {})
+            for b in found
+            if b["spec"]["service"]["name"] in self.addresses
+        }
 
     def on_link(self) -> dict[str, list[str]]:
         """The hosts that answer for each address."""
